@@ -1,0 +1,208 @@
+"""Frozen configurations. They validate themselves on construction and read no files.
+
+Every ``ValueError`` raised here is one line that names the field, its value and what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+Stem = Literal["cifar", "imagenet", "densenet"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _positive(**values: int) -> None:
+    for name, value in values.items():
+        _require(value >= 1, f"{name}={value} is not allowed: it must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """One network of the DenseNet family: CondenseNet, its light form, or plain DenseNet-BC.
+
+    ``reduction=None`` is CondenseNet: features cross block borders by 2x2 average pooling alone (fully dense
+    connectivity). A number is the theta of DenseNet-BC: a 1x1 convolution shrinks the features before each pool.
+    ``groups_1x1=1, condensation_factor=1`` makes every 1x1 convolution an ordinary one.
+
+    Source: paper sections 3 and 4; the authors' ``models/condensenet.py`` and ``models/densenet_LGC.py``.
+    """
+
+    block_depths: tuple[int, ...]
+    growth_rates: tuple[int, ...]
+    groups_1x1: int = 4  # G
+    groups_3x3: int = 4
+    condensation_factor: int = 4  # C: each group keeps 1/C of its inputs
+    bottleneck: int = 4  # a 1x1 convolution has bottleneck * growth_rate outputs
+    num_classes: int = 10
+    in_channels: int = 3
+    stem: Stem = "cifar"  # cifar: 3x3/1; imagenet: 3x3/2; densenet: 7x7/2, BN, ReLU, 3x3/2 max pool
+    reduction: float | None = None
+    dropout: float = 0.0
+    condense_classifier: bool = False  # learned condensation of the classifier: G=1, C=2, at the last stage
+
+    def __post_init__(self) -> None:
+        depths, rates = self.block_depths, self.growth_rates
+        _require(len(depths) > 0, "block_depths=() is not allowed: at least one block is needed")
+        _require(
+            len(depths) == len(rates),
+            f"block_depths={list(depths)} and growth_rates={list(rates)} differ in length: one growth rate a block",
+        )
+        for name in ("block_depths", "growth_rates"):
+            values = getattr(self, name)
+            _require(min(values) >= 1, f"{name}={list(values)} is not allowed: every entry must be 1 or more")
+        _positive(
+            groups_1x1=self.groups_1x1,
+            groups_3x3=self.groups_3x3,
+            condensation_factor=self.condensation_factor,
+            bottleneck=self.bottleneck,
+            num_classes=self.num_classes,
+            in_channels=self.in_channels,
+        )
+        _require(
+            self.stem in ("cifar", "imagenet", "densenet"),
+            f"stem={self.stem!r} is not allowed: cifar, imagenet or densenet",
+        )
+        _require(0 <= self.dropout < 1, f"dropout={self.dropout} is not allowed: it must be in [0, 1)")
+        _require(
+            self.reduction is None or 0 < self.reduction <= 1,
+            f"reduction={self.reduction} is not allowed: null, or a share in (0, 1]",
+        )
+        self._check_channels()
+
+    def _check_channels(self) -> None:
+        for place, in_channels, out_channels in self.learned_convolutions():
+            for name in ("groups_1x1", "condensation_factor"):
+                _require(
+                    in_channels % getattr(self, name) == 0,
+                    f"{name}={getattr(self, name)} does not divide the {in_channels} input channels of {place}",
+                )
+            _require(
+                out_channels % self.groups_1x1 == 0,
+                f"groups_1x1={self.groups_1x1} does not divide the {out_channels} output channels of {place}",
+            )
+        for block, rate in enumerate(self.growth_rates, 1):
+            for channels, kind in ((self.bottleneck * rate, "input"), (rate, "output")):
+                _require(
+                    channels % self.groups_3x3 == 0,
+                    f"groups_3x3={self.groups_3x3} does not divide the {channels} {kind} channels of the 3x3 "
+                    f"convolutions of block {block}",
+                )
+        if self.condense_classifier:
+            _require(
+                self.num_features % 2 == 0,
+                f"condense_classifier=true is not allowed: the classifier's {self.num_features} inputs are odd",
+            )
+
+    @property
+    def stem_channels(self) -> int:
+        return 2 * self.growth_rates[0]
+
+    @property
+    def num_condensing_stages(self) -> int:
+        """How often training drops connections: C - 1, and at least once if the classifier is condensed."""
+        return max(self.condensation_factor - 1, int(self.condense_classifier))
+
+    @property
+    def num_features(self) -> int:
+        """Inputs of the classifier."""
+        return self.block_channels()[-1][1]
+
+    def block_channels(self) -> list[tuple[int, int]]:
+        """(input, output) channels of every block, the transition after it not counted."""
+        channels, blocks = self.stem_channels, []
+        for depth, rate in zip(self.block_depths, self.growth_rates, strict=True):
+            blocks.append((channels, channels + depth * rate))
+            channels = self.transition_channels(blocks[-1][1])
+        return blocks
+
+    def transition_channels(self, channels: int) -> int:
+        """Output channels of a transition; with a convolution, rounded up to a multiple of ``groups_1x1``."""
+        if self.reduction is None:
+            return channels
+        return ceil(ceil(channels * self.reduction) / self.groups_1x1) * self.groups_1x1
+
+    def learned_convolutions(self) -> Iterator[tuple[str, int, int]]:
+        """(place, input channels, output channels) of every 1x1 convolution that is condensed."""
+        blocks = self.block_channels()
+        for block, (rate, depth) in enumerate(zip(self.growth_rates, self.block_depths, strict=True)):
+            first, last = blocks[block]
+            for layer in range(depth):
+                yield f"block {block + 1}, layer {layer + 1}", first + layer * rate, self.bottleneck * rate
+            if self.reduction is not None and block < len(blocks) - 1:
+                yield f"transition {block + 1}", last, self.transition_channels(last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random training-time changes of an image, drawn from (seed, epoch, index) alone.
+
+    ``crop="pad"`` pads by ``pad`` pixels of zero and crops back; ``crop="resized"`` is the random resized crop
+    of ImageNet training, with a centre crop in evaluation.
+    """
+
+    crop: Literal["none", "pad", "resized"] = "none"
+    pad: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        _require(
+            self.crop in ("none", "pad", "resized"),
+            f"crop={self.crop!r} is not allowed: none, pad or resized",
+        )
+        _require(self.pad >= 0, f"pad={self.pad} is not allowed: it must be 0 or more")
+        _require(
+            (self.crop == "pad") == (self.pad > 0), f"pad={self.pad} does not go with crop={self.crop!r}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The recipe: SGD with Nesterov momentum, cosine decay to 0 per step, group lasso, condensing.
+
+    ``batch_size`` is the whole batch over all workers. ``condensing_share`` is the share of training by whose end
+    all condensing stages are done (paper: one half).
+    """
+
+    epochs: int = 300
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    group_lasso_weight: float = 0.0
+    condensing_share: float = 0.5
+    label_smoothing: float = 0.0
+    seed: int = 0
+    checkpoint_every_steps: int = 1000  # and at the end of every epoch
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        _positive(
+            epochs=self.epochs, batch_size=self.batch_size, checkpoint_every_steps=self.checkpoint_every_steps
+        )
+        _require(
+            self.learning_rate > 0, f"learning_rate={self.learning_rate} is not allowed: it must be above 0"
+        )
+        _require(0 <= self.momentum < 1, f"momentum={self.momentum} is not allowed: it must be in [0, 1)")
+        for name in ("weight_decay", "group_lasso_weight"):
+            _require(
+                getattr(self, name) >= 0, f"{name}={getattr(self, name)} is not allowed: it must be 0 or more"
+            )
+        _require(
+            0 < self.condensing_share <= 1,
+            f"condensing_share={self.condensing_share} is not allowed: it must be in (0, 1]",
+        )
+        _require(
+            0 <= self.label_smoothing < 1,
+            f"label_smoothing={self.label_smoothing} is not allowed: must be in [0, 1)",
+        )
+        _require(self.seed >= 0, f"seed={self.seed} is not allowed: it must be 0 or more")
+        _require(
+            self.precision in ("fp32", "bf16"), f"precision={self.precision!r} is not allowed: fp32 or bf16"
+        )

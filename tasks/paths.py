@@ -1,0 +1,75 @@
+"""Every path of the pipeline, once. ``dvc.yaml`` names the same files as outputs (a test compares the two).
+
+Paths are relative to the working folder (the checkout), as DVC's are, save for what a temporary experiment of DVC
+must share with its checkout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+STUDIES = Path("conf/study")
+PUBLISHED = Path("conf/published.yaml")
+
+
+def checkout() -> Path:
+    """The checkout itself, also when DVC runs a stage in a temporary copy of it (``dvc exp run --temp``)."""
+    here = Path.cwd()
+    for parent in (here, *here.parents):
+        if parent.name == "exps" and parent.parts[-3:-1] == (".dvc", "tmp"):
+            return parent.parents[2]
+    return here
+
+
+def state() -> Path:
+    """What outlives a killed run and is no output: checkpoints in progress, the tracking outbox, locks."""
+    return checkout() / "state"
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """The outputs of one study, ``out/<study>/<stage>/[<setting>/]``."""
+
+    study: str
+
+    @property
+    def root(self) -> Path:
+        return Path("out") / self.study
+
+    @property
+    def data(self) -> Path:
+        """prepare: the prepared images, ``manifest.json`` among them."""
+        return self.root / "data"
+
+    @property
+    def yardstick(self) -> Path:
+        """yardstick: MobileNetV1 as ONNX and its cost."""
+        return self.root / "yardstick"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def setting(self, stage: str, setting: str) -> Path:
+        """The folder of one stage of one setting: train, convert, export, evaluate or benchmark."""
+        return self.root / stage / setting
+
+
+# File names within the folders above.
+MANIFEST = "manifest.json"  # prepare
+MODEL = "model.pt"  # train (training form), convert (grouped form)
+RUN = "run.json"  # train: the identity of the execution; all later stages depend on it
+HISTORY = "history.csv"  # train: a row an epoch
+METRICS = "metrics.json"  # train, evaluate
+COST = "cost.json"  # convert, yardstick
+KEPT = "kept.json"  # convert: the kept inputs of every learned group convolution, by group
+ONNX = "model.onnx"  # export, yardstick
+EXPORT = "export.json"  # export
+PER_CLASS = "per_class.csv"  # evaluate
+CONFUSION = "confusion.csv"  # evaluate: a row an image's true and predicted class
+LATENCY = "latency.json"  # benchmark
+REPORT_HTML = "report.html"
+REPORT_MD = "report.md"
+TABLE = "table.csv"  # report
