@@ -157,9 +157,7 @@ class AugmentConfig:
             f"crop={self.crop!r} is not allowed: none, pad or resized",
         )
         _require(self.pad >= 0, f"pad={self.pad} is not allowed: it must be 0 or more")
-        _require(
-            (self.crop == "pad") == (self.pad > 0), f"pad={self.pad} does not go with crop={self.crop!r}"
-        )
+        _require((self.crop == "pad") == (self.pad > 0), f"pad={self.pad} does not go with crop={self.crop!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,17 +181,11 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
-        _positive(
-            epochs=self.epochs, batch_size=self.batch_size, checkpoint_every_steps=self.checkpoint_every_steps
-        )
-        _require(
-            self.learning_rate > 0, f"learning_rate={self.learning_rate} is not allowed: it must be above 0"
-        )
+        _positive(epochs=self.epochs, batch_size=self.batch_size, checkpoint_every_steps=self.checkpoint_every_steps)
+        _require(self.learning_rate > 0, f"learning_rate={self.learning_rate} is not allowed: it must be above 0")
         _require(0 <= self.momentum < 1, f"momentum={self.momentum} is not allowed: it must be in [0, 1)")
         for name in ("weight_decay", "group_lasso_weight"):
-            _require(
-                getattr(self, name) >= 0, f"{name}={getattr(self, name)} is not allowed: it must be 0 or more"
-            )
+            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is not allowed: it must be 0 or more")
         _require(
             0 < self.condensing_share <= 1,
             f"condensing_share={self.condensing_share} is not allowed: it must be in (0, 1]",
@@ -203,6 +195,4 @@ class TrainConfig:
             f"label_smoothing={self.label_smoothing} is not allowed: must be in [0, 1)",
         )
         _require(self.seed >= 0, f"seed={self.seed} is not allowed: it must be 0 or more")
-        _require(
-            self.precision in ("fp32", "bf16"), f"precision={self.precision!r} is not allowed: fp32 or bf16"
-        )
+        _require(self.precision in ("fp32", "bf16"), f"precision={self.precision!r} is not allowed: fp32 or bf16")

@@ -42,9 +42,7 @@ class DataParams:
     test: str = "test"
     image_size: int = 32  # height and width in pixels that the network sees
     shorter_side: int | None = None  # large images: stored with this shorter side (null: as they are)
-    validation_images: int = (
-        0  # held out of the training images; 0: the epochs are measured on the test images
-    )
+    validation_images: int = 0  # held out of the training images; 0: the epochs are measured on the test images
     max_corrupt: int = 0  # corrupt images tolerated (named and left out); one more is fatal
     augment: AugmentConfig = AugmentConfig()
 
@@ -55,9 +53,7 @@ class DataParams:
             f"shorter_side={self.shorter_side} is not allowed: null, or at least image_size={self.image_size}",
         )
         for name in ("validation_images", "max_corrupt"):
-            _require(
-                getattr(self, name) >= 0, f"{name}={getattr(self, name)} is not allowed: it must be 0 or more"
-            )
+            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is not allowed: it must be 0 or more")
         _require(
             self.source not in ("imagefolder", "parquet") or self.path is not None,
             f"path=null is not allowed with source={self.source!r}: give the folder of the images",
@@ -72,18 +68,12 @@ class RayParams:
     threads_per_worker: int = 1
     use_gpu: bool = False
     max_failures: int = 2  # restarts from the last checkpoint after a lost worker
-    storage: str | None = (
-        None  # folder for checkpoints in progress; must be shared when there are several nodes
-    )
+    storage: str | None = None  # folder for checkpoints in progress; must be shared when there are several nodes
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "threads_per_worker"):
-            _require(
-                getattr(self, name) >= 1, f"{name}={getattr(self, name)} is not allowed: it must be 1 or more"
-            )
-        _require(
-            self.max_failures >= 0, f"max_failures={self.max_failures} is not allowed: it must be 0 or more"
-        )
+            _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} is not allowed: it must be 1 or more")
+        _require(self.max_failures >= 0, f"max_failures={self.max_failures} is not allowed: it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +104,7 @@ class BenchmarkParams:
     def __post_init__(self) -> None:
         _require(self.runs >= 50, f"runs={self.runs} is not allowed: the protocol takes at least 50")
         _require(self.warmup >= 1, f"warmup={self.warmup} is not allowed: it must be 1 or more")
-        _require(
-            self.throughput_batch >= 1, f"throughput_batch={self.throughput_batch} is not allowed: 1 or more"
-        )
+        _require(self.throughput_batch >= 1, f"throughput_batch={self.throughput_batch} is not allowed: 1 or more")
         _require(
             len(self.threads) > 0 and min(self.threads) >= 0,
             f"threads={list(self.threads)} is not allowed: a list of thread counts, 0 for all cores",

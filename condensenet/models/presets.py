@@ -15,9 +15,7 @@ def _cifar(depth: int) -> ModelConfig:
 
 
 def _light(depth: int, growth_rate: int, dropout: float = 0.0) -> ModelConfig:
-    return ModelConfig(
-        block_depths=(depth,) * 3, growth_rates=(growth_rate,) * 3, reduction=0.5, dropout=dropout
-    )
+    return ModelConfig(block_depths=(depth,) * 3, growth_rates=(growth_rate,) * 3, reduction=0.5, dropout=dropout)
 
 
 def _imagenet(groups: int) -> ModelConfig:
