@@ -1,0 +1,83 @@
+"""A benchmark has the machine to itself, other stages share it, and a killed holder leaves no lock behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+HOLD = "import sys; from tasks import machine\nwith getattr(machine, sys.argv[1])(): print('held', flush=True); input()"
+
+
+class Stage:
+    """A process that holds the machine, seen through the lines that it has printed so far."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.output = folder / f"{kind}-{time.monotonic_ns()}"
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", HOLD, kind],
+                cwd=folder,
+                env={"PYTHONPATH": str(CHECKOUT)},
+                stdin=subprocess.PIPE,
+                stdout=output,
+            )
+
+    def says(self, text: str, within_s: float = 20) -> bool:
+        end = time.monotonic() + within_s
+        while time.monotonic() < end:
+            if text in self.output.read_text():
+                return True
+            time.sleep(0.02)
+        return False
+
+    def finish(self) -> None:
+        self.process.communicate(b"\n", timeout=20)
+
+
+@pytest.fixture
+def stages(tmp_path: Path) -> Iterator[list[Stage]]:
+    started: list[Stage] = []
+    yield started
+    for stage in started:
+        stage.process.kill()
+        stage.process.wait()
+
+
+def start(stages: list[Stage], kind: str, folder: Path) -> Stage:
+    stages.append(Stage(kind, folder))
+    return stages[-1]
+
+
+def test_two_stages_hold_the_machine_at_once(stages: list[Stage], tmp_path: Path) -> None:
+    assert start(stages, "shared", tmp_path).says("held")
+    assert start(stages, "shared", tmp_path).says("held")
+
+
+def test_a_benchmark_waits_for_a_stage_and_a_later_stage_waits_for_the_benchmark(
+    stages: list[Stage], tmp_path: Path
+) -> None:
+    first = start(stages, "shared", tmp_path)
+    assert first.says("held")
+    benchmark = start(stages, "exclusive", tmp_path)
+    assert benchmark.says("waiting for other stages")
+    later = start(stages, "shared", tmp_path)
+    assert later.says("waiting for a benchmark")
+    assert not benchmark.says("held", within_s=0)
+    first.finish()
+    assert benchmark.says("held")
+    assert not later.says("held", within_s=0.3)
+    benchmark.finish()
+    assert later.says("held")
+
+
+def test_a_killed_benchmark_frees_the_machine(stages: list[Stage], tmp_path: Path) -> None:
+    benchmark = start(stages, "exclusive", tmp_path)
+    assert benchmark.says("held")
+    benchmark.process.kill()
+    assert start(stages, "shared", tmp_path).says("held")
