@@ -1,0 +1,137 @@
+"""Figures that others have published, each with its source and how sure it is; never mixed with measured ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from condensenet.config import ModelConfig
+from condensenet.models.presets import presets
+from tasks import paths
+from tasks.errors import UserError
+from tasks.params import Params
+
+FIGURES = (
+    "paper_flops",
+    "macs",
+    "params",
+    "cifar10_error_pct",
+    "cifar100_error_pct",
+    "imagenet_error_pct",
+    "imagenet_top5_error_pct",
+    "arm_latency_s",
+)
+TABLES = ("cifar", "imagenet", "arm")
+DATASETS = ("cifar10", "cifar100", "imagenet")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A published number; ``mark`` V was read at its source, M was not and is printed with its mark."""
+
+    value: float
+    mark: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedModel:
+    """One row of a published table."""
+
+    table: str
+    model: str
+    source: str
+    preset: str | None
+    figures: Mapping[str, tuple[Figure, ...]]
+
+    def first(self, name: str) -> Figure | None:
+        found = self.figures.get(name, ())
+        return found[0] if found else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """The whole file."""
+
+    marks: Mapping[str, str]
+    sources: Mapping[str, str]
+    models: tuple[PublishedModel, ...]
+
+    def table(self, name: str) -> list[PublishedModel]:
+        return [model for model in self.models if model.table == name]
+
+    def match(self, config: ModelConfig, dataset: str | None) -> PublishedModel | None:
+        """The row of the network ``config`` on ``dataset``, if it was published."""
+        table = {"cifar10": "cifar", "cifar100": "cifar", "imagenet": "imagenet"}.get(dataset or "")
+        names = preset_names(config)
+        for model in self.models:
+            if model.table == table and model.preset in names and f"{dataset}_error_pct" in model.figures:
+                return model
+        return None
+
+
+def dataset_of(params: Params) -> str | None:
+    """The published data set that a study is about, told by its source or the start of its name."""
+    if params.data.source in DATASETS:
+        return params.data.source
+    first = params.study.split("-")[0].split("_")[0]
+    return first if first in DATASETS and params.data.source in ("parquet", "imagefolder") else None
+
+
+def preset_names(config: ModelConfig) -> set[str]:
+    """The presets that are this network, whatever the number of classes and the dropout."""
+    return {
+        name
+        for name, preset in presets.items()
+        if dataclasses.replace(preset, num_classes=config.num_classes, dropout=config.dropout) == config
+    }
+
+
+def read_published(path: Path = paths.PUBLISHED) -> Published:
+    """Raises ``UserError`` with one line when the file is missing or a figure has no mark."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        raw = YAML(typ="safe", pure=True).load(path)
+        return parse(raw)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run from the folder that holds it") from None
+    except (YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def parse(raw: Mapping[str, Any]) -> Published:
+    """Raises ``ValueError`` for a figure without a known mark, an unknown key or source."""
+    marks, sources = dict(raw["marks"]), dict(raw["sources"])
+    models = tuple(_model(row, marks, sources) for row in raw["models"])
+    return Published(marks=marks, sources=sources, models=models)
+
+
+def _model(row: Mapping[str, Any], marks: Mapping[str, str], sources: Mapping[str, str]) -> PublishedModel:
+    rest = {key: value for key, value in row.items() if key not in ("table", "model", "source", "preset")}
+    name, table, source, preset = row["model"], row["table"], row["source"], row.get("preset")
+    for key, value, allowed in (("table", table, TABLES), ("source", source, tuple(sources))):
+        if value not in allowed:
+            raise ValueError(f"{name}: {key}={value!r} is not allowed: {', '.join(allowed)}")
+    if preset is not None and preset not in presets:
+        raise ValueError(f"{name}: preset={preset!r} is not allowed: {', '.join(presets)}")
+    for key in rest:
+        if key not in FIGURES:
+            raise ValueError(f"{name}: unknown key {key}: allowed are {', '.join(FIGURES)}")
+    figures = {key: _figures(value, f"{name}: {key}", marks) for key, value in rest.items()}
+    return PublishedModel(table=table, model=name, source=source, preset=preset, figures=figures)
+
+
+def _figures(value: object, key: str, marks: Mapping[str, str]) -> tuple[Figure, ...]:
+    texts = value if isinstance(value, list) else [value]
+    return tuple(_figure(text, key, marks) for text in texts)
+
+
+def _figure(text: object, key: str, marks: Mapping[str, str]) -> Figure:
+    number, _, mark = str(text).partition(" ")
+    if mark not in marks:
+        raise ValueError(f"{key}={text!r} is not allowed: a value and one of the marks {', '.join(marks)}")
+    return Figure(float(number), mark)
