@@ -1,0 +1,69 @@
+"""Models as files: plain data and tensors only, so that they load with ``weights_only=True``.
+
+The same weights give the same bytes. A file is either whole or not there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condensenet.config import ModelConfig
+from condensenet.models.condensenet import CondenseNet, Form
+
+KEYS = {"form", "config", "condensing_stage", "state_dict"}
+
+
+def save_model(model: CondenseNet, path: Path | str) -> None:
+    """Write ``model`` (either form) to ``path``."""
+    content = {
+        "form": model.form,
+        "config": dataclasses.asdict(model.config),
+        "condensing_stage": model.condensing_stage,
+        "state_dict": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
+    }
+    buffer = io.BytesIO()  # saved to a path, torch would write the temporary file's name into the archive
+    torch.save(content, buffer)
+    write_atomically(Path(path), buffer.getvalue())
+
+
+def load_model(path: Path | str) -> CondenseNet:
+    """The model that ``save_model`` wrote, on the CPU, in evaluation mode.
+
+    Raises ``FileNotFoundError``, or ``ValueError`` with one line if the file is not such a model.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        raise ValueError(f"{path} is not a model file, or not all of it") from None
+    if not isinstance(content, dict) or not content.keys() >= KEYS:
+        raise ValueError(f"{path} is not a model file of this library: it needs {', '.join(sorted(KEYS))}")
+    return build_model(ModelConfig(**content["config"]), content["form"], content["state_dict"])
+
+
+def build_model(config: ModelConfig, form: Form, state_dict: dict[str, Any]) -> CondenseNet:
+    """A model in evaluation mode that holds these tensors themselves; draws no random numbers."""
+    with torch.device("meta"):
+        model = CondenseNet(config, form)
+    model.load_state_dict(state_dict, assign=True)
+    return model.eval()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write through a temporary file beside ``path``, flushed to disk before it takes the name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
