@@ -1,0 +1,216 @@
+"""What a run says of itself: parameters, tags, the dataset, and what the tracked files hold. No MLflow here."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import getpass
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tasks import paths
+from tasks.params import Params, Setting
+
+LOCK = Path("dvc.lock")
+Point = tuple[str, float, int, int]  # metric name, value, step, time in ms
+
+
+def run_params(params: Params, setting: Setting) -> dict[str, str]:
+    """Every field of the model, the recipe, the data and the machines, flattened; G and C by their short names too."""
+    flat = {"G": str(setting.model.groups_1x1), "C": str(setting.model.condensation_factor)}
+    for section, value in (
+        ("model", setting.model),
+        ("train", setting.train),
+        ("data", params.data),
+        ("ray", params.ray),
+    ):
+        flat.update(_flatten(section, dataclasses.asdict(value)))
+    return flat
+
+
+def _flatten(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        key = f"{prefix}.{name}"
+        if isinstance(value, Mapping):
+            yield from _flatten(key, value)
+        else:
+            yield key, "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def run_tags(setting: Setting, commit: str | None) -> dict[str, str]:
+    """Tags that the MLflow UI shows in columns of its own: commit, source, user, description."""
+    model = setting.model
+    tags = {
+        "mlflow.source.name": f"tasks.train {setting.name}",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.note.content": f"G = {model.groups_1x1}, C = {model.condensation_factor}, "
+        f"block depths {'-'.join(map(str, model.block_depths))}, "
+        f"growth rates {'-'.join(map(str, model.growth_rates))}, {setting.train.epochs} epochs",
+    }
+    with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    if commit is not None:
+        tags["mlflow.source.git.commit"] = commit
+        tags["git.uncommitted_changes"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
+    return tags
+
+
+def git_commit() -> str | None:
+    """The commit that is checked out, None outside a repository."""
+    return _git("rev-parse", "HEAD")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def dataset(params: Params) -> dict[str, str] | None:
+    """Name, fingerprint and source of the prepared images; None if they are not prepared."""
+    try:
+        manifest = json.loads((params.paths.data / paths.MANIFEST).read_text())
+        return {
+            "name": str(manifest["name"]),
+            "fingerprint": str(manifest["fingerprint"]),
+            "source": str(params.data.path or params.data.source),
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def dvc_tags(setting: str, lock: Path = LOCK) -> dict[str, str]:
+    """``dvc.<stage>.<output>`` -> md5 of every output of a setting's stages, as ``dvc.lock`` has them now.
+
+    A stage that is not locked yet is left out; so is everything while the file is missing or half-written.
+    """
+    try:
+        stages = YAML(typ="safe").load(lock)["stages"]
+        return dict(_output_hashes(stages, setting))
+    except (OSError, YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _output_hashes(stages: Mapping[str, Any], setting: str) -> Iterator[tuple[str, str]]:
+    for name, stage in stages.items():
+        stage_name, _, stage_setting = name.partition("@")
+        if stage_setting in ("", setting):
+            for out in (stage or {}).get("outs") or ():
+                if "md5" in out:
+                    yield f"dvc.{stage_name}.{Path(out['path']).name}", out["md5"]
+
+
+def tracked_metrics(study: str, setting: str, execution_id: str, workspace: Path) -> list[Point]:
+    """Metrics of an execution as its output files have them: what fills a run that a store does not know.
+
+    Empty if the files in ``workspace`` are another execution's.
+    """
+    folders = paths.StudyPaths(study)
+    run = _json(workspace / folders.setting("train", setting) / paths.RUN)
+    if run.get("execution_id") != execution_id:
+        return []
+    start = milliseconds(run.get("started_at"))
+    points = list(_history(workspace / folders.setting("train", setting) / paths.HISTORY, start))
+    last_step = max((point[2] for point in points), default=0)
+    last_time = max((point[3] for point in points), default=start)
+    final = final_metrics(study, setting, workspace)
+    return points + [(name, value, last_step, last_time) for name, value in final.items()]
+
+
+def _history(file: Path, start: int) -> Iterator[Point]:
+    time_ms = start
+    for row in _rows(file):
+        numbers = {name: number for name, value in row.items() if (number := _number(value)) is not None}
+        step = int(numbers.pop("epoch", 0))
+        time_ms += round(1000 * numbers.get("seconds", 0.0))
+        for name, value in numbers.items():
+            yield name, value, step, time_ms
+
+
+def final_metrics(study: str, setting: str, workspace: Path = Path()) -> dict[str, float]:
+    """The figures that settings are compared by, under one name each, as far as the output files have them."""
+    folders = paths.StudyPaths(study)
+
+    def read(stage: str, name: str) -> dict[str, Any]:
+        return _json(workspace / folders.setting(stage, setting) / name)
+
+    return {
+        **cost_metrics(read("convert", paths.COST)),
+        **export_metrics(read("export", paths.EXPORT)),
+        **evaluation_metrics(read("evaluate", paths.METRICS)),
+        **latency_metrics(read("benchmark", paths.LATENCY)),
+    }
+
+
+def cost_metrics(cost: Mapping[str, Any]) -> dict[str, float]:
+    """Of ``cost.json``: the grouped form, which is what ships."""
+    return _numbers(cost.get("grouped", {}), ("macs", "paper_flops", "params"))
+
+
+def export_metrics(export: Mapping[str, Any]) -> dict[str, float]:
+    return _numbers(export, ("file_bytes", "max_relative_difference"))
+
+
+def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Of ``evaluate/metrics.json``: the exported file's errors, which is what ships, and PyTorch's if they differ."""
+    ort, torch = metrics.get("onnxruntime", {}), metrics.get("pytorch", {})
+    named = {"test_error_pct": ort.get("top1_error_pct"), "test_top5_error_pct": ort.get("top5_error_pct")}
+    if torch.get("top1_error_pct") != ort.get("top1_error_pct"):
+        named["test_error_pct_pytorch"] = torch.get("top1_error_pct")
+    return _numbers(named, tuple(named))
+
+
+def latency_metrics(latency: Mapping[str, Any]) -> dict[str, float]:
+    """Of ``latency.json``: ``latency_ms``, ``latency_ratio`` of batch 1 on one thread; ``..._b16_t2`` of the others."""
+    found: dict[str, float] = {}
+    for row in latency.get("rows", ()):
+        batch, threads = row.get("batch"), row.get("threads")
+        wanted = {"latency_ms": row.get("median_ms"), "latency_ratio": row.get("ratio")}
+        suffix = "" if (batch, threads) == (1, 1) else f"_b{batch}_t{threads}"
+        found.update({f"{name}{suffix}": value for name, value in _numbers(wanted, tuple(wanted)).items()})
+    return found
+
+
+def _numbers(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, float]:
+    return {name: number for name in names if (number := _number(values.get(name))) is not None}
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    try:
+        with open(file, newline="") as lines:
+            return list(csv.DictReader(lines))
+    except OSError:
+        return []
+
+
+def milliseconds(moment: object) -> int:
+    """Since 1970, of an ISO 8601 moment; 0 if there is none."""
+    try:
+        return round(1000 * datetime.fromisoformat(str(moment)).timestamp())
+    except ValueError:
+        return 0

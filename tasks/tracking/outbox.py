@@ -1,0 +1,116 @@
+"""Records on their way to the tracking store: written to disk first, sent in order, removed once they have arrived.
+
+``state/outbox/<execution id>/<n>/`` holds one record: ``record.json`` and, under ``files/``, a copy of every artifact
+(a copy, so that a stage that runs again cannot change what an earlier run will be said to have made). A folder
+without a leading dot is complete. Nothing here imports MLflow.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks import paths
+
+RECORD = "record.json"
+FILES = "files"
+REFUSED = ".refused"
+
+
+def root() -> Path:
+    return paths.state() / "outbox"
+
+
+def put(execution_id: str, record: Mapping[str, Any], files: Sequence[tuple[Path, str]] = ()) -> Path:
+    """Store ``record`` behind those of the same execution that wait already; returns its folder.
+
+    ``files`` are pairs of a file or folder and the name (a relative path) under which its copy is kept.
+    """
+    queue = root() / execution_id
+    draft = queue / f".draft-{uuid.uuid4().hex}"
+    (draft / FILES).mkdir(parents=True)
+    for source, name in files:
+        _copy(source, draft / FILES / name)
+    with open(draft / RECORD, "w") as file:
+        json.dump(dict(record), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    while True:
+        last = max((int(folder.name) for folder in _complete(queue)), default=0)
+        try:
+            return draft.rename(queue / f"{last + 1:06d}")  # fails if another process took the number
+        except OSError:
+            if not draft.exists():
+                raise
+
+
+def pending() -> list[Path]:
+    """Folders of the records that wait, each execution's in the order they were written."""
+    if not root().is_dir():
+        return []
+    queues = sorted(folder for folder in root().iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    return [record for queue in queues for record in _complete(queue)]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of a record; raises ``ValueError`` or ``OSError`` if it cannot be read."""
+    record = json.loads((folder / RECORD).read_text())
+    if not isinstance(record, dict):
+        raise ValueError(f"{folder / RECORD} does not hold a mapping")
+    return record
+
+
+def remove(folder: Path) -> None:
+    """Take a delivered record away in one step, so that a kill leaves either all of it or none."""
+    gone = folder.with_name(f".done-{uuid.uuid4().hex}")
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def set_aside(folder: Path) -> Path:
+    """Keep a record that the store will never take out of the way of the others; returns where it is."""
+    aside = root() / REFUSED / folder.parent.name / f"{folder.name}-{uuid.uuid4().hex[:8]}"
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    return folder.rename(aside)
+
+
+@contextmanager
+def locked(wait_s: float = 0.0) -> Iterator[bool]:
+    """Hold the right to deliver; yields False if another process still holds it after ``wait_s`` seconds."""
+    root().mkdir(parents=True, exist_ok=True)
+    with open(root() / ".lock", "w") as file:
+        yield _acquire(file.fileno(), time.monotonic() + wait_s)
+
+
+def _acquire(descriptor: int, deadline: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+
+
+def _complete(queue: Path) -> list[Path]:
+    try:
+        return sorted(folder for folder in queue.iterdir() if folder.name.isdigit())
+    except FileNotFoundError:
+        return []
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(source, target)
