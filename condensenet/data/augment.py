@@ -1,0 +1,69 @@
+"""Training-time changes of images, on uint8 pixels and before they are normalised, as the authors do.
+
+Everything random comes from ``condensenet.data.randomness``.
+"""
+
+from __future__ import annotations
+
+from math import exp, log, sqrt
+
+import numpy as np
+
+from condensenet.config import AugmentConfig
+from condensenet.data import randomness
+
+# N images, C channels, H height, W width
+AREA = (0.08, 1.0)  # of a resized crop, as a share of the image's
+RATIO = (3 / 4, 4 / 3)  # of its width to its height
+ATTEMPTS = 10
+
+
+def augment_batch(
+    images_NCHW: np.ndarray, indices: np.ndarray, augment: AugmentConfig, seed: int, epoch: int
+) -> np.ndarray:
+    """Pad and crop back, then flip, the whole batch at once. A resized crop was taken when the image was decoded."""
+    if augment.crop == "pad":
+        shifts = (
+            randomness.below(2 * augment.pad + 1, seed, epoch, indices, draw)
+            for draw in (randomness.SHIFT_ROWS, randomness.SHIFT_COLUMNS)
+        )
+        images_NCHW = shift(images_NCHW, augment.pad, *shifts)
+    if augment.flip:
+        flipped = randomness.bits(seed, epoch, indices, randomness.FLIP) >> np.uint64(63) == 1
+        images_NCHW = flip(images_NCHW, flipped)
+    return images_NCHW
+
+
+def shift(images_NCHW: np.ndarray, pad: int, rows_N: np.ndarray, columns_N: np.ndarray) -> np.ndarray:
+    """Pad by ``pad`` pixels of 0 and cut the windows that begin at (rows, columns), each in 0..2*pad."""
+    height, width = images_NCHW.shape[2:]
+    padded = np.pad(images_NCHW, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+    return windows[np.arange(len(images_NCHW)), :, rows_N, columns_N]
+
+
+def flip(images_NCHW: np.ndarray, flipped_N: np.ndarray) -> np.ndarray:
+    """Mirror the images that ``flipped_N`` (bool) names, left to right."""
+    result = images_NCHW.copy()
+    result[flipped_N] = images_NCHW[flipped_N, :, :, ::-1]
+    return result
+
+
+def resized_crop_box(height: int, width: int, seed: int, epoch: int, index: int) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random part of an image: 8 to 100% of its area, ratio 3/4 to 4/3.
+
+    The first of ten drawn boxes that fits; else the centre, cut to the nearest allowed ratio. Source: Szegedy et
+    al., Going deeper with convolutions (2015), section 6; torchvision's ``RandomResizedCrop`` draws alike.
+    """
+    at = np.array(index)
+    for attempt in range(ATTEMPTS):
+        draws = range(randomness.RESIZED_CROP + 4 * attempt, randomness.RESIZED_CROP + 4 * attempt + 4)
+        area, ratio, down, right = (float(randomness.uniform(seed, epoch, at, draw)[0]) for draw in draws)
+        pixels = height * width * (AREA[0] + area * (AREA[1] - AREA[0]))
+        aspect = exp(log(RATIO[0]) + ratio * (log(RATIO[1]) - log(RATIO[0])))
+        w, h = round(sqrt(pixels * aspect)), round(sqrt(pixels / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
+    w = min(width, round(height * RATIO[1]))
+    h = min(height, round(width / RATIO[0]))
+    return (height - h) // 2, (width - w) // 2, h, w

@@ -1,0 +1,163 @@
+"""Batches of images: deterministic functions of (seed, epoch, index), so a rerun or a resumed run sees the same."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from condensenet.config import AugmentConfig
+from condensenet.data import decoding, randomness
+from condensenet.data.augment import augment_batch
+from condensenet.data.prepared import ImageSplit, normalise
+
+CHUNK = 16  # images that one thread decodes at a time
+BATCHES_AHEAD = 2
+Batch = tuple[Tensor, Tensor]  # images float32 (N, C, H, W), normalised; labels int64 (N,)
+Loader = Callable[[np.ndarray], Tensor]  # indices to images
+
+
+def steps_per_epoch(split: ImageSplit, batch_size: int) -> int:
+    """Whole global batches in an epoch; raises ``ValueError`` when there is none."""
+    if batch_size > len(split):
+        raise ValueError(
+            f"batch_size={batch_size} is not allowed: it must be at most the {len(split)} {split.name} images"
+        )
+    return len(split) // batch_size
+
+
+def train_batches(
+    split: ImageSplit,
+    *,
+    augment: AugmentConfig,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    start_step: int = 0,
+    threads: int | None = None,
+) -> Iterator[Batch]:
+    """The batches of one epoch from ``start_step`` on, in an order drawn from (seed, epoch).
+
+    ``batch_size`` is the global batch; rank r of w yields the r-th of w equal parts of each. The last, incomplete
+    global batch is left out: other images are left out in the next epoch. ``threads`` decode encoded images
+    (default: the cores of this process, shared between ranks). Raises ``ValueError`` at the call, not later.
+    """
+    if world_size < 1 or not 0 <= rank < world_size:
+        raise ValueError(f"rank={rank} is not allowed: it must be in 0..{world_size - 1}")
+    if batch_size % world_size != 0:
+        raise ValueError(f"batch_size={batch_size} is not divisible by world_size={world_size}")
+    steps = steps_per_epoch(split, batch_size)
+    if not 0 <= start_step <= steps:
+        raise ValueError(f"start_step={start_step} is not allowed: an epoch has {steps} steps")
+    share = batch_size // world_size
+    order = randomness.permutation(len(split), seed, epoch)[: steps * batch_size]
+    parts = order.reshape(steps, world_size, share)[start_step:, rank]
+    return _load(split, parts, _TrainingLoader(split, augment, seed, epoch), threads or _threads(world_size))
+
+
+def evaluation_batches(
+    split: ImageSplit, batch_size: int, rank: int = 0, world_size: int = 1, threads: int | None = None
+) -> Iterator[Batch]:
+    """All images once, unchanged, in their stored order; the last batch may be smaller.
+
+    ``batch_size`` is that of one rank; rank r of w yields the images r, r + w, r + 2w, ...
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} is not allowed: it must be 1 or more")
+    own = np.arange(rank, len(split), world_size)
+    parts = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+    return _load(split, parts, _EvaluationLoader(split), threads or _threads(world_size))
+
+
+@dataclass(frozen=True)
+class _EvaluationLoader:
+    split: ImageSplit
+
+    def __call__(self, indices: np.ndarray) -> Tensor:
+        return normalise(self.pixels(indices), self.split.manifest)
+
+    def pixels(self, indices: np.ndarray) -> np.ndarray:
+        """uint8 (N, C, S, S)."""
+        if self.split.manifest.encoding == "raw":
+            return self.split.raw(indices)
+        return np.stack([self.view(self.decode(index), index).numpy() for index in indices.tolist()])
+
+    def decode(self, index: int) -> Tensor:
+        """uint8 (C, H, W) of one stored image, whatever the encoding."""
+        manifest = self.split.manifest
+        if manifest.encoding == "raw":
+            return torch.from_numpy(self.split.raw(np.array([index]))[0])
+        try:
+            return decoding.decode(self.split.encoded(index), manifest.channels)
+        except ValueError as error:
+            raise ValueError(f"{manifest.name}: {self.split.name} image {index} is corrupt: {error}") from None
+
+    def view(self, image_CHW: Tensor, index: int) -> Tensor:
+        return decoding.evaluation_view(image_CHW, self.split.manifest.image_size)
+
+
+@dataclass(frozen=True)
+class _TrainingLoader(_EvaluationLoader):
+    augment: AugmentConfig
+    seed: int
+    epoch: int
+
+    def pixels(self, indices: np.ndarray) -> np.ndarray:
+        if self.augment.crop == "resized":
+            images = np.stack([self.view(self.decode(index), index).numpy() for index in indices.tolist()])
+        else:
+            images = super().pixels(indices)
+        return augment_batch(images, indices, self.augment, self.seed, self.epoch)
+
+    def view(self, image_CHW: Tensor, index: int) -> Tensor:
+        if self.augment.crop != "resized":
+            return super().view(image_CHW, index)
+        return decoding.training_view(image_CHW, self.split.manifest.image_size, self.seed, self.epoch, index)
+
+
+def _load(split: ImageSplit, parts: Iterable[np.ndarray], loader: Loader, threads: int) -> Iterator[Batch]:
+    if split.manifest.encoding == "raw":  # cheap: a copy of some pages
+        return ((loader(indices), split.labels[indices]) for indices in parts)
+    return _load_ahead(split, parts, loader, threads)
+
+
+def _load_ahead(split: ImageSplit, parts: Iterable[np.ndarray], loader: Loader, threads: int) -> Iterator[Batch]:
+    """Decode in threads, a few batches ahead, and yield in order."""
+    size = split.manifest.image_size
+    waiting: deque[tuple[np.ndarray, Tensor, list[Future[None]]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        try:
+            for indices in parts:
+                images = torch.empty(len(indices), split.manifest.channels, size, size)
+                places = [slice(start, start + CHUNK) for start in range(0, len(indices), CHUNK)]
+                jobs = [pool.submit(_fill, images[place], indices[place], loader) for place in places]
+                waiting.append((indices, images, jobs))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield _finished(split, *waiting.popleft())
+            while waiting:
+                yield _finished(split, *waiting.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fill(images: Tensor, indices: np.ndarray, loader: Loader) -> None:
+    images.copy_(loader(indices))
+
+
+def _finished(split: ImageSplit, indices: np.ndarray, images: Tensor, jobs: list[Future[None]]) -> Batch:
+    for job in jobs:
+        job.result()
+    return images, split.labels[indices]
+
+
+def _threads(world_size: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // world_size)

@@ -1,0 +1,105 @@
+"""Reading prepared images: memory-mapped, so that every process of a machine shares one copy."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from condensenet.data.manifest import MANIFEST, SPLITS, Manifest, fingerprint, from_json
+
+HASH_CHUNK_BYTES = 1 << 22
+
+
+class ImageSplit:
+    """The images of one split, in their stored order. ``len``; ``labels`` int64 (N,) in memory."""
+
+    def __init__(self, root: Path, manifest: Manifest, name: str) -> None:
+        self.name, self.manifest = name, manifest
+        self._count = manifest.splits.get(name, 0)
+        self._bytes, labels, self._offsets = _arrays(root, manifest, name, self._count)
+        self.labels = torch.from_numpy(labels)
+        if len(self.labels) != self._count:
+            raise ValueError(f"{root}: {name} has {len(self.labels)} labels, its manifest says {self._count}")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def raw(self, indices: np.ndarray) -> np.ndarray:
+        """Copies of raw images: uint8 (N, C, S, S)."""
+        size = self.manifest.image_size
+        return np.asarray(self._bytes.reshape(-1, self.manifest.channels, size, size)[indices])
+
+    def encoded(self, index: int) -> np.ndarray:
+        """A copy of one encoded image file, as uint8 bytes."""
+        return np.array(self._bytes[self._offsets[index] : self._offsets[index + 1]])
+
+
+class PreparedData:
+    """A folder that ``tasks.prepare`` or ``write_prepared`` made. Opening it checks the size of every file.
+
+    Raises ``ValueError`` when a file is missing or has another size than the manifest says.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        path = self.root / MANIFEST
+        try:
+            self.manifest = from_json(path.read_text(), path)
+        except FileNotFoundError:
+            raise ValueError(f"{path} is missing: {self.root} holds no prepared images") from None
+        for name, entry in self.manifest.files.items():
+            file = self.root / name
+            size = file.stat().st_size if file.exists() else None
+            if size != entry.bytes:
+                found = "is missing" if size is None else f"has {size} bytes, not {entry.bytes}"
+                raise ValueError(f"{file} {found}: prepare the data again")
+
+    def split(self, name: str) -> ImageSplit:
+        """``train``, ``validation`` (may be empty) or ``test``."""
+        if name not in SPLITS:
+            raise ValueError(f"split={name!r} is not allowed: {', '.join(SPLITS)}")
+        return ImageSplit(self.root, self.manifest, name)
+
+    @property
+    def evaluation_split(self) -> ImageSplit:
+        """Where the epochs are measured: the held-out training images, or the test images when none are held out."""
+        return self.split("validation" if self.manifest.splits.get("validation") else "test")
+
+    def verify(self) -> None:
+        """Read everything and compare it with the manifest; ``ValueError`` names the first file that differs."""
+        for name, entry in self.manifest.files.items():
+            if _sha256(self.root / name) != entry.sha256:
+                raise ValueError(f"{self.root / name} is not what was prepared: its sha256 differs")
+        manifest = self.manifest
+        shape = (manifest.image_size, manifest.channels)
+        if fingerprint(manifest.classes, manifest.encoding, shape, manifest.files) != manifest.fingerprint:
+            raise ValueError(f"{self.root / MANIFEST} was changed: its fingerprint does not fit its content")
+
+
+def _arrays(root: Path, manifest: Manifest, name: str, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The bytes of the images, mapped; the labels; where each image starts (empty for raw images)."""
+    none = np.zeros(0, dtype=np.int64)
+    if count == 0:
+        return np.zeros(0, dtype=np.uint8), none, none
+    images = np.memmap(root / f"{name}.images.bin", dtype=np.uint8, mode="r")
+    labels = np.load(root / f"{name}.labels.npy")
+    encoded = manifest.encoding == "encoded"
+    return images, labels, np.load(root / f"{name}.offsets.npy") if encoded else none
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def normalise(images: np.ndarray, manifest: Manifest) -> Tensor:
+    """float32 (N, C, H, W) with the mean and deviation of the training images, of uint8 (N, C, H, W)."""
+    mean, std = (torch.tensor(values).mul(255).view(-1, 1, 1) for values in (manifest.mean, manifest.std))
+    return torch.from_numpy(images).float().sub_(mean).div_(std)

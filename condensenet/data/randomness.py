@@ -1,0 +1,43 @@
+"""Random numbers that are a function of what they are for: (seed, epoch, image, draw), and of nothing else.
+
+So neither the worker that loads an image, nor its place in a batch, nor a restart changes what happens to it.
+The mixing function is the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
+generators, OOPSLA 2014); it is written out here so that no library's version can change the numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+GOLDEN = 0x9E3779B97F4A7C15
+PERMUTATION, SHIFT_ROWS, SHIFT_COLUMNS, FLIP, RESIZED_CROP = range(5)  # draws; a resized crop takes those that follow
+
+
+def bits(seed: int, epoch: int, indices: np.ndarray, draw: int) -> np.ndarray:
+    """64 random bits for each of ``indices``: uint64 of their shape."""
+    state = np.zeros(1, dtype=np.uint64)
+    for number in (seed, epoch, draw):
+        state = _mix(state + np.uint64(number))
+    return _mix(state + np.asarray(indices).astype(np.uint64))
+
+
+def uniform(seed: int, epoch: int, indices: np.ndarray, draw: int) -> np.ndarray:
+    """float64 in [0, 1)."""
+    return (bits(seed, epoch, indices, draw) >> np.uint64(11)) * 2.0**-53
+
+
+def below(limit: int, seed: int, epoch: int, indices: np.ndarray, draw: int) -> np.ndarray:
+    """int64 in 0..limit-1."""
+    return (uniform(seed, epoch, indices, draw) * limit).astype(np.int64)
+
+
+def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch: int64 (count,)."""
+    return np.argsort(bits(seed, epoch, np.arange(count), PERMUTATION), kind="stable")
+
+
+def _mix(state: np.ndarray) -> np.ndarray:
+    state = state + np.uint64(GOLDEN)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
