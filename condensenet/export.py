@@ -1,0 +1,176 @@
+"""ONNX files of trained models, and the proof that they compute the same function.
+
+``onnx`` and ``onnxscript`` are needed to write a file and ``onnxruntime`` to compare one; they are imported only
+then, and their absence is an ``ImportError`` that says what to install.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from condensenet.latency import open_session
+
+INPUT, OUTPUT = "image", "logits"
+OPSETS = range(18, 26)
+TOLERANCE = 1e-4  # of the largest logit
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    input_size: int | tuple[int, int],
+    *,
+    opset: int = 18,
+    metadata: Mapping[str, object] | None = None,
+) -> Path:
+    """Write ``model`` in evaluation mode as one ONNX file and return its path.
+
+    The file takes ``image`` (batch, channels, height, width), float32, and gives ``logits`` (batch, classes); the
+    batch is free, ``input_size`` (height and width in pixels, one number if equal) is not. It holds standard
+    operators only, carries its weights, and has passed ``onnx.checker`` with shape inference. ``metadata`` becomes
+    its metadata properties: text as it is, anything else as JSON.
+
+    The model itself is left alone: its mode, its device, its weights. The file appears whole or not at all.
+    Raises ``ValueError`` for an opset or a size that cannot be, ``ImportError`` without onnx and onnxscript.
+    """
+    if opset not in OPSETS:
+        raise ValueError(f"{opset=} is not allowed: {OPSETS[0]} to {OPSETS[-1]}")
+    shape = (in_channels(model), *_height_and_width(input_size))
+    onnx = _needs("onnx")
+    _needs("onnxscript")
+    proto = _trace(copy.deepcopy(model).cpu().eval(), shape, opset)
+    _tidy(proto)
+    onnx.helper.set_model_props(proto, {key: _as_text(value) for key, value in (metadata or {}).items()})
+    onnx.checker.check_model(proto, full_check=True)
+    return _write(proto.SerializeToString(), Path(path))
+
+
+def in_channels(model: nn.Module) -> int:
+    """Channels of the images that ``model`` takes: those of its first convolution."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    raise ValueError(f"{type(model).__name__} has no convolution, so the channels of its input are not known")
+
+
+def _height_and_width(input_size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    if min(height, width) < 1:
+        raise ValueError(f"{input_size=} is not allowed: height and width in pixels, 1 or more")
+    return height, width
+
+
+def _trace(model: nn.Module, shape: tuple[int, int, int], opset: int) -> Any:
+    """The exporter's ``ModelProto``. The example has two images: with one, the batch would be taken for fixed."""
+    program = torch.onnx.export(
+        model,
+        (torch.zeros(2, *shape),),
+        dynamo=True,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        opset_version=opset,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _tidy(proto: Any) -> None:
+    """Drop what the exporter notes for itself: its traces name the folders of the machine that exported."""
+    graph = proto.graph
+    del graph.value_info[:]
+    graph.doc_string = ""
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _write(content: bytes, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return path
+
+
+def _needs(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f"export_onnx needs {module}: pip install onnx onnxscript") from error
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far apart two sets of logits are, over all images and classes.
+
+    ``max_relative`` is max |a - b| / max |a|, both maxima over everything compared, a being PyTorch's logits:
+    a share of the largest logit, so that logits near zero do not blow it up.
+    """
+
+    images: int
+    max_relative: float
+    max_absolute: float
+
+
+def compare_onnx(
+    model: nn.Module, path: str | Path, batches: Iterable[Tensor], *, tolerance: float = TOLERANCE
+) -> Difference:
+    """Compare every logit of ``model`` in evaluation mode with ONNX Runtime's of the file at ``path``.
+
+    ``batches`` are images (N, C, H, W), float32. Raises ``ValueError`` with both differences if the relative one
+    passes ``tolerance`` or a logit is not finite, and if there is no image; ``ImportError`` without onnxruntime.
+    """
+    session = open_session(path)
+    model = copy.deepcopy(model).cpu().eval()
+    images, largest, furthest = 0, torch.tensor(0.0), torch.tensor(0.0)
+    for batch in batches:
+        with torch.inference_mode():
+            expected = model(batch)
+        found = torch.from_numpy(session.run([OUTPUT], {INPUT: batch.numpy()})[0])
+        if found.shape != expected.shape:
+            raise ValueError(f"{path} gives logits of shape {tuple(found.shape)}, PyTorch {tuple(expected.shape)}")
+        images += len(batch)
+        largest = torch.maximum(largest, expected.abs().max())  # unlike max(), both keep a NaN
+        furthest = torch.maximum(furthest, (found - expected).abs().max())
+    return _judged(Difference(images, _ratio(furthest.item(), largest.item()), furthest.item()), path, tolerance)
+
+
+def _ratio(furthest: float, largest: float) -> float:
+    if furthest == 0:
+        return 0.0
+    return furthest / largest if largest > 0 else float("inf")
+
+
+def _judged(difference: Difference, path: str | Path, tolerance: float) -> Difference:
+    if difference.images == 0:
+        raise ValueError(f"{path} was compared on no image: at least one is needed")
+    if not difference.max_relative <= tolerance:  # also when it is NaN
+        raise ValueError(
+            f"{path} differs from PyTorch: relative {difference.max_relative:.3g} of the largest logit, "
+            f"absolute {difference.max_absolute:.3g}, over {difference.images} images; {tolerance=} allowed"
+        )
+    return difference

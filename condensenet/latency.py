@@ -1,0 +1,189 @@
+"""How long ONNX files take, beside a yardstick that is timed in turn with them.
+
+Protocol: all models are loaded in one process; after the warm-up every round runs each of them once, the yardstick
+first, on the same random images. So whatever slows the machine for a while slows all of them, and the ratio to
+the yardstick, taken round by round, is steadier than the latencies are. Threads do not spin when idle: the thread
+pools of several models would take the cores from one another (with spinning, a second pool doubled the latency).
+
+``onnxruntime`` is imported only when a file is opened, and torch not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MIN_RUNS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Times of one model beside the yardstick's, in milliseconds a batch; ``p10`` and ``p90`` are percentiles.
+
+    ``ratio`` is the median over the rounds of (model's time / yardstick's time in the same round).
+    """
+
+    model: str
+    batch: int
+    threads: int
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    yardstick_median_ms: float
+    yardstick_p10_ms: float
+    yardstick_p90_ms: float
+    ratio: float
+    ratio_p10: float
+    ratio_p90: float
+    images_per_second: float
+
+
+def summarise(model: str, batch: int, threads: int, times_ms: np.ndarray, yardstick_ms: np.ndarray) -> Latency:
+    """Median and spread of the rounds' times (R,) of a model and of the yardstick, in the same order."""
+    if times_ms.shape != yardstick_ms.shape or times_ms.ndim != 1 or times_ms.size == 0:
+        raise ValueError(f"rounds do not pair: times {times_ms.shape}, yardstick {yardstick_ms.shape}")
+    p10, median, p90 = np.percentile(times_ms, (10, 50, 90))
+    yardstick_p10, yardstick_median, yardstick_p90 = np.percentile(yardstick_ms, (10, 50, 90))
+    ratio_p10, ratio, ratio_p90 = np.percentile(times_ms / yardstick_ms, (10, 50, 90))
+    return Latency(
+        model=model,
+        batch=batch,
+        threads=threads,
+        median_ms=float(median),
+        p10_ms=float(p10),
+        p90_ms=float(p90),
+        yardstick_median_ms=float(yardstick_median),
+        yardstick_p10_ms=float(yardstick_p10),
+        yardstick_p90_ms=float(yardstick_p90),
+        ratio=float(ratio),
+        ratio_p10=float(ratio_p10),
+        ratio_p90=float(ratio_p90),
+        images_per_second=1000 * batch / float(median),
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which a container may have fewer of than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_session(path: str | Path, threads: int = 0) -> Any:
+    """An ONNX Runtime session on the CPU with ``threads`` threads (0: all usable cores) that do not spin.
+
+    Raises ``ImportError`` without onnxruntime and ``ValueError`` for a file that it cannot load.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError("running an ONNX file needs onnxruntime: pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or usable_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime has an exception class for every kind of bad file
+        raise ValueError(f"{path} cannot be loaded by ONNX Runtime: {' '.join(str(error).split())}") from error
+
+
+def measure_latency(
+    models: Mapping[str, str | Path],
+    *,
+    yardstick: str,
+    batch_sizes: Sequence[int] = (1,),
+    threads: Sequence[int] = (1, 0),
+    runs: int = MIN_RUNS,
+    warmup: int = 10,
+) -> list[Latency]:
+    """Time the ONNX files ``models`` (name to path) in turn: a row for each model but the yardstick, batch size and
+    number of threads (0: all usable cores).
+
+    Each file has one float32 input (batch, ...); beyond the batch they must all agree. Raises ``ValueError`` for
+    fewer than 50 runs, for files that do not agree or cannot be loaded, and for a yardstick that is not in ``models``.
+    """
+    if yardstick not in models or len(models) < 2:
+        raise ValueError(f"{yardstick=} is not allowed: it must be one of at least two models: {', '.join(models)}")
+    if runs < MIN_RUNS or warmup < 1:
+        raise ValueError(f"{runs=}, {warmup=} is not allowed: at least {MIN_RUNS} runs after at least one of warm-up")
+    if min(batch_sizes) < 1 or min(threads) < 0:
+        raise ValueError(f"{batch_sizes=}, {threads=} is not allowed: batches of 1 or more, threads of 0 (all) or more")
+    rows = []
+    for count in dict.fromkeys(number or usable_cores() for number in threads):
+        sessions = {name: open_session(models[name], count) for name in dict.fromkeys((yardstick, *models))}
+        for batch in dict.fromkeys(batch_sizes):
+            images = np.random.default_rng(0).standard_normal((batch, *_input_shape(sessions)), dtype=np.float32)
+            times_ms = _rounds(sessions, images, runs, warmup)
+            rows += [
+                summarise(name, batch, count, times_ms[name], times_ms[yardstick])
+                for name in models
+                if name != yardstick
+            ]
+    return rows
+
+
+def _input_shape(sessions: Mapping[str, Any]) -> tuple[int, ...]:
+    shapes = {name: tuple(session.get_inputs()[0].shape[1:]) for name, session in sessions.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"the models take images of different shapes, so their times do not compare: {shapes}")
+    return next(iter(shapes.values()))
+
+
+def _rounds(sessions: Mapping[str, Any], images: np.ndarray, runs: int, warmup: int) -> dict[str, np.ndarray]:
+    """Times in milliseconds (runs,) of each session, one run of each in every round."""
+    feeds = {name: {session.get_inputs()[0].name: images} for name, session in sessions.items()}
+    times_ms = {name: np.empty(runs) for name in sessions}
+    for run in range(-warmup, runs):
+        for name, session in sessions.items():
+            start = time.perf_counter_ns()
+            session.run(None, feeds[name])
+            if run >= 0:
+                times_ms[name][run] = (time.perf_counter_ns() - start) / 1e6
+    return times_ms
+
+
+def hardware() -> dict[str, Any]:
+    """The machine: cpu, cores (usable), architecture, memory_gib, os."""
+    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else 0
+    return {
+        "cpu": _cpu_name(),
+        "cores": usable_cores(),
+        "architecture": platform.machine(),
+        "memory_gib": round(memory / 2**30, 1),
+        "os": f"{platform.system()} {platform.release()}",
+    }
+
+
+def _cpu_name() -> str:
+    """The CPU's own name; boards without one (many ARM ones) name the board or the CPU's part number."""
+    for path, key in (
+        ("/proc/cpuinfo", "model name"),
+        ("/proc/device-tree/model", None),
+        ("/proc/cpuinfo", "CPU part"),
+    ):
+        try:
+            text = Path(path).read_text(errors="replace")
+        except OSError:
+            continue
+        lines = (
+            [text] if key is None else [line.partition(":")[2] for line in text.splitlines() if line.startswith(key)]
+        )
+        if lines:
+            return lines[0].strip(" \0\n") or "unknown"
+    return platform.processor() or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """What the latency depends on besides the hardware."""
+    import onnxruntime
+
+    return {"python": platform.python_version(), "numpy": np.__version__, "onnxruntime": onnxruntime.__version__}
