@@ -1,0 +1,69 @@
+"""``python -m flows.reproduce``: the flow in this process, one table at its end."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import time
+from typing import Any
+
+from flows import study as studies
+from flows.artifacts import summary
+from flows.terminal import at_terminal
+from tasks import params, paths
+from tasks.console import say
+from tasks.errors import UserError
+
+
+def main() -> None:
+    options = _arguments()
+    studies.plan(options.study, options.set)  # a mistake is told before a server is started
+    in_force = params.load()
+    for name in options.setting if options.study is None else []:
+        in_force.setting(name)
+    begun = time.monotonic()
+    state = _run(options)
+    if not state.is_completed():
+        raise UserError(state.message or "the flow did not finish")
+    in_force = params.load()
+    report = in_force.paths.report
+    say("")
+    if options.setting:
+        say(f"{state.message}: only {', '.join(options.setting)}, so no report")
+    elif (report / paths.TABLE).is_file():
+        say(summary(report / paths.TABLE))
+    say(f"\n{in_force.study} in {time.monotonic() - begun:.0f} s. Where to look next:")
+    if (report / paths.REPORT_HTML).is_file():
+        say(f"  {report / paths.REPORT_HTML}   the report: table, curves, kept connections")
+    say("  make ui            every run's parameters, metrics, models and figures, in the MLflow UI")
+    say("  make prefect-ui    the flow's graph, logs and artifacts, in the Prefect UI")
+    say("  dvc metrics show   and dvc plots show, dvc params diff: the same figures from DVC")
+
+
+def _run(options: argparse.Namespace) -> Any:
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.reproduce import reproduce, watcher
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what we started ends with us
+    for handler in logging.getLogger().handlers:  # the stages' lines go to the flow's log; the watcher shows progress
+        handler.setLevel(logging.CRITICAL)
+    if not PREFECT_API_URL.value():
+        say("starting a Prefect server for this run")
+    with at_terminal() as screen:
+        watcher.set(screen)
+        return reproduce(
+            study=options.study, settings=options.setting or None, overrides=options.set or None, return_state=True
+        )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m flows.reproduce", description="Run the whole pipeline.")
+    parser.add_argument("--study", help="compose params.yaml anew from conf/study/STUDY.yaml")
+    parser.add_argument("--setting", action="append", default=[], help="only this setting's stages (repeat for more)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value, for example train.epochs=7"
+    )
+    return parser.parse_args()

@@ -1,0 +1,41 @@
+"""The stage graph, read from DVC: ``dvc.yaml`` owns the order and nothing here repeats it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from graphlib import TopologicalSorter
+
+from tasks.errors import UserError
+
+Graph = Mapping[str, frozenset[str]]  # stage -> the stages it depends on
+
+
+def read_graph() -> dict[str, frozenset[str]]:
+    """The stages of the working folder's ``dvc.yaml``, upstream first; raises ``UserError``."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(".") as repo:
+            graph = repo.index.graph  # an edge points to what a stage depends on
+            upstream = {
+                stage.addressing: frozenset(above.addressing for above in graph.successors(stage)) for stage in graph
+            }
+    except DvcException as error:
+        raise UserError(f"dvc.yaml: {' '.join(str(error).split())}") from None
+    return {name: upstream[name] for name in TopologicalSorter(upstream).static_order()}
+
+
+def keep_settings(graph: Graph, all_settings: Iterable[str], wanted: Collection[str]) -> dict[str, frozenset[str]]:
+    """The graph without the stages of other settings, and without all that needs those (the report)."""
+    kept: dict[str, frozenset[str]] = {}
+    others = set(all_settings) - set(wanted)
+    for name, upstream in graph.items():  # upstream first
+        if setting_of(name) not in others and upstream <= kept.keys():
+            kept[name] = upstream
+    return kept
+
+
+def setting_of(stage: str) -> str | None:
+    """``train@g4-c2`` is a stage of the setting ``g4-c2``; ``prepare`` of none."""
+    return stage.partition("@")[2] or None

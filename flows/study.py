@@ -1,0 +1,162 @@
+"""Which ``params.yaml`` is in force: as it stands, with a few values changed, or composed anew from ``conf/``.
+
+Composition is DVC's own (Hydra), so a flow and ``dvc exp run -S study=…`` write the same file. What a user wrote
+into ``params.yaml`` and did not commit is never replaced by another study.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from flows.running import lock_file
+from tasks import params, paths
+from tasks.errors import UserError
+
+Overrides = Mapping[str, Any] | Sequence[str] | None
+CONFIG = paths.STUDIES.parent
+
+
+def plan(study: str | None, overrides: Overrides) -> str:
+    """The text that ``params.yaml`` is to have, checked. Changes nothing; raises ``UserError``.
+
+    With ``study`` the file is composed anew (base, study, overrides). Without it the overrides go on top of the
+    file as it is, edits included.
+    """
+    changes = as_hydra(overrides)
+    if study is None and not changes:
+        params.load()
+        return paths.PARAMS.read_text()
+    if study is not None and not (paths.STUDIES / f"{study}.yaml").is_file():
+        known = ", ".join(sorted(path.stem for path in paths.STUDIES.glob("*.yaml")))
+        raise UserError(f"study={study!r} is not allowed: {known}")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "params.yaml"
+        _compose(file, study, changes)
+        try:
+            params.load(file)
+        except UserError as error:
+            raise UserError(str(error).replace(str(file), str(paths.PARAMS))) from None
+        return file.read_text()
+
+
+@contextmanager
+def in_force(text: str, *, composed: bool) -> Iterator[list[str]]:
+    """Put ``text`` into ``params.yaml`` and keep it there for the block; yields the keys whose values changed.
+
+    Raises ``UserError`` when that would replace uncommitted edits (``composed``) or the parameters under a flow
+    that is running. The file that was there is kept in ``state/params/``.
+    """
+    with lock_file("params.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # held by every running flow
+        changed = changed_keys(_parsed(paths.PARAMS), YAML(typ="safe", pure=True).load(text))
+        if changed:
+            if composed and _has_uncommitted_edits():
+                raise UserError(
+                    f"{paths.PARAMS} has edits that are in no commit and another study would replace them: "
+                    "commit them, or set them aside (git stash), or run without a study"
+                )
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError("another flow is running here with other parameters: wait for its end") from None
+            _replace(text)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield changed
+
+
+def as_hydra(overrides: Overrides) -> list[str]:
+    """``{"train.epochs": 7}`` or ``["train.epochs=7"]`` as Hydra's override strings."""
+    if overrides is None:
+        return []
+    if isinstance(overrides, Mapping):
+        return [f"{key}={_hydra_value(value)}" for key, value in overrides.items()]
+    for item in overrides:
+        if "=" not in item:
+            raise UserError(f"override {item!r} is not allowed: key=value, for example train.epochs=7")
+    return list(overrides)
+
+
+def changed_keys(old: object, new: object, prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return [] if old == new else [prefix or "everything"]
+    keys = [*new, *(key for key in old if key not in new)]
+    dotted = {key: f"{prefix}.{key}" if prefix else str(key) for key in keys}
+    absent = object()
+    return [name for key in keys for name in changed_keys(old.get(key, absent), new.get(key, absent), dotted[key])]
+
+
+def _compose(file: Path, study: str | None, overrides: list[str]) -> None:
+    from dvc.exceptions import DvcException
+    from dvc.utils.hydra import apply_overrides, compose_and_dump
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        if study is None:
+            shutil.copyfile(paths.PARAMS, file)
+            apply_overrides(file, overrides)
+        else:
+            compose_and_dump(
+                file, str(CONFIG.resolve()), None, "config", str(Path.cwd()), [f"study={study}", *overrides]
+            )
+    except FileNotFoundError:
+        raise UserError(f"{paths.PARAMS} is missing: run from the folder that holds it") from None
+    except (DvcException, HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        raise UserError(f"overrides {overrides}: {' '.join(str(cause).split())}") from None
+
+
+def _hydra_value(value: object) -> str:
+    """JSON is Hydra's grammar for numbers, true, false, null, lists and quoted strings; keys are bare in mappings."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_hydra_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ",".join(_hydra_value(item) for item in value) + "]"
+    return json.dumps(value)
+
+
+def _has_uncommitted_edits() -> bool:
+    """Whether the file holds what neither the last commit nor a composition of ours wrote."""
+    if not paths.PARAMS.exists():
+        return False
+    now = paths.PARAMS.read_text()
+    if _written().is_file() and _written().read_text() == now:
+        return False
+    committed = subprocess.run(["git", "show", f"HEAD:./{paths.PARAMS}"], capture_output=True, text=True, check=False)
+    return committed.returncode != 0 or committed.stdout != now
+
+
+def _replace(text: str) -> None:
+    kept = paths.state() / "params"
+    kept.mkdir(parents=True, exist_ok=True)
+    if paths.PARAMS.exists():
+        shutil.copyfile(paths.PARAMS, kept / time.strftime("params-%Y%m%d-%H%M%S.yaml"))
+    _written().write_text(text)
+    partial = paths.PARAMS.with_name(f".{paths.PARAMS.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(paths.PARAMS)
+
+
+def _written() -> Path:
+    return paths.state() / "params" / "composed.yaml"
+
+
+def _parsed(path: Path) -> object:
+    try:
+        return YAML(typ="safe", pure=True).load(path)
+    except (OSError, YAMLError):
+        return None
