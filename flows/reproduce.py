@@ -70,10 +70,10 @@ def run_stage(stage: str) -> Any:
     return outcome.how
 
 
-threads: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1000)  # one waits for each stage
+A_THREAD_EACH = ThreadPoolTaskRunner[Any](max_workers=1000)  # a stage's thread waits for its upstream and its turn
 
 
-@flow(name="reproduce", retries=0, task_runner=threads)
+@flow(name="reproduce", retries=0, task_runner=A_THREAD_EACH)  # type: ignore[arg-type]
 def reproduce(
     study: str | None = None,
     settings: list[str] | None = None,
