@@ -32,22 +32,26 @@ def _require(condition: bool, message: str) -> None:
 class DataParams:
     """Where the images come from and the prepared form that is made of them.
 
-    ``path`` is a file or folder of the source's form; for ``cifar10`` and ``cifar100`` null means: download.
-    For ``parquet`` and ``imagefolder`` it is a folder with a part for each split, named in ``train`` and ``test``.
+    ``path`` is a file or folder of the source's form, relative to the checkout; for ``cifar10`` and ``cifar100`` null
+    means: download. For ``parquet`` and ``imagefolder`` it is a folder with a part for each split, named in ``train``
+    and ``test``.
     """
 
     source: Literal["digits", "cifar10", "cifar100", "imagefolder", "parquet"]
     path: str | None = None
-    train: str = "train"  # imagefolder: sub-folder; parquet: file name or glob
+    train: str = "train"  # imagefolder: sub-folder; parquet: file name, glob, or several with commas between
     test: str = "test"
     image_size: int = 32  # height and width in pixels that the network sees
+    channels: int = 3  # what images are decoded to: 3 is RGB, 1 is grey
     shorter_side: int | None = None  # large images: stored with this shorter side (null: as they are)
     validation_images: int = 0  # held out of the training images; 0: the epochs are measured on the test images
     max_corrupt: int = 0  # corrupt images tolerated (named and left out); one more is fatal
+    allow_empty_classes: bool = False  # take a training part that lacks whole classes, such as a small sample
     augment: AugmentConfig = AugmentConfig()
 
     def __post_init__(self) -> None:
         _require(self.image_size >= 1, f"image_size={self.image_size} is not allowed: it must be 1 or more")
+        _require(self.channels in (1, 3), f"channels={self.channels} is not allowed: 3 (RGB) or 1 (grey)")
         _require(
             self.shorter_side is None or self.shorter_side >= self.image_size,
             f"shorter_side={self.shorter_side} is not allowed: null, or at least image_size={self.image_size}",
