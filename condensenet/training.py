@@ -29,6 +29,7 @@ from condensenet.condensing import condensing_stage
 from condensenet.config import AugmentConfig, TrainConfig, recipe
 from condensenet.data import ImageSplit, PreparedData, evaluation_batches, steps_per_epoch, train_batches
 from condensenet.models.condensenet import CondenseNet, group_lasso
+from condensenet.optimizer import NesterovSGD
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ def fit(
             run.train_step(images, labels)
             if run.step % config.checkpoint_every_steps == 0 and run.step % run.steps_per_epoch:
                 run.save(seconds=time.monotonic() - started)
-        run.condense()  # a drop due at the very end has no step after it
+        if run.progress == 1:
+            run.condense()  # a drop that is due at the very end has no step after it
         run.finish_epoch(started)
         yield run.history[-1]
 
@@ -139,13 +141,7 @@ class _Run:
         self.train_split, self.evaluation_split = data.split("train"), data.evaluation_split
         self.recipe = recipe(model.config, config, augment, data.manifest.fingerprint)
         self.steps_per_epoch = steps_per_epoch(self.train_split, config.batch_size)
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.momentum > 0,
-        )
+        self.optimizer = NesterovSGD(model.parameters(), momentum=config.momentum, weight_decay=config.weight_decay)
         self.statistics = [
             value
             for module in model.modules()
@@ -154,6 +150,7 @@ class _Run:
             if value is not None
         ]
         self.step = 0
+        self.learning_rate = config.learning_rate
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of this epoch's steps: loss, error
         self.first_bad_step = torch.full((), -1, device=device)
         self.seconds = 0.0  # of this epoch, before the resume
@@ -191,23 +188,14 @@ class _Run:
         model.condense_to(due)
         parallel.check_same([layer.group_mask for layer in model.learned_layers()], f"masks of condensing stage {due}")
         for layer in model.learned_layers():
-            self._forget_dropped(layer.full_weight, layer.mask)
-
-    @torch.no_grad()
-    def _forget_dropped(self, weight: nn.Parameter, mask: Tensor) -> None:
-        """Zero dropped weights and their momentum: without gradient, decay and momentum keep them at zero."""
-        weight.mul_(mask)
-        momentum = self.optimizer.state[weight].get("momentum_buffer")
-        if momentum is not None:
-            momentum.mul_(mask)
+            self.optimizer.forget(layer.full_weight, layer.mask)
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         config, model = self.config, self.model
         images, labels = _to(self.device, images, labels)
         if model.config.dropout > 0:
             torch.manual_seed(_dropout_seed(config.seed, self.step, parallel.rank()))
-        for group in self.optimizer.param_groups:
-            group["lr"] = cosine_learning_rate(config.learning_rate, self.progress)
+        self.learning_rate = cosine_learning_rate(config.learning_rate, self.progress)
         with _autocast(self.device, config.precision):
             logits = model(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
@@ -218,9 +206,8 @@ class _Run:
         objective.backward()
         error = (logits.argmax(dim=1) != labels).float().mean()
         figures = torch.stack([loss.detach(), error])
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        parallel.average_([*gradients, *self.statistics, figures])
-        self.optimizer.step()
+        parallel.average_([*self.optimizer.gradients, *self.statistics, figures])
+        self.optimizer.step(self.learning_rate)
         self._add(figures)
         self.step += 1
 
@@ -241,9 +228,9 @@ class _Run:
             EpochResult(
                 epoch=self.epoch,
                 condensing_stage=model.condensing_stage,
-                learning_rate=self.optimizer.param_groups[0]["lr"],
+                learning_rate=self.learning_rate,
                 train_loss=train_loss,
-                group_lasso=float(group_lasso(model)),
+                group_lasso=group_lasso(model).item(),
                 train_error_pct=100 * train_error,
                 validation_loss=validation_loss,
                 validation_error_pct=validation_error_pct,
@@ -268,10 +255,13 @@ class _Run:
         if saved["world_size"] != parallel.world_size():
             log.warning(
                 "resumed with %d processes, begun with %d: the weights will not be those of an uninterrupted training "
-                "to the bit", parallel.world_size(), saved["world_size"],
+                "to the bit",
+                parallel.world_size(),
+                saved["world_size"],
             )
         self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        for velocity, value in zip(self.optimizer.velocities, saved["velocities"], strict=True):
+            velocity.copy_(value)
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.sums.copy_(saved["sums"])
         self.history = [EpochResult(**row) for row in saved["history"]]
@@ -299,7 +289,7 @@ class _Run:
             "sums": self.sums,
             "history": [asdict(row) for row in self.history],
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "velocities": self.optimizer.velocities,
         }
         checkpoint.save(self.checkpoints, self.step, content)
 
