@@ -59,21 +59,27 @@ def test_two_stages_hold_the_machine_at_once(stages: list[Stage], tmp_path: Path
     assert start(stages, "shared", tmp_path).says("held")
 
 
-def test_a_benchmark_waits_for_a_stage_and_a_later_stage_waits_for_the_benchmark(
-    stages: list[Stage], tmp_path: Path
-) -> None:
-    first = start(stages, "shared", tmp_path)
+def test_a_benchmark_waits_for_the_stages_and_stages_wait_for_a_benchmark(stages: list[Stage], tmp_path: Path) -> None:
+    first, second = start(stages, "shared", tmp_path), start(stages, "shared", tmp_path)
     assert first.says("held")
+    assert second.says("held")
     benchmark = start(stages, "exclusive", tmp_path)
     assert benchmark.says("waiting for other stages")
+    first.finish()
+    assert not benchmark.says("held", within_s=0.3)
+    second.finish()
+    assert benchmark.says("held")
     later = start(stages, "shared", tmp_path)
     assert later.says("waiting for a benchmark")
-    assert not benchmark.says("held", within_s=0)
-    first.finish()
-    assert benchmark.says("held")
     assert not later.says("held", within_s=0.3)
     benchmark.finish()
     assert later.says("held")
+
+
+def test_a_waiting_benchmark_holds_up_no_stage(stages: list[Stage], tmp_path: Path) -> None:
+    assert start(stages, "shared", tmp_path).says("held")
+    assert start(stages, "exclusive", tmp_path).says("waiting for other stages")
+    assert start(stages, "shared", tmp_path).says("held")
 
 
 def test_a_killed_benchmark_frees_the_machine(stages: list[Stage], tmp_path: Path) -> None:
