@@ -2,25 +2,84 @@
 
 from __future__ import annotations
 
-from tasks import paths
+import tempfile
+from pathlib import Path
+
+from tasks import paths, tracking
 from tasks.console import say
 from tasks.errors import run_main
 from tasks.params import load
-from tasks.report.read import read_study
-from tasks.report.table import format_table, make_row, to_csv
+from tasks.report import drawing, markdown, page
+from tasks.report.pictures import Picture, connection_maps, curves, scatters
+from tasks.report.published import Published, read_published
+from tasks.report.read import SettingResult, Study, read_study
+from tasks.report.table import make_row, to_csv
 
 
 def main() -> None:
-    params = load()
-    study = read_study(params)
-    rows = [make_row(result) for result in study.results]
-    folder = params.paths.report
+    study = read_study(load())
+    published = read_published()
+    pictures = draw(study, published)
+    write(study, published, pictures)
+    complete_runs(study, pictures)
+    say(f"report: {study.params.paths.report / paths.REPORT_HTML}")
+
+
+def draw(study: Study, published: Published) -> dict[str, list[Picture]]:
+    """The figures by section of the page."""
+    return {"scatters": scatters(study, published), "curves": curves(study), "maps": connection_maps(study)}
+
+
+def write(study: Study, published: Published, pictures: dict[str, list[Picture]]) -> None:
+    """The three outputs of the stage."""
+    folder = study.params.paths.report
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / paths.TABLE).write_text(to_csv(rows), encoding="utf-8")
-    plain = format_table(rows)
-    (folder / paths.REPORT_MD).write_text(f"# CondenseNet, study {params.study}\n\n```\n{plain}\n```\n", "utf-8")
-    (folder / paths.REPORT_HTML).write_text(f"<!doctype html><title>Report</title><pre>{plain}</pre>\n", "utf-8")
-    say(f"report: {folder / paths.REPORT_HTML}")
+    outputs = {
+        paths.TABLE: to_csv([make_row(result) for result in study.results]),
+        paths.REPORT_MD: markdown.render(study, published),
+        paths.REPORT_HTML: page.render(study, published, pictures),
+    }
+    for name, text in outputs.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def complete_runs(study: Study, pictures: dict[str, list[Picture]]) -> None:
+    """Give every setting's MLflow run its final figures, the hashes of its files and the pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        images = {}
+        for picture in (picture for section in pictures.values() for picture in section):
+            images[picture.key] = Path(folder) / f"{picture.key}.png"
+            drawing.to_png(picture.figure, images[picture.key])
+        report = study.params.paths.report / paths.REPORT_HTML
+        for result in study.results:
+            if result.run is None:
+                continue
+            shown = [p for section in pictures.values() for p in section if p.setting in ("", result.name)]
+            artifacts = [(images[picture.key], "report/figures") for picture in shown]
+            tracking.record(
+                result.run,
+                "report",
+                metrics=final_metrics(result),
+                tags={f"dvc.md5.{key}": value for key, value in result.hashes.items()},
+                artifacts=[(report, "report"), *artifacts],
+                finished=not result.missing,
+            )
+
+
+def final_metrics(result: SettingResult) -> dict[str, float]:
+    """The figures that MLflow's comparison of runs is read by; what was not measured is left out."""
+    row = make_row(result)
+    names = {
+        "test_error_pct": "test_error_pct",
+        "test_top5_error_pct": "test_top5_error_pct",
+        "macs": "macs",
+        "paper_flops": "paper_flops",
+        "params": "params",
+        "latency_ms": "latency_ms",
+        "latency_ratio": "latency_ratio",
+        "file_bytes": "file_bytes",
+    }
+    return {metric: float(row[name]) for metric, name in names.items() if row[name] is not None}  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -31,13 +31,17 @@ HASHED = {  # the outputs that a run is identified by; the same MD5 as in dvc.lo
 
 @dataclass(frozen=True, kw_only=True)
 class KeptLayer:
-    """One learned group convolution after conversion: ``kept[g]`` are the input channels that group g keeps."""
+    """One learned group convolution after conversion: ``kept[g]`` are the input channels that group g keeps.
+
+    ``mean_abs_weight[g]`` belongs to them one to one: the mean over the group's filters of the absolute weight.
+    """
 
     name: str
     groups: int
     in_channels: int
     out_channels: int
     kept: tuple[tuple[int, ...], ...]
+    mean_abs_weight: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,13 +156,16 @@ def _numbers(text: str) -> list[dict[str, float]]:
 
 
 def _kept(text: str) -> list[KeptLayer]:
-    return [
-        KeptLayer(
-            name=layer["name"],
-            groups=layer["groups"],
-            in_channels=layer["in_channels"],
-            out_channels=layer["out_channels"],
-            kept=tuple(tuple(group) for group in layer["kept"]),
-        )
-        for layer in json.loads(text)["layers"]
-    ]
+    return [_kept_layer(layer) for layer in json.loads(text)["layers"]]
+
+
+def _kept_layer(layer: Json) -> KeptLayer:
+    weights = layer.get("mean_abs_weight")
+    return KeptLayer(
+        name=layer["name"],
+        groups=layer["groups"],
+        in_channels=layer["in_channels"],
+        out_channels=layer["out_channels"],
+        kept=tuple(tuple(group) for group in layer["kept"]),
+        mean_abs_weight=None if weights is None else tuple(tuple(group) for group in weights),
+    )

@@ -83,6 +83,15 @@ def runtime_line(result: SettingResult) -> str:
     return ", ".join(f"{names.get(key, key)} {versions[key]}" for key in order)
 
 
+def machines(results: Sequence[SettingResult]) -> list[str]:
+    """What a latency is never printed without: runtime and hardware, named by setting only where they differ."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        if result.latency is not None:
+            found.setdefault(f"{runtime_line(result)}; {hardware_line(result)}.", []).append(result.name)
+    return [f"{', '.join(names)}: {line}" if len(found) > 1 else line for line, names in found.items()]
+
+
 def to_csv(rows: Sequence[Row]) -> str:
     """The rows as CSV text; not measured is empty."""
     out = io.StringIO()

@@ -19,6 +19,11 @@ def count(value: Number) -> str:
     return f"{number:.0f}"
 
 
+def published_count(value: float) -> str:
+    """As it was published, with no digit added: 65.8e6 -> "65.8 M", 4.2e6 -> "4.2 M", 9388e6 -> "9,388 M"."""
+    return f"{value / 1e6:,.6g} M" if value < 1e9 else f"{value / 1e6:,.0f} M"
+
+
 def file_size(value: Number) -> str:
     """Bytes in units of 1000: 152300 -> "152 kB"."""
     if value is None:

@@ -150,6 +150,7 @@ def kept(setting: Setting) -> dict[str, Any]:
                 "in_channels": in_channels,
                 "out_channels": out_channels,
                 "kept": groups,
+                "mean_abs_weight": [[round(random_.random(), 4) for _ in group] for group in groups],
             }
         )
     return {"layers": layers}

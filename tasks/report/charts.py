@@ -1,0 +1,225 @@
+"""Error against cost and against latency, and the training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.report import drawing, units
+from tasks.report.read import SettingResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CURVES_PER_ROW = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A setting in a scatter plot; ``index`` picks its colour, ``x_range`` and ``y_range`` are its whiskers."""
+
+    name: str
+    index: int
+    x: float
+    y: float
+    x_range: tuple[float, float] | None
+    y_range: tuple[float, float]
+    published: float | None = None  # the published error of the same network
+
+
+def scatter(points: Sequence[Point], *, x_label: str, scale: float, line: tuple[float, str] | None = None) -> Figure:
+    """Error against ``x / scale``, each setting labelled; ``line`` is a marked x value with its name."""
+    with drawing.style():
+        figure = drawing.new_figure(5.0, 3.4)
+        axes = figure.subplots()
+        for point in points:
+            _draw_point(axes, point, scale)
+        _limits(axes, points, scale, line)
+        if line is not None:
+            _mark(axes, line[0] / scale, line[1])
+        axes.set_xlabel(x_label)
+        axes.set_ylabel("test error (top-1), %")
+        figure.canvas.draw()
+        _label_points(axes, points, scale)
+    return figure
+
+
+def _draw_point(axes: Axes, point: Point, scale: float) -> None:
+    colour = drawing.colour(point.index)
+    x = point.x / scale
+    axes.plot([x, x], point.y_range, color=colour, linewidth=1.1, alpha=0.55)
+    if point.x_range is not None:
+        axes.plot([edge / scale for edge in point.x_range], [point.y] * 2, color=colour, linewidth=1.1, alpha=0.55)
+    shape = drawing.marker(point.index)
+    axes.plot(x, point.y, shape, color=colour, markersize=8, markeredgecolor=drawing.SURFACE, markeredgewidth=1.2)
+    if point.published is not None:
+        axes.plot(x, point.published, shape, color="none", markersize=7, markeredgecolor=colour, markeredgewidth=1.3)
+
+
+def _limits(axes: Axes, points: Sequence[Point], scale: float, line: tuple[float, str] | None) -> None:
+    """From zero when the values are of one size, so that distances tell the truth; logarithmic beyond that."""
+    values = [edge / scale for point in points for edge in (point.x, *(point.x_range or ()))]
+    values += [line[0] / scale] if line is not None else []
+    if max(values) > 20 * min(values) > 0:
+        axes.set_xscale("log")
+        axes.set_xlim(min(values) / 1.6, max(values) * 2.2)
+    else:
+        axes.set_xlim(0, max(values) * 1.18)
+    top = max(max(point.y_range[1], point.published or 0) for point in points)
+    axes.set_ylim(0, max(top * 1.12, 1))
+
+
+def _mark(axes: Axes, x: float, name: str) -> None:
+    axes.axvline(x, color=drawing.MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+    axes.annotate(
+        name,
+        (x, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4, -2),
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        va="top",
+        color=drawing.MUTED,
+        fontsize=8,
+    )
+
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top in pixels
+
+
+def _label_points(axes: Axes, points: Sequence[Point], scale: float) -> None:
+    """Write each name beside its point, at the first place that covers nothing (or covers least)."""
+    taken: list[Box] = []
+    centres = []
+    for point in points:
+        x, y = axes.transData.transform((point.x / scale, point.y))
+        low, high = (axes.transData.transform((point.x / scale, edge))[1] for edge in point.y_range)
+        centres.append((x, y))
+        taken += [(x - 8, y - 8, x + 8, y + 8), (x - 1, low, x + 1, high)]
+    bounds = axes.get_window_extent()
+    frame = (bounds.x0, bounds.y0, bounds.x1, bounds.y1)
+    for point, (x, y) in zip(points, centres, strict=True):
+        box, dx, dy, align = min(_places(point.name, x, y), key=lambda place: _covered(place[0], taken, frame))
+        taken.append(box)
+        offset = (dx * 0.72, dy * 0.72)  # pixels at 100 dpi to points
+        axes.annotate(
+            point.name,
+            (point.x / scale, point.y),
+            xytext=offset,
+            textcoords="offset points",
+            ha=align,
+            va="center",
+            fontsize=8.5,
+        )
+
+
+def _places(name: str, x: float, y: float) -> list[tuple[Box, float, float, str]]:
+    """Candidate places of a label around a point, the best first: box, offset, alignment."""
+    width, height = 6.6 * len(name) + 2, 14.0
+    found = []
+    for distance in (14.0, 26.0, 40.0):
+        for dx, dy in ((1, 0), (-1, 0), (0.8, 0.9), (0.8, -0.9), (-0.8, 0.9), (-0.8, -0.9)):
+            left, middle = x + dx * distance, y + dy * distance
+            edge = left if dx > 0 else left - width
+            box = (edge, middle - height / 2, edge + width, middle + height / 2)
+            found.append((box, dx * distance, dy * distance, "left" if dx > 0 else "right"))
+    return found
+
+
+def _covered(box: Box, taken: Sequence[Box], frame: Box) -> float:
+    """The area that ``box`` shares with others, plus what sticks out of the frame, weighing more."""
+    overlap = sum(_shared(box, other) for other in taken)
+    outside = (box[2] - box[0]) * (box[3] - box[1]) - _shared(box, frame)
+    return overlap + 4 * outside
+
+
+def _shared(a: Box, b: Box) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def training_curves(results: Sequence[SettingResult], *, loss_top: float, error_top: float) -> Figure:
+    """Loss and error by epoch, a column a setting; a line where connections were dropped.
+
+    The tops of the axes are given so that several such figures can be compared.
+    """
+    with drawing.style():
+        figure = drawing.new_figure(0.6 + 2.35 * len(results), 4.1)
+        grid = figure.subplots(2, len(results), squeeze=False, sharex="col", sharey="row")
+        for column, result in enumerate(results):
+            loss, error = grid[0][column], grid[1][column]
+            loss.set_title(units.shorten(result.name, 26), pad=18)
+            _curve(loss, result, "loss")
+            _curve(error, result, "error_pct")
+            _condensing_marks(loss, result, named=True)
+            _condensing_marks(error, result, named=False)
+            error.set_xlabel("epoch")
+            error.set_xlim(0, max(row["epoch"] for row in result.history) * 1.02)
+        grid[0][0].set_ylim(0, loss_top)
+        grid[1][0].set_ylim(0, error_top)
+        grid[0][0].set_ylabel("loss")
+        grid[1][0].set_ylabel("error (top-1), %")
+        _curve_legend(figure, results)
+    return figure
+
+
+def measured_split(result: SettingResult) -> str:
+    """The images that every epoch was measured on: "validation", or "test" where none are held out."""
+    return str((result.train or {}).get("validation_split", "validation"))
+
+
+def _curve(axes: Axes, result: SettingResult, quantity: str) -> None:
+    epochs = [row["epoch"] for row in result.history]
+    dots = "o" if len(epochs) == 1 else ""
+    for index, part in enumerate(("train", "validation")):
+        values = [row[f"{part}_{quantity}"] for row in result.history]
+        axes.plot(epochs, values, marker=dots, markersize=4, color=drawing.SERIES[index])
+    drawing.only_grid(axes, "y")
+
+
+def dropping_epochs(result: SettingResult) -> list[tuple[int, int]]:
+    """(epoch, condensing stage reached in it) of every epoch in which connections were dropped."""
+    found, before = [], 0
+    for row in result.history:
+        now = int(row["condensing_stage"])
+        if now > before:
+            found.append((int(row["epoch"]), now))
+        before = now
+    return found
+
+
+def _condensing_marks(axes: Axes, result: SettingResult, *, named: bool) -> None:
+    """A line in the middle of each epoch that dropped connections, with the number of the condensing stage."""
+    for epoch, condensing_stage in dropping_epochs(result):
+        axes.axvline(epoch - 0.5, color=drawing.MUTED, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
+        if named:
+            axes.annotate(
+                str(condensing_stage),
+                (epoch - 0.5, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                color=drawing.MUTED,
+            )
+
+
+def _curve_legend(figure: Figure, results: Sequence[SettingResult]) -> None:
+    from matplotlib.lines import Line2D
+
+    parts = " or ".join(sorted({measured_split(result) for result in results}))
+    handles = [
+        Line2D([], [], color=drawing.SERIES[0], label="training images"),
+        Line2D([], [], color=drawing.SERIES[1], label=f"{parts} images"),
+    ]
+    if any(dropping_epochs(result) for result in results):
+        dashes = (0, (2, 2))
+        line = Line2D(
+            [], [], color=drawing.MUTED, linewidth=0.9, linestyle=dashes, label="condensing stage (its number)"
+        )
+        handles.append(line)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles) if len(results) > 1 else 1)
