@@ -12,7 +12,7 @@ from tasks.params import load
 from tasks.report import drawing, markdown, page
 from tasks.report.pictures import Picture, connection_maps, curves, scatters
 from tasks.report.published import Published, read_published
-from tasks.report.read import SettingResult, Study, read_study
+from tasks.report.read import Study, read_study
 from tasks.report.table import make_row, to_csv
 
 
@@ -59,27 +59,11 @@ def complete_runs(study: Study, pictures: dict[str, list[Picture]]) -> None:
             tracking.record(
                 result.run,
                 "report",
-                metrics=final_metrics(result),
-                tags={f"dvc.md5.{key}": value for key, value in result.hashes.items()},
+                metrics=tracking.final_metrics(study.params.study, result.name),
+                tags=tracking.dvc_tags(result.name),
                 artifacts=[(report, "report"), *artifacts],
                 finished=not result.missing,
             )
-
-
-def final_metrics(result: SettingResult) -> dict[str, float]:
-    """The figures that MLflow's comparison of runs is read by; what was not measured is left out."""
-    row = make_row(result)
-    names = {
-        "test_error_pct": "test_error_pct",
-        "test_top5_error_pct": "test_top5_error_pct",
-        "macs": "macs",
-        "paper_flops": "paper_flops",
-        "params": "params",
-        "latency_ms": "latency_ms",
-        "latency_ratio": "latency_ratio",
-        "file_bytes": "file_bytes",
-    }
-    return {metric: float(row[name]) for metric, name in names.items() if row[name] is not None}  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

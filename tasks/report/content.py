@@ -89,7 +89,7 @@ def _headline_row(result: SettingResult, index: int, study: Study, published: Pu
 
 
 def _accuracy(result: SettingResult) -> Json:
-    return (result.evaluation or {}).get("pytorch", {})
+    return (result.evaluation or {}).get("onnxruntime", {})
 
 
 def error_cell(result: SettingResult, name: str) -> Cell:

@@ -147,7 +147,7 @@ def _measured(model: PublishedModel, name: str, study: Study, published: Publish
     key = {f"{dataset}_error_pct": "top1_error_pct", f"{dataset}_top5_error_pct": "top5_error_pct"}.get(name)
     for result in study.results:
         if key is not None and published.match(result.setting.model, dataset) is model:
-            error = (result.evaluation or {}).get("pytorch", {}).get(key)
+            error = (result.evaluation or {}).get("onnxruntime", {}).get(key)
             return Cell(units.percent(error), result.name if error is not None else "")
     return NOT_MEASURED
 
@@ -182,7 +182,7 @@ def _own_figure(result: SettingResult, name: str) -> Cell:
     if name in ("paper_flops", "params"):
         return Cell(units.count((result.cost or {}).get("grouped", {}).get(name)))
     key = "top5_error_pct" if "top5" in name else "top1_error_pct"
-    return Cell(units.percent((result.evaluation or {}).get("pytorch", {}).get(key)))
+    return Cell(units.percent((result.evaluation or {}).get("onnxruntime", {}).get(key)))
 
 
 def runs(study: Study) -> Table:
@@ -242,7 +242,7 @@ def summary(study: Study) -> str:
     dear = max(ready, key=lambda r: r.cost["grouped"]["macs"])  # type: ignore[index]
     cheap = min(ready, key=lambda r: r.cost["grouped"]["macs"])  # type: ignore[index]
     share = cheap.cost["grouped"]["macs"] / dear.cost["grouped"]["macs"]  # type: ignore[index]
-    errors = [r.evaluation["pytorch"]["top1_error_pct"] for r in (cheap, dear)]  # type: ignore[index]
+    errors = [r.evaluation["onnxruntime"]["top1_error_pct"] for r in (cheap, dear)]  # type: ignore[index]
     images = [r.evaluation["images"] for r in (cheap, dear)]  # type: ignore[index]
     ranges = [units.wilson_interval_pct(error, count) for error, count in zip(errors, images, strict=True)]
     overlap = ranges[0][0] <= ranges[1][1] and ranges[1][0] <= ranges[0][1]

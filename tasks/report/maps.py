@@ -92,7 +92,7 @@ def kept_strips(layers: Sequence[LayerConnections]) -> Figure:
         figure = drawing.new_figure(8.6, min(11.0, 0.75 + max(0.05 * height, 0.17 * len(layers))))
         axes = figure.subplots()
         axes.imshow(image, interpolation="none", aspect="auto", extent=(0, width, height, 0))
-            _strip_axes(axes, layers, centres)
+        _strip_axes(axes, layers, centres)
         _block_borders(axes, layers[-1])
     return figure
 

@@ -68,7 +68,7 @@ def _point(
     result: SettingResult, index: int, x: float, x_range: tuple[float, float] | None, published: float | None
 ) -> Point:
     assert result.evaluation is not None
-    error = result.evaluation["pytorch"]["top1_error_pct"]
+    error = result.evaluation["onnxruntime"]["top1_error_pct"]
     interval = units.wilson_interval_pct(error, result.evaluation["images"])
     return Point(name=result.name, index=index, x=x, y=error, x_range=x_range, y_range=interval, published=published)
 
@@ -115,7 +115,9 @@ def connection_maps(study: Study) -> list[Picture]:
         if not result.kept:
             continue
         layers = connections(result.setting.model, result.kept)
-        said = f"{result.name}: {len(layers)} layers keep {100 * mean_share(layers):.0f}% of their connections on average"
+        said = (
+            f"{result.name}: {len(layers)} layers keep {100 * mean_share(layers):.0f}% of their connections on average"
+        )
         found.append(
             Picture(
                 key=f"map-{result.name}",

@@ -34,7 +34,7 @@ def make_row(result: SettingResult) -> dict[str, Value]:
     """One row of the table: the grouped form's cost, and the latency of batch 1 on one thread."""
     model = result.setting.model
     grouped = (result.cost or {}).get("grouped", {})
-    accuracy = (result.evaluation or {}).get("pytorch", {})
+    accuracy = (result.evaluation or {}).get("onnxruntime", {})
     latency = result.latency_row() or {}
     return {
         "setting": result.name,
