@@ -1,0 +1,74 @@
+"""Checkpoints of a training in progress: whole or not there, and checked when they are read.
+
+A folder holds the last two, ``checkpoint-<step>-<checksum>.pt``, where the checksum is the start of the file's
+sha256. ``torch.load(path, weights_only=True)`` reads one: tensors and plain data, never code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condensenet.storage import write_atomically
+
+KEPT = 2  # a damaged newest one falls back to the one before
+CHECKSUM_DIGITS = 16
+NAME = re.compile(rf"checkpoint-(\d+)-([0-9a-f]{{{CHECKSUM_DIGITS}}})\.pt")
+
+log = logging.getLogger(__name__)
+
+
+def save(folder: Path, step: int, content: dict[str, Any]) -> Path:
+    """Write the checkpoint of ``step`` and remove all but the last two. ``OSError`` (disk full) leaves the old ones."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getvalue()
+    path = folder / f"checkpoint-{step:08d}-{_checksum(data)}.pt"
+    write_atomically(path, data)
+    for old in _newest_first(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+    for partial in folder.glob(".checkpoint-*.tmp"):  # of a process that was killed: only one writes in a folder
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole, or None. Each damaged one is named in a warning and passed over."""
+    for path in _newest_first(folder):
+        try:
+            return _load(path)
+        except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            log.warning("checkpoint %s is damaged (%s): taking the one before", path.name, _one_line(error))
+            path.replace(path.with_suffix(".damaged"))  # no longer one of those that are kept
+    return None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    match = NAME.fullmatch(path.name)
+    if match is None or _checksum(data) != match[2]:
+        raise ValueError("its checksum differs")
+    content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}")
+    return content
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("checkpoint-*.pt") if NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]), reverse=True)  # type: ignore[index]
+
+
+def _checksum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:CHECKSUM_DIGITS]
+
+
+def _one_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

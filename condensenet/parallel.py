@@ -1,0 +1,74 @@
+"""What the processes of one training exchange. Without an initialised process group all of it is a no-op.
+
+Gradients are averaged as one flat vector, in the order of the parameters. A vector of one fixed layout is summed in
+one fixed order, so a resumed training adds up as the uninterrupted one did, with any number of processes
+(DistributedDataParallel rearranges its buckets after the first step, and with them the order for more than two).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def average_(tensors: Sequence[Tensor]) -> None:
+    """Replace each float32 tensor by its mean over all ranks: one collective for all of them."""
+    if world_size() == 1:
+        return
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    with torch.no_grad():
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def sum_(tensor: Tensor) -> None:
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+
+
+def broadcast_(tensors: Iterable[Tensor]) -> None:
+    """Give every rank the tensors of rank 0."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)
+
+
+def from_rank_0(value: T) -> T:
+    """What rank 0 gives, on every rank: tensors (on the CPU) and plain data."""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def check_same(tensors: Iterable[Tensor], what: str) -> None:
+    """Raise ``RuntimeError`` on every rank when the tensors of one differ in a bit from those of rank 0."""
+    if world_size() == 1:
+        return
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    own = torch.tensor(list(digest.digest()), dtype=torch.uint8, device=device)
+    others = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(others, own)
+    different = [number for number, other in enumerate(others) if not torch.equal(other, others[0])]
+    if different:
+        raise RuntimeError(f"{what} of rank {different} differ from those of rank 0")

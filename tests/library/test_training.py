@@ -1,0 +1,269 @@
+"""The training loop: its schedule by hand, exact resume, condensing, and what stops it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from condensenet import CondenseNet, ModelConfig, training
+from condensenet.config import AugmentConfig, TrainConfig
+from condensenet.data import PreparedData, write_prepared
+from condensenet.optimizer import NesterovSGD
+from condensenet.training import TrainingStopped, cosine_learning_rate, evaluate, fit, kept_pct
+
+MODEL = ModelConfig(
+    block_depths=(2, 1),
+    growth_rates=(4, 8),
+    groups_1x1=2,
+    groups_3x3=2,
+    condensation_factor=4,
+    bottleneck=2,
+    num_classes=3,
+    in_channels=1,
+    dropout=0.1,
+)
+TRAIN = TrainConfig(epochs=4, batch_size=8, group_lasso_weight=1e-4, label_smoothing=0.1, checkpoint_every_steps=3)
+AUGMENT = AugmentConfig(crop="pad", pad=1)
+STEPS = 5  # an epoch of 40 images
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> PreparedData:
+    """Three classes that a small network tells apart: bright rows, bright columns, and neither."""
+    generator = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("data") / "data"
+
+    def images(count):
+        labels = np.arange(count) % 3
+        pixels = generator.integers(0, 100, (count, 1, 8, 8))
+        pixels[labels == 0, :, 2:4, :] += 150
+        pixels[labels == 1, :, :, 2:4] += 150
+        return pixels.astype(np.uint8), labels
+
+    splits = {"train": images(43), "validation": images(20), "test": images(9)}
+    write_prepared(root, splits, name="stripes", classes=["rows", "columns", "neither"])
+    return PreparedData(root)
+
+
+def new_model(config: ModelConfig = MODEL) -> CondenseNet:
+    torch.manual_seed(1)
+    return CondenseNet(config)
+
+
+def bits(model: CondenseNet) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
+
+
+def without_time(history) -> list[dict]:
+    return [asdict(replace(row, seconds=0.0)) for row in history]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data):
+    model = new_model()
+    history = list(fit(model, data, AUGMENT, TRAIN))
+    return bits(model), without_time(history)
+
+
+class Killed(BaseException):
+    pass
+
+
+def train_until(step: int, data, folder: Path, monkeypatch, config: TrainConfig = TRAIN) -> None:
+    """Train in ``folder`` and die before step ``step``, wherever that is."""
+    original = training._Run.train_step
+
+    def train_step(self, images, labels):
+        if self.step >= step:
+            raise Killed
+        original(self, images, labels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "train_step", train_step)
+        with pytest.raises(Killed):
+            list(fit(new_model(), data, AUGMENT, config, checkpoints=folder))
+
+
+def test_learning_rate_is_a_half_cosine():
+    assert cosine_learning_rate(0.1, 0) == 0.1
+    assert cosine_learning_rate(0.1, 0.5) == pytest.approx(0.05)
+    assert cosine_learning_rate(0.1, 1 / 3) == pytest.approx(0.075)
+    assert cosine_learning_rate(0.1, 1) == pytest.approx(0, abs=1e-12)
+
+
+def test_loss_falls_and_history_names_the_condensing_stages(data):
+    model = new_model()
+    history = list(fit(model, data, AUGMENT, replace(TRAIN, epochs=8)))
+    assert [row.epoch for row in history] == list(range(1, 9))
+    # 40 steps, three drops at progress 1/6, 2/6 and 3/6: before steps 7, 14 and 20
+    assert [row.condensing_stage for row in history] == [0, 1, 2, 2, 3, 3, 3, 3]
+    assert [row.kept_pct for row in history] == [100, 75, 50, 50, 25, 25, 25, 25]
+    assert history[-1].train_loss < 0.7 * history[0].train_loss
+    assert history[-1].learning_rate == pytest.approx(cosine_learning_rate(0.1, 39 / 40))
+    assert model.is_condensed
+    assert kept_pct(model) == 25
+
+
+def test_drop_due_at_the_very_end_is_done(data):
+    model = new_model()
+    history = list(fit(model, data, AUGMENT, replace(TRAIN, epochs=1, condensing_share=1.0)))
+    assert model.is_condensed
+    assert history[-1].condensing_stage == 3
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 10, 11, 12, 17, 19])
+def test_resume_gives_the_same_bits(step, data, uninterrupted, tmp_path, monkeypatch):
+    """Killed before the first checkpoint, inside epochs, at their ends, and at condensing boundaries (4, 7, 10)."""
+    train_until(step, data, tmp_path, monkeypatch)
+    model = new_model()
+    history = list(fit(model, data, AUGMENT, TRAIN, checkpoints=tmp_path))
+    weights, rows = uninterrupted
+    assert bits(model) == weights
+    assert without_time(history) == rows
+
+
+def test_killed_at_every_third_step_gives_the_same_bits(data, uninterrupted, tmp_path, monkeypatch):
+    for step in range(4, 20, 3):
+        train_until(step, data, tmp_path, monkeypatch)
+    model = new_model()
+    list(fit(model, data, AUGMENT, TRAIN, checkpoints=tmp_path))
+    assert bits(model) == uninterrupted[0]
+
+
+def test_closed_generator_resumes(data, uninterrupted, tmp_path):
+    epochs = fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path)
+    next(epochs)
+    epochs.close()
+    model = new_model()
+    history = list(fit(model, data, AUGMENT, TRAIN, checkpoints=tmp_path))
+    assert bits(model) == uninterrupted[0]
+    assert without_time(history) == uninterrupted[1]
+
+
+def test_finished_training_gives_its_history_again_and_trains_nothing(data, uninterrupted, tmp_path):
+    first = list(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
+    model = new_model()
+    assert list(fit(model, data, AUGMENT, TRAIN, checkpoints=tmp_path)) == first
+    assert bits(model) == uninterrupted[0]
+
+
+def test_dropped_weights_stay_zero(data):
+    model = new_model()
+    list(fit(model, data, AUGMENT, TRAIN))
+    for layer in model.learned_layers():
+        dropped = layer.full_weight[~layer.mask]
+        assert len(dropped) == 0.75 * layer.full_weight.numel()
+        assert not dropped.any()
+
+
+def test_group_lasso_is_off_after_the_last_condensing_stage(data, tmp_path):
+    """Two trainings that differ in the lasso's weight from the last drop on are equal."""
+
+    def trained(late_weight):
+        config = replace(TRAIN, epochs=2)
+        model = new_model()
+        original = training.group_lasso
+        try:
+            training.group_lasso = lambda m: (late_weight if m.is_condensed else 1.0) * original(m)
+            list(fit(model, data, AUGMENT, config))
+        finally:
+            training.group_lasso = original
+        return bits(model)
+
+    assert trained(1.0) == trained(1e6)
+
+
+def test_resume_under_other_parameters_is_refused_with_the_difference(data, tmp_path):
+    next(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
+    with pytest.raises(ValueError, match=r"train\.learning_rate is 0\.2, was 0\.1; train\.seed is 5, was 0"):
+        next(fit(new_model(), data, AUGMENT, replace(TRAIN, learning_rate=0.2, seed=5), checkpoints=tmp_path))
+    other = replace(MODEL, condensation_factor=2)
+    with pytest.raises(ValueError, match=r"model\.condensation_factor is 2, was 4"):
+        next(fit(new_model(other), data, AUGMENT, TRAIN, checkpoints=tmp_path))
+
+
+def test_how_often_checkpoints_are_written_changes_nothing(data, uninterrupted, tmp_path, monkeypatch):
+    train_until(9, data, tmp_path, monkeypatch)
+    model = new_model()
+    list(fit(model, data, AUGMENT, replace(TRAIN, checkpoint_every_steps=1000), checkpoints=tmp_path))
+    assert bits(model) == uninterrupted[0]
+
+
+def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch):
+    original = training._Run.train_step
+
+    def train_step(self, images, labels):
+        original(self, images * float("nan") if self.step == 7 else images, labels)
+
+    monkeypatch.setattr(training._Run, "train_step", train_step)
+    with pytest.raises(TrainingStopped, match=r"not finite at step 7 \(epoch 2\)"):
+        list(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
+    assert [path.name.split("-")[1] for path in sorted(tmp_path.glob("*.pt"))] == ["00000005", "00000006"]
+
+
+def test_images_that_do_not_fit_the_model_are_refused(data):
+    with pytest.raises(ValueError, match="num_classes=4 is not allowed"):
+        next(fit(CondenseNet(replace(MODEL, num_classes=4)), data, AUGMENT, TRAIN))
+
+
+def test_evaluate_by_hand(data):
+    class Always(torch.nn.Module):
+        def forward(self, images):
+            return torch.tensor([[0.0, 2.0, 0.0]]).expand(len(images), 3)
+
+    loss, error_pct = evaluate(Always(), data.split("test"), batch_size=4)
+    assert error_pct == pytest.approx(100 * 6 / 9)
+    normaliser = np.log(np.exp(2) + 2)
+    assert loss == pytest.approx((3 * (normaliser - 2) + 6 * normaliser) / 9)
+
+
+def test_bf16_trains(data):
+    history = list(fit(new_model(), data, AUGMENT, replace(TRAIN, epochs=6, precision="bf16")))
+    assert history[-1].train_loss < history[0].train_loss
+
+
+def test_optimizer_is_torchs_sgd():
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(6, 5, generator=generator)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    optimizer = NesterovSGD([ours], momentum=0.9, weight_decay=0.01)
+    reference = torch.optim.SGD([theirs], lr=1.0, momentum=0.9, weight_decay=0.01, nesterov=True)
+    for learning_rate in (0.5, 0.3, 0.1):
+        gradient = torch.randn(6, 5, generator=generator)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        optimizer.step(learning_rate)
+        reference.param_groups[0]["lr"] = learning_rate
+        reference.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_optimizer_without_momentum_steps_down_the_gradient():
+    parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    parameter.grad = torch.tensor([0.5, 0.5])
+    NesterovSGD([parameter], momentum=0.0, weight_decay=0.1).step(0.1)
+    # 1 - 0.1 * (0.5 + 0.1 * 1) and -2 - 0.1 * (0.5 - 0.1 * 2)
+    torch.testing.assert_close(parameter.detach(), torch.tensor([0.94, -2.03]))
+
+
+def test_optimizer_forgets_the_momentum_of_what_is_dropped():
+    parameter = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+    optimizer = NesterovSGD([parameter], momentum=0.9, weight_decay=0.1)
+    parameter.grad = torch.tensor([1.0, 1.0])
+    optimizer.step(0.1)
+    optimizer.forget(parameter, torch.tensor([True, False]))
+    parameter.grad = torch.tensor([1.0, 0.0])
+    optimizer.step(0.1)
+    assert parameter[1] == 0
+    assert parameter[0] < 0.8
