@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from condensenet.data import Manifest, write_prepared
 from tasks import params as parameters
+from tasks import sources, tracking
 from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.params import Params
-from tasks.sources.base import Source, check_labels, hold_out
-
-MODULES = {"digits": "digits"}
+from tasks.sources.base import Source, check_filled, hold_out
+from tasks.sources.streaming import write_streams
 
 
 def main() -> None:
     params = parameters.load()
+    tracking.initialise()  # before several settings train at once
     manifest = prepare(params, params.paths.data)
     say(f"{params.paths.data}: {summary(manifest)}")
 
@@ -32,24 +31,43 @@ def summary(manifest: Manifest) -> str:
 
 def prepare(params: Params, root: Path) -> Manifest:
     """Prepare the images of ``params.data`` into the folder ``root``; raises ``UserError``."""
-    source: Source = import_module(f"tasks.sources.{MODULES[params.data.source]}").read(params.data)
-    check_labels(source, allow_empty_classes=False)
-    held = hold_out(source.parts["train"].labels, params.data.validation_images, "validation")
-    return _write_arrays(params, source, held, root)
+    source = sources.read(params.data)
+    _check_settings(params, len(source.classes))
+    check_filled(source, allow_empty_classes=params.data.allow_empty_classes)
+    held = hold_out(source.train.labels, params.data.validation_images, "validation")
+    if isinstance(source.train.images, np.ndarray):
+        return _write_arrays(params, source, held, root)
+    return write_streams(params.study, params.data, source, held, root)
+
+
+def _check_settings(params: Params, num_classes: int) -> None:
+    """Refuse a setting whose network cannot take these images; ``train`` checks again what it is given."""
+    for setting in params.settings.values():
+        model = setting.model
+        if model.num_classes != num_classes:
+            raise UserError(
+                f"settings.{setting.name}: num_classes={model.num_classes} is not allowed: the data has {num_classes}"
+            )
+        if model.in_channels != params.data.channels:
+            raise UserError(
+                f"settings.{setting.name}: in_channels={model.in_channels} is not allowed: "
+                f"data.channels={params.data.channels}"
+            )
 
 
 def _write_arrays(params: Params, source: Source, held: np.ndarray, root: Path) -> Manifest:
-    train, test = source.parts["train"], source.parts["test"]
-    images: Any = train.images
-    splits: dict[str, tuple[Any, np.ndarray]] = {
-        "train": (images[~held], train.labels[~held]),
-        "validation": (images[held], train.labels[held]),
-        "test": (test.images, test.labels),
+    images, test_images = np.asarray(source.train.images), np.asarray(source.test.images)
+    channels, size = images.shape[1:3]
+    for key, found in (("image_size", size), ("channels", channels)):
+        if (said := getattr(params.data, key)) != found:
+            raise UserError(f"data: {key}={said} is not allowed with source={params.data.source}: it is {found}")
+    labels = source.train.labels
+    splits = {
+        "train": (images[~held], labels[~held]),
+        "validation": (images[held], labels[held]),
+        "test": (test_images, source.test.labels),
     }
-    try:
-        return write_prepared(root, splits, name=params.study, classes=source.classes, source=source.facts)
-    except ValueError as error:
-        raise UserError(f"{train.place}: {error}") from None
+    return write_prepared(root, splits, name=params.study, classes=source.classes, source=source.facts)
 
 
 if __name__ == "__main__":

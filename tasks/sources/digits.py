@@ -25,9 +25,7 @@ def read(data: DataParams) -> Source:
     place = "scikit-learn's digits"
     return Source(
         classes=tuple(str(name) for name in bunch.target_names),
-        parts={
-            "train": Part(place, labels[~test], images[~test]),
-            "test": Part(place, labels[test], images[test]),
-        },
+        train=Part(place, labels[~test], images[~test]),
+        test=Part(place, labels[test], images[test]),
         facts={"origin": "sklearn.datasets.load_digits"},
     )

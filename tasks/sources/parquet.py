@@ -1,0 +1,121 @@
+"""Parquet shards of encoded images: ``image: struct{bytes, path}``, ``label: int64``, class names in the metadata.
+
+That is how Hugging Face hands out image sets, ImageNet among them. The class names are a JSON list under
+``class_names`` in the schema's metadata, or the names of the label's ``ClassLabel`` under ``huggingface``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.errors import UserError
+from tasks.params import DataParams
+from tasks.sources.base import Part, Source, check_range, given_path
+
+ROWS_AT_A_TIME = 64
+
+
+def read(data: DataParams) -> Source:
+    root = given_path(data)
+    shards = {key: _shards(root, getattr(data, key), key) for key in ("train", "test")}
+    classes = _class_names(shards["train"][0])
+    parts = {}
+    for key, files in shards.items():
+        labels = [_labels(file, classes) for file in files]
+        place = str(files[0]) if len(files) == 1 else f"{root}/{getattr(data, key)}"
+        parts[key] = Part(place, np.concatenate(labels), partial(_stream, files))
+    facts = {
+        key: [{"file": file.name, "bytes": file.stat().st_size} for file in files] for key, files in shards.items()
+    }
+    return Source(classes=classes, train=parts["train"], test=parts["test"], facts=facts)
+
+
+def _shards(root: Path, pattern: str, key: str) -> list[Path]:
+    """The files that a name, a glob, or several of them with commas between, mean: those of a glob in sorted order."""
+    files: list[Path] = []
+    for piece in pattern.split(","):
+        found = sorted(path for path in root.glob(piece.strip()) if path.is_file())
+        if not found:
+            raise UserError(f"data.{key}={piece.strip()} is no file in {root}")
+        files += found
+    return files
+
+
+def _open(path: Path) -> Any:
+    """The file, its columns checked."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a whole Parquet file: {_first_line(error)}") from None
+    schema = file.schema_arrow
+    names = schema.names
+    if "image" not in names or not pa.types.is_struct(schema.field("image").type):
+        raise UserError(f"{path}: column image (a struct of bytes and path) is missing: it has {', '.join(names)}")
+    if "bytes" not in {field.name for field in schema.field("image").type}:
+        raise UserError(f"{path}: column image has no field bytes: it is {schema.field('image').type}")
+    if "label" not in names or not pa.types.is_integer(schema.field("label").type):
+        raise UserError(f"{path}: column label (whole numbers) is missing: it has {', '.join(names)}")
+    return file
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    metadata = _open(path).schema_arrow.metadata or {}
+    try:
+        if b"class_names" in metadata:
+            names = json.loads(metadata[b"class_names"])
+        else:
+            names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+    except (KeyError, TypeError, ValueError):
+        names = None
+    if not isinstance(names, list) or not names:
+        raise UserError(f"{path}: its metadata names no classes: class_names must hold a JSON list of them")
+    return tuple(str(name) for name in names)
+
+
+def _labels(path: Path, classes: tuple[str, ...]) -> np.ndarray:
+    """int64 (rows,), checked, as are the shard's class names."""
+    import pyarrow as pa
+
+    file = _open(path)
+    if (own := _class_names(path)) != classes:
+        raise UserError(f"{path}: its {len(own)} class names are not the {len(classes)} of the first training file")
+    try:
+        column = file.read(columns=["label"]).column("label")
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is damaged: {_first_line(error)}") from None
+    if column.null_count:
+        raise UserError(f"{path}: {column.null_count} rows have no label")
+    labels = column.to_numpy().astype(np.int64)
+    check_range(str(path), labels, len(classes))
+    return labels
+
+
+def _stream(files: list[Path]) -> Iterator[tuple[str, bytes]]:
+    for path in files:
+        for number, image in enumerate(_rows(path)):
+            image = image or {}
+            yield f"{path.name} row {number} ({image.get('path') or 'without a path'})", image.get("bytes") or b""
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any] | None]:
+    import pyarrow as pa
+
+    file = _open(path)
+    try:
+        for batch in file.iter_batches(ROWS_AT_A_TIME, columns=["image"]):
+            yield from batch.column(0).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is damaged: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].strip()
