@@ -1,0 +1,102 @@
+"""convert: the trained model in grouped form, checked to be equal, with its cost and the map of what it kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condensenet.convert import convert
+from condensenet.cost import count_cost
+from condensenet.layers import LearnedGroups
+from condensenet.models.condensenet import CondenseNet
+from condensenet.storage import load_model, save_model, write_atomically
+from tasks import machine, paths, tracking
+from tasks import params as parameters
+from tasks.console import say
+from tasks.errors import UserError, run_main
+
+TOLERANCE = 1e-5  # of the largest difference of a logit, relative to the largest logit
+IMAGES = 8
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise UserError("usage: python -m tasks.convert SETTING")
+    params = parameters.load()
+    setting = params.setting(sys.argv[1])
+    trained = params.paths.setting("train", setting.name)
+    folder = params.paths.setting("convert", setting.name)
+    with machine.shared():
+        model = read_model(trained / paths.MODEL)
+        cost = convert_to(folder, model, params.data.image_size)
+    grouped = cost["grouped"]
+    say(f"{folder}: {grouped['macs']:,} MACs, {grouped['params']:,} parameters, equal to {TOLERANCE:g}")
+    run = json.loads((trained / paths.RUN).read_text())
+    metrics = {name: grouped[name] for name in ("macs", "paper_flops", "params")}
+    tracking.record(run, "convert", metrics=metrics, artifacts=[(folder / paths.KEPT, "convert")])
+
+
+def read_model(path: Path) -> CondenseNet:
+    try:
+        return load_model(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: train this setting first") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def convert_to(folder: Path, model: CondenseNet, image_size: int) -> dict[str, Any]:
+    """Write the grouped form, ``cost.json`` (returned) and ``kept.json``; nothing if the two forms differ."""
+    try:
+        grouped = convert(model)
+    except ValueError as error:
+        raise UserError(f"{folder.name}: {error}") from None
+    difference = relative_difference(model, grouped, image_size)
+    if not difference <= TOLERANCE:
+        raise UserError(f"{folder.name}: the grouped form differs by {difference:.2g}, allowed is {TOLERANCE:g}")
+    cost = {
+        "training": dataclasses.asdict(count_cost(model, image_size)),
+        "grouped": dataclasses.asdict(count_cost(grouped, image_size)),
+        "max_relative_difference": difference,
+    }
+    save_model(grouped, folder / paths.MODEL)
+    _write_json(folder / paths.COST, cost)
+    _write_json(folder / paths.KEPT, {"layers": kept_inputs(model)})
+    return cost
+
+
+@torch.inference_mode()
+def relative_difference(model: CondenseNet, grouped: CondenseNet, image_size: int) -> float:
+    """Largest difference of the two forms' logits for random images, relative to the largest logit."""
+    shape = (IMAGES, model.config.in_channels, image_size, image_size)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    expected, actual = model.eval()(images), grouped.eval()(images)
+    return float((actual - expected).abs().max() / expected.abs().max())
+
+
+def kept_inputs(model: CondenseNet) -> list[dict[str, Any]]:
+    """Of every learned layer, in the order of the forward pass: the inputs that each group keeps."""
+    return [
+        {
+            "name": place,
+            "groups": layer.groups,
+            "in_channels": layer.in_channels,
+            "out_channels": layer.out_channels,
+            "kept": layer.kept_inputs().tolist(),
+        }
+        for place, layer in model.places()
+        if isinstance(layer, LearnedGroups)
+    ]
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    run_main(main)
