@@ -10,8 +10,8 @@ The convention:
   reshaping count nothing, as with the authors.
 - The training form counts as if every drop were done, also before condensing: 1/C of each learned layer's weights.
 
-The network is run once on shapes alone, with one image, and every operator that runs is looked up. One that has no
-entry here is an error, not a guess. Source: the authors' ``utils.py``, whose figures come out to the digit.
+The network is run once, on an image of zeros, and every operator that runs is looked up, also those that no module
+stands for. One that has no entry here is an error, not a guess. Source: the authors' ``utils.py``, whose figures come out to the digit.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def count_cost(model: nn.Module, input_size: int | Sequence[int]) -> Cost:
     Raises ``ValueError`` naming the operators if some cannot be counted.
     """
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-    shadow = copy.deepcopy(model).to("meta").eval()
-    image = torch.empty(1, _in_channels(model), height, width, device="meta", dtype=_dtype(model))
+    shadow = copy.deepcopy(model).eval()
+    weight = next(shadow.parameters())
+    image = torch.zeros(1, _in_channels(model), height, width, dtype=weight.dtype, device=weight.device)
     counter = _Counter()
     with torch.no_grad(), _kept_shares(shadow, counter), counter:
         shadow(image)
@@ -179,6 +180,10 @@ class _Counter(TorchDispatchMode):
         self.unknown: set[str] = set()
         self.condensation_factor = 1  # of the learned layer that is running
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True, the default, imports torch._dynamo: 3 s in every process that counts
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -219,7 +224,3 @@ def _in_channels(model: nn.Module) -> int:
     if first is None:
         raise ValueError(f"{type(model).__name__} has no Conv2d: its input channels are not known")
     return first.in_channels
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next(model.parameters()).dtype

@@ -26,7 +26,7 @@ from condensenet.config import ModelConfig
 from condensenet.convert import PER_CHANNEL
 from condensenet.layers import CondensedGroupConv, CondensedLinear, LearnedGroupConv, LearnedLinear, NormReluConv
 from condensenet.models.condensenet import CondenseNet, Form
-from condensenet.storage import build_model
+from condensenet.storage import build_model, new_model
 
 State = dict[str, Tensor]
 LAYER = re.compile(
@@ -51,8 +51,7 @@ def load_authors_checkpoint(
     form: Form = "grouped" if any("index" in tensors for tensors in layers.values()) else "training"
     if form == "grouped":
         config = dataclasses.replace(config, condense_classifier="index" in layers.get("classifier", {}))
-    with torch.device("meta"):
-        model = CondenseNet(config, form)
+    model = new_model(config, form)
     state: State = {}
     for expected, found in zip_longest(_named_layers(model), layers):
         if expected is None or found != expected[0]:

@@ -48,11 +48,19 @@ def load_model(path: Path | str) -> CondenseNet:
 
 
 def build_model(config: ModelConfig, form: Form, state_dict: dict[str, Any]) -> CondenseNet:
-    """A model in evaluation mode that holds these tensors themselves; draws no random numbers."""
-    with torch.device("meta"):
-        model = CondenseNet(config, form)
+    """A model in evaluation mode that holds these tensors themselves, on their device."""
+    model = new_model(config, form)
     model.load_state_dict(state_dict, assign=True)
     return model.eval()
+
+
+def new_model(config: ModelConfig, form: Form) -> CondenseNet:
+    """A model whose weights are about to be replaced: torch's random state is left as it was.
+
+    Not on the meta device, whose first use imports another 4 s of torch.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        return CondenseNet(config, form)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
