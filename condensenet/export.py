@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -107,6 +107,23 @@ def _needs(module: str) -> Any:
         raise ImportError(f"export_onnx needs {module}: pip install onnx onnxscript") from error
 
 
+def torch_logits(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Images (N, C, H, W) to logits (N, classes) by a copy of ``model`` on the CPU, in evaluation mode."""
+    model = copy.deepcopy(model).cpu().eval()
+
+    def logits(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model(images)
+
+    return logits
+
+
+def onnx_logits(path: str | Path) -> Callable[[Tensor], Tensor]:
+    """The same by the file at ``path``. Raises ``ValueError`` if it cannot be loaded, ``ImportError`` likewise."""
+    session = open_session(path)
+    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
+
+
 @dataclass(frozen=True)
 class Difference:
     """How far apart two sets of logits are, over all images and classes.
@@ -128,13 +145,10 @@ def compare_onnx(
     ``batches`` are images (N, C, H, W), float32. Raises ``ValueError`` with both differences if the relative one
     passes ``tolerance`` or a logit is not finite, and if there is no image; ``ImportError`` without onnxruntime.
     """
-    session = open_session(path)
-    model = copy.deepcopy(model).cpu().eval()
+    expect, find = torch_logits(model), onnx_logits(path)
     images, largest, furthest = 0, torch.tensor(0.0), torch.tensor(0.0)
     for batch in batches:
-        with torch.inference_mode():
-            expected = model(batch)
-        found = torch.from_numpy(session.run([OUTPUT], {INPUT: batch.numpy()})[0])
+        expected, found = expect(batch), find(batch)
         if found.shape != expected.shape:
             raise ValueError(f"{path} gives logits of shape {tuple(found.shape)}, PyTorch {tuple(expected.shape)}")
         images += len(batch)

@@ -120,7 +120,7 @@ def measure_latency(
     for count in dict.fromkeys(number or usable_cores() for number in threads):
         sessions = {name: open_session(models[name], count) for name in dict.fromkeys((yardstick, *models))}
         for batch in dict.fromkeys(batch_sizes):
-            images = np.random.default_rng(0).standard_normal((batch, *_input_shape(sessions)), dtype=np.float32)
+            images = np.random.default_rng(0).standard_normal((batch, *_common_shape(sessions)), dtype=np.float32)
             times_ms = _rounds(sessions, images, runs, warmup)
             rows += [
                 summarise(name, batch, count, times_ms[name], times_ms[yardstick])
@@ -130,8 +130,17 @@ def measure_latency(
     return rows
 
 
-def _input_shape(sessions: Mapping[str, Any]) -> tuple[int, ...]:
-    shapes = {name: tuple(session.get_inputs()[0].shape[1:]) for name, session in sessions.items()}
+def input_shape(path: str | Path) -> tuple[int, ...]:
+    """The shape (channels, height, width) of one image of the file at ``path``."""
+    return _image_shape(open_session(path, threads=1))
+
+
+def _image_shape(session: Any) -> tuple[int, ...]:
+    return tuple(session.get_inputs()[0].shape[1:])
+
+
+def _common_shape(sessions: Mapping[str, Any]) -> tuple[int, ...]:
+    shapes = {name: _image_shape(session) for name, session in sessions.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"the models take images of different shapes, so their times do not compare: {shapes}")
     return next(iter(shapes.values()))

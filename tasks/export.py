@@ -25,14 +25,14 @@ BATCH_SIZE = 64
 def main() -> None:
     params, setting = inputs.stage_arguments()
     run = inputs.read_run(params, setting)
+    path = params.paths.setting("export", setting.name) / paths.ONNX
     with machine.shared():
         facts = export(params, setting, run)
-    folder = params.paths.setting("export", setting.name)
-    say(
-        f"{folder / paths.ONNX}: {facts['file_bytes']:,} bytes; {facts['images_compared']} test images compared, "
-        f"largest relative difference {facts['max_relative_difference']:.2g}"
-    )
-    tracking.record(run, "export", metrics=export_metrics(facts), onnx_model=folder / paths.ONNX)
+        say(
+            f"{path}: {facts['file_bytes']:,} bytes; {facts['images_compared']} test images compared, "
+            f"largest relative difference {facts['max_relative_difference']:.2g}"
+        )
+        tracking.record(run, "export", metrics=export_metrics(facts), onnx_model=path)
 
 
 def export(params: Params, setting: Setting, run: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def export(params: Params, setting: Setting, run: dict[str, Any]) -> dict[str, A
             model, folder / paths.ONNX, size, opset=opset, metadata=describe(model, data.manifest, run, setting)
         )
         try:
-            difference = compare_onnx(model, path, test_images(data.split("test"), f"compare {setting.name}"))
+            difference = compare_onnx(model, path, _images(data.split("test"), f"compare {setting.name}"))
         except ValueError:
             path.unlink()  # a file that was not proved equal is not left lying about
             raise
@@ -57,12 +57,11 @@ def export(params: Params, setting: Setting, run: dict[str, Any]) -> dict[str, A
 
 def describe(model: CondenseNet, manifest: Manifest, run: dict[str, Any], setting: Setting) -> dict[str, Any]:
     """The file's metadata: what it is, what it costs, where it is from, and how to feed it."""
-    config = setting.model
-    return {
+    facts = {
         "study": run["study"],
         "setting": setting.name,
-        "groups_1x1": config.groups_1x1,
-        "condensation_factor": config.condensation_factor,
+        "groups_1x1": model.config.groups_1x1,
+        "condensation_factor": model.config.condensation_factor,
         **dataclasses.asdict(count_cost(model, manifest.image_size)),
         "execution_id": run["execution_id"],
         "git_commit": run["git_commit"],
@@ -74,9 +73,10 @@ def describe(model: CondenseNet, manifest: Manifest, run: dict[str, Any], settin
         "input": "image: float32 (batch, channel, row, column), each channel (pixel / 255 - mean) / std",
         "output": "logits: float32 (batch, class), before softmax",
     }
+    return {key: value for key, value in facts.items() if value is not None}  # no commit outside a repository
 
 
-def test_images(split: ImageSplit, label: str) -> Iterator[Tensor]:
+def _images(split: ImageSplit, label: str) -> Iterator[Tensor]:
     batches = evaluation_batches(split, BATCH_SIZE)
     for images, _ in progress(batches, total=-(-len(split) // BATCH_SIZE), label=label):
         yield images

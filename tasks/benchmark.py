@@ -1,0 +1,73 @@
+"""benchmark: the exported model's latency, in turn with the yardstick's, on a machine kept quiet for it.
+
+Needs ONNX Runtime and NumPy alone, no PyTorch: so it runs where models are deployed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from condensenet.latency import hardware, input_shape, measure_latency, versions
+from tasks import inputs, machine, paths, tracking
+from tasks.console import say
+from tasks.errors import run_main
+from tasks.params import Params, Setting
+from tasks.tracking.contents import latency_metrics
+
+YARDSTICK = "mobilenet_v1"
+
+
+def main() -> None:
+    params, setting = inputs.stage_arguments()
+    run = inputs.read_run(params, setting)
+    with machine.exclusive():
+        facts = benchmark(params, setting)
+    for row in facts["rows"]:
+        say(describe(row))
+    path = params.paths.setting("benchmark", setting.name) / paths.LATENCY
+    with machine.shared():
+        tracking.record(run, "benchmark", metrics=latency_metrics(facts), artifacts=[(path, "benchmark")])
+
+
+def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
+    """Write ``latency.json``, whose content is returned."""
+    model = inputs.existing(params.paths.setting("export", setting.name) / paths.ONNX, f"export@{setting.name}")
+    yardstick = inputs.existing(params.paths.yardstick / paths.ONNX, "yardstick")
+    protocol = params.benchmark
+    with inputs.one_line():
+        rows = measure_latency(
+            {setting.name: model, YARDSTICK: yardstick},
+            yardstick=YARDSTICK,
+            batch_sizes=(1, protocol.throughput_batch),
+            threads=protocol.threads,
+            runs=protocol.runs,
+            warmup=protocol.warmup,
+        )
+    facts = {
+        "hardware": hardware(),
+        "versions": versions(),
+        "protocol": {
+            "runs": protocol.runs,
+            "warmup": protocol.warmup,
+            "yardstick": YARDSTICK,
+            "input_size": list(input_shape(model)),
+            "order": "a run of each in turn, the yardstick first",
+            "spinning": False,
+        },
+        "rows": [{key: value for key, value in dataclasses.asdict(row).items() if key != "model"} for row in rows],
+    }
+    inputs.write_json(params.paths.setting("benchmark", setting.name) / paths.LATENCY, facts)
+    return facts
+
+
+def describe(row: dict[str, Any]) -> str:
+    return (
+        f"batch {row['batch']}, threads {row['threads']}: {row['median_ms']:.3f} ms "
+        f"({row['p10_ms']:.3f} to {row['p90_ms']:.3f}), {row['ratio']:.2f} times {YARDSTICK}'s "
+        f"{row['yardstick_median_ms']:.3f} ms ({row['ratio_p10']:.2f} to {row['ratio_p90']:.2f})"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

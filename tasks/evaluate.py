@@ -1,0 +1,134 @@
+"""evaluate: top-1, top-5, per-class error and confusion over the whole test set, of PyTorch and of ONNX Runtime."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condensenet.data import ImageSplit, evaluation_batches
+from condensenet.export import onnx_logits, torch_logits
+from tasks import inputs, machine, paths, tracking
+from tasks.console import progress, say
+from tasks.errors import run_main
+from tasks.params import Params, Setting
+from tasks.tracking.contents import evaluation_metrics
+
+TOP = 5
+
+# N images, K classes
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one runtime says of every image: the class it finds likeliest, and whether the true one is among five."""
+
+    predicted_N: Tensor  # int64
+    in_top5_N: Tensor  # bool
+
+
+def main() -> None:
+    params, setting = inputs.stage_arguments()
+    run = inputs.read_run(params, setting)
+    folder = params.paths.setting("evaluate", setting.name)
+    with machine.shared():
+        metrics = evaluate(params, setting)
+        errors = metrics["onnxruntime"]
+        say(
+            f"{folder}: {metrics['images']} test images, error {errors['top1_error_pct']:.2f}% (top-5 "
+            f"{errors['top5_error_pct']:.2f}%); PyTorch and ONNX Runtime disagree on {metrics['disagreements']}"
+        )
+        files = [(folder / name, "evaluate") for name in (paths.METRICS, paths.PER_CLASS, paths.CONFUSION)]
+        tracking.record(run, "evaluate", metrics=evaluation_metrics(metrics), artifacts=files)
+
+
+def evaluate(params: Params, setting: Setting) -> dict[str, Any]:
+    """Write ``metrics.json`` (its content is returned), ``per_class.csv`` and ``confusion.csv``."""
+    model = inputs.read_model(params, setting)
+    data = inputs.read_data(params, model)
+    onnx_path = inputs.existing(params.paths.setting("export", setting.name) / paths.ONNX, f"export@{setting.name}")
+    split, classes = data.split("test"), data.manifest.classes
+    with inputs.one_line():
+        runtimes = {"pytorch": torch_logits(model), "onnxruntime": onnx_logits(onnx_path)}
+        answers = answer(runtimes, split, params.evaluate.batch_size, f"evaluate {setting.name}")
+    metrics = summarise(answers, split.labels)
+    folder = params.paths.setting("evaluate", setting.name)
+    inputs.write_json(folder / paths.METRICS, metrics)
+    write_csv(folder / paths.PER_CLASS, per_class(answers, split.labels, classes))
+    write_csv(folder / paths.CONFUSION, confusion(answers["onnxruntime"], split.labels, classes))
+    return metrics
+
+
+def answer(
+    runtimes: dict[str, Callable[[Tensor], Tensor]], split: ImageSplit, batch_size: int, label: str
+) -> dict[str, Answers]:
+    """Every image of ``split`` through every runtime, read once for all of them."""
+    parts: dict[str, list[Answers]] = {name: [] for name in runtimes}
+    batches = evaluation_batches(split, batch_size)
+    for images, labels in progress(batches, total=-(-len(split) // batch_size), label=label):
+        for name, logits in runtimes.items():
+            parts[name].append(answers_of(logits(images), labels))
+    return {
+        name: Answers(torch.cat([part.predicted_N for part in found]), torch.cat([part.in_top5_N for part in found]))
+        for name, found in parts.items()
+    }
+
+
+def answers_of(logits_NK: Tensor, labels_N: Tensor) -> Answers:
+    """With fewer than five classes every answer is among the top five. Equal logits: the first class counts."""
+    order_NT = logits_NK.argsort(dim=1, descending=True, stable=True)[:, :TOP]
+    return Answers(order_NT[:, 0], (order_NT == labels_N[:, None]).any(dim=1))
+
+
+def summarise(answers: dict[str, Answers], labels_N: Tensor) -> dict[str, Any]:
+    """The content of ``metrics.json``: errors in percent of all images, and on how many the runtimes disagree."""
+    errors = {
+        name: {
+            "top1_error_pct": _percent(found.predicted_N != labels_N),
+            "top5_error_pct": _percent(~found.in_top5_N),
+        }
+        for name, found in answers.items()
+    }
+    differ_N = answers["pytorch"].predicted_N != answers["onnxruntime"].predicted_N
+    return {"images": len(labels_N), **errors, "disagreements": int(differ_N.sum())}
+
+
+def per_class(answers: dict[str, Answers], labels_N: Tensor, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row a class; the errors of a class without test images are empty."""
+    for label, name in enumerate(classes):
+        of_class_N = labels_N == label
+        errors = {
+            f"{runtime}_error_pct": _percent(found.predicted_N[of_class_N] != label)
+            for runtime, found in answers.items()
+        }
+        yield {"class": name, "images": int(of_class_N.sum()), **errors}
+
+
+def confusion(answers: Answers, labels_N: Tensor, classes: Sequence[str]) -> Iterator[dict[str, str]]:
+    """A row an image, in the order of the test set, as DVC's confusion template reads it."""
+    for label, predicted in zip(labels_N.tolist(), answers.predicted_N.tolist(), strict=True):
+        yield {"actual": classes[label], "predicted": classes[predicted]}
+
+
+def _percent(wrong_N: Tensor) -> float | None:
+    return 100 * int(wrong_N.sum()) / len(wrong_N) if len(wrong_N) else None
+
+
+def write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    first = next(rows)
+    writer = csv.DictWriter(text, fieldnames=list(first), lineterminator="\n")
+    writer.writeheader()
+    writer.writerow(first)
+    writer.writerows(rows)
+    inputs.write_text(path, text.getvalue())
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,55 @@
+"""yardstick: MobileNetV1 at the study's input size, which every latency is taken in turn with.
+
+The published network, 1.0 with its stride-2 stem, on images of any size; its weights are random, since a latency
+does not depend on them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from condensenet.cost import count_cost
+from condensenet.data import Manifest, PreparedData
+from condensenet.export import export_onnx
+from condensenet.models.peers import mobilenet_v1
+from tasks import inputs, machine, paths
+from tasks import params as parameters
+from tasks.console import say
+from tasks.errors import run_main
+from tasks.params import Params
+
+NAME = "mobilenet_v1"
+SEED = 0
+
+
+def main() -> None:
+    params = parameters.load()
+    inputs.existing(params.paths.data / paths.MANIFEST, "prepare")
+    with machine.shared(), inputs.one_line():
+        cost = make_yardstick(params, PreparedData(params.paths.data).manifest)
+    say(f"{params.paths.yardstick / paths.ONNX}: {cost['macs']:,} MACs, {cost['file_bytes']:,} bytes")
+
+
+def make_yardstick(params: Params, manifest: Manifest) -> dict[str, Any]:
+    """Write ``model.onnx`` and ``cost.json``, whose content is returned."""
+    torch.manual_seed(SEED)
+    model = mobilenet_v1(len(manifest.classes), manifest.channels)
+    cost = {"model": NAME, **dataclasses.asdict(count_cost(model, manifest.image_size))}
+    folder = params.paths.yardstick
+    path = export_onnx(
+        model,
+        folder / paths.ONNX,
+        manifest.image_size,
+        opset=params.export.opset,
+        metadata={**cost, "weights": "random"},
+    )
+    cost["file_bytes"] = path.stat().st_size
+    inputs.write_json(folder / paths.COST, cost)
+    return cost
+
+
+if __name__ == "__main__":
+    run_main(main)
