@@ -6,6 +6,7 @@ Needs ONNX Runtime and NumPy alone, no PyTorch: so it runs where models are depl
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from condensenet.latency import hardware, input_shape, measure_latency, versions
@@ -23,8 +24,8 @@ def main() -> None:
     run = inputs.read_run(params, setting)
     with machine.exclusive():
         facts = benchmark(params, setting)
-    for row in facts["rows"]:
-        say(describe(row))
+    for line in describe(facts):
+        say(line)
     path = params.paths.setting("benchmark", setting.name) / paths.LATENCY
     with machine.shared():
         tracking.record(run, "benchmark", metrics=latency_metrics(facts), artifacts=[(path, "benchmark")])
@@ -61,12 +62,19 @@ def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
     return facts
 
 
-def describe(row: dict[str, Any]) -> str:
-    return (
-        f"batch {row['batch']}, threads {row['threads']}: {row['median_ms']:.3f} ms "
-        f"({row['p10_ms']:.3f} to {row['p90_ms']:.3f}), {row['ratio']:.2f} times {YARDSTICK}'s "
-        f"{row['yardstick_median_ms']:.3f} ms ({row['ratio_p10']:.2f} to {row['ratio_p90']:.2f})"
+def describe(facts: dict[str, Any]) -> Iterator[str]:
+    """The machine, then a line a row: no latency is printed without what it was taken on and in turn with."""
+    found, runtime = facts["hardware"], facts["versions"]["onnxruntime"]
+    yield (
+        f"{found['cpu']}, {found['cores']} cores, {found['os']}, ONNX Runtime {runtime}: "
+        f"median of {facts['protocol']['runs']} runs (10th to 90th percentile)"
     )
+    for row in facts["rows"]:
+        yield (
+            f"batch {row['batch']}, threads {row['threads']}: {row['median_ms']:.3f} ms "
+            f"({row['p10_ms']:.3f} to {row['p90_ms']:.3f}), {row['ratio']:.2f} times {YARDSTICK}'s "
+            f"{row['yardstick_median_ms']:.3f} ms ({row['ratio_p10']:.2f} to {row['ratio_p90']:.2f})"
+        )
 
 
 if __name__ == "__main__":
