@@ -1,15 +1,24 @@
-"""CondenseNet (Huang et al., CVPR 2018): networks whose 1x1 convolutions learn which inputs to keep, by groups."""
+"""CondenseNet (Huang et al., CVPR 2018): networks whose 1x1 convolutions learn which inputs to keep, by groups.
+
+The public names are imported when they are first used: what reads configurations alone does not wait for torch.
+"""
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from condensenet.config import ModelConfig
-from condensenet.convert import convert
-from condensenet.cost import Cost, count_cost
-from condensenet.models.condensenet import CondenseNet, group_lasso
-from condensenet.models.presets import presets
+if TYPE_CHECKING:
+    from condensenet.config import ModelConfig
+    from condensenet.convert import convert
+    from condensenet.cost import Cost, count_cost
+    from condensenet.export import export_onnx
+    from condensenet.interop import load_authors_checkpoint
+    from condensenet.latency import measure_latency
+    from condensenet.models.condensenet import CondenseNet, group_lasso
+    from condensenet.models.presets import presets
 
 __all__ = [
     "CondenseNet",
@@ -24,14 +33,36 @@ __all__ = [
     "presets",
 ]
 
-_ON_DEMAND = {
+_HOMES = {
+    "CondenseNet": "condensenet.models.condensenet",
+    "Cost": "condensenet.cost",
+    "ModelConfig": "condensenet.config",
+    "convert": "condensenet.convert",
+    "count_cost": "condensenet.cost",
     "export_onnx": "condensenet.export",
+    "group_lasso": "condensenet.models.condensenet",
     "load_authors_checkpoint": "condensenet.interop",
     "measure_latency": "condensenet.latency",
+    "presets": "condensenet.models.presets",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ON_DEMAND:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_ON_DEMAND[name]), name)
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Importing the module ``convert`` would put it where the function ``convert`` belongs."""
+        if name in _HOMES and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
