@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CURVES_PER_ROW = 4
+LABEL_SIZE = 8.5  # points
+FIRST_DISTANCE = 13.0  # of a label from its point, in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Point:
 def scatter(points: Sequence[Point], *, x_label: str, scale: float, line: tuple[float, str] | None = None) -> Figure:
     """Error against ``x / scale``, each setting labelled; ``line`` is a marked x value with its name."""
     with drawing.style():
-        figure = drawing.new_figure(5.0, 3.4)
+        figure = drawing.new_figure(5.0, 3.4 if len(points) <= 6 else 4.4)
         axes = figure.subplots()
         for point in points:
             _draw_point(axes, point, scale)
@@ -42,7 +44,7 @@ def scatter(points: Sequence[Point], *, x_label: str, scale: float, line: tuple[
         axes.set_xlabel(x_label)
         axes.set_ylabel("test error (top-1), %")
         figure.canvas.draw()
-        _label_points(axes, points, scale)
+        _label_points(axes, points, scale, line)
     return figure
 
 
@@ -90,37 +92,51 @@ def _mark(axes: Axes, x: float, name: str) -> None:
 Box = tuple[float, float, float, float]  # left, bottom, right, top in pixels
 
 
-def _label_points(axes: Axes, points: Sequence[Point], scale: float) -> None:
+def _label_points(axes: Axes, points: Sequence[Point], scale: float, line: tuple[float, str] | None) -> None:
     """Write each name beside its point, at the first place that covers nothing (or covers least)."""
-    taken: list[Box] = []
-    centres = []
-    for point in points:
-        x, y = axes.transData.transform((point.x / scale, point.y))
-        low, high = (axes.transData.transform((point.x / scale, edge))[1] for edge in point.y_range)
-        centres.append((x, y))
-        taken += [(x - 8, y - 8, x + 8, y + 8), (x - 1, low, x + 1, high)]
+    at = axes.transData.transform
+    taken = [box for point in points for box in _point_boxes(axes, point, scale)]
     bounds = axes.get_window_extent()
     frame = (bounds.x0, bounds.y0, bounds.x1, bounds.y1)
-    for point, (x, y) in zip(points, centres, strict=True):
-        box, dx, dy, align = min(_places(point.name, x, y), key=lambda place: _covered(place[0], taken, frame))
+    if line is not None:
+        x = at((line[0] / scale, 0))[0]
+        taken += [(x - 16, frame[3] - 90, x, frame[3]), (x - 1, frame[1], x + 1, frame[3])]
+    for point in points:
+        x, y = at((point.x / scale, point.y))
+        places = _places(point.name, x, y)
+        box, dx, dy, align = min(places, key=lambda place: _covered(place[0], taken, frame) + 0.6 * abs(place[1]))
         taken.append(box)
-        offset = (dx * 0.72, dy * 0.72)  # pixels at 100 dpi to points
+        is_far = abs(dx) > FIRST_DISTANCE
         axes.annotate(
             point.name,
             (point.x / scale, point.y),
-            xytext=offset,
+            xytext=(dx * 0.72, dy * 0.72),  # pixels at 100 dpi to points
             textcoords="offset points",
             ha=align,
             va="center",
-            fontsize=8.5,
+            fontsize=LABEL_SIZE,
+            arrowprops={"arrowstyle": "-", "color": drawing.MUTED, "linewidth": 0.6, "shrinkB": 5} if is_far else None,
         )
+
+
+def _point_boxes(axes: Axes, point: Point, scale: float) -> list[Box]:
+    """What a label must not cover: the mark, its whiskers, its published mark."""
+    at = axes.transData.transform
+    x, y = at((point.x / scale, point.y))
+    low, high = (at((0, edge))[1] for edge in point.y_range)
+    left, right = (at((edge / scale, 0))[0] for edge in point.x_range or (point.x, point.x))
+    boxes = [(x - 7, y - 7, x + 7, y + 7), (x - 1, low, x + 1, high), (left, y - 1, right, y + 1)]
+    if point.published is not None:
+        other = at((0, point.published))[1]
+        boxes.append((x - 7, other - 7, x + 7, other + 7))
+    return boxes
 
 
 def _places(name: str, x: float, y: float) -> list[tuple[Box, float, float, str]]:
     """Candidate places of a label around a point, the best first: box, offset, alignment."""
-    width, height = 6.6 * len(name) + 2, 14.0
+    width, height = 0.78 * LABEL_SIZE * len(name) + 2, 14.0
     found = []
-    for distance in (14.0, 26.0, 40.0):
+    for distance in (FIRST_DISTANCE, 26.0, 42.0, 64.0, 92.0):
         for dx, dy in ((1, 0), (-1, 0), (0.8, 0.9), (0.8, -0.9), (-0.8, 0.9), (-0.8, -0.9)):
             left, middle = x + dx * distance, y + dy * distance
             edge = left if dx > 0 else left - width

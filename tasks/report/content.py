@@ -51,14 +51,14 @@ def headline(study: Study, published: Published) -> Table:
         SETTING,
         Column("G"),
         Column("C"),
-        Column("test error", "%, top-1 (95% interval)"),
+        Column("test error", "%, top-1, 95% interval"),
         Column("published error", "%, top-1", is_published=True),
         Column("top-5 error", "%"),
         Column("MACs"),
         Column("paper's FLOPs"),
         Column("parameters"),
-        Column("latency", "ms, batch 1, 1 thread (p10–p90)"),
-        Column("ratio to MobileNetV1", "(p10–p90)"),
+        Column("latency", "ms, batch 1, 1 thread, p10–p90"),
+        Column("ratio to MobileNetV1", "p10–p90"),
         Column("throughput", "images/s"),
         Column("ONNX file"),
     )
@@ -132,8 +132,8 @@ def _headline_notes(study: Study) -> list[str]:
         notes.append(f"Test error over {count} test images; the 95% interval is Wilson's.")
     if any(result.latency_row() for result in study.results):
         notes.append(
-            "Latency is the median of one run each; the ratio is the median over runs of the time divided by that of "
-            "MobileNetV1, timed in turn with it in the same process. " + " ".join(machines(study.results))
+            "Latency is the median over the timed runs; the ratio is the median, run by run, of the time divided by "
+            "that of MobileNetV1, timed in turn with it. " + " ".join(machines(study.results))
         )
     return notes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.report import drawing
 from tasks.report.connections import LayerConnections, source_names
@@ -12,20 +12,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STRIP_COLOUR = (0x3B, 0x82, 0xC4)  # legible on white and on black: an image cannot follow the page's scheme
+MAP_COLOUR = (0x2F, 0x80, 0xC8)  # legible on white and on black: an image cannot follow the page's scheme
+UNUSED = (128, 128, 128, 48)
+CELL = 12  # pixels, one of them the gap to the next cell
 MAX_LABELS = 20
 
 
 def layer_map(layers: Sequence[LayerConnections]) -> Figure:
     """Source by layer: the share of connections kept and, if known, the mean absolute weight.
 
-    The darker a cell, the more the layer (column) reads of the source (row); an empty cell is a source that the
-    layer cannot see or has dropped whole.
+    The stronger a cell, the more the layer (column) reads of the source (row); a grey cell is a source that was
+    dropped whole, and where there is none the source comes after the layer.
     """
     weights = [layer.weights() for layer in layers]
-    panels = [("share of connections kept", [layer.kept_shares() for layer in layers])]
+    panels = [("share of connections kept (full colour: all)", [layer.kept_shares() for layer in layers])]
     if all(values is not None for values in weights):
-        panels.append(("mean absolute weight, relative to the layer's largest", weights))  # type: ignore[arg-type]
+        panels.append(("mean absolute weight (full colour: the layer's largest)", weights))  # type: ignore[arg-type]
     size = min(4.6, 1.6 + 0.28 * len(layers))
     with drawing.style():
         figure = drawing.new_figure((size + 0.55) * len(panels), size + 0.3)
@@ -36,24 +38,27 @@ def layer_map(layers: Sequence[LayerConnections]) -> Figure:
 
 
 def _draw_map(axes: Axes, layers: Sequence[LayerConnections], values: Sequence[Sequence[float]]) -> None:
-    from matplotlib.patches import Rectangle
-
     names = source_names(list(layers))
-    row_of = {name: row for row, name in enumerate(names)}
-    for column, (layer, shares) in enumerate(zip(layers, values, strict=True)):
-        for source, share in zip(layer.sources, shares, strict=True):
-            corner = (column + 0.04, row_of[source.name] + 0.04)
-            axes.add_patch(Rectangle(corner, 0.92, 0.92, facecolor=drawing.GRID, alpha=0.45, linewidth=0))
-            if share > 0:
-                opacity = round(0.08 + 0.92 * share, 2)
-                axes.add_patch(Rectangle(corner, 0.92, 0.92, facecolor=drawing.SERIES[0], alpha=opacity, linewidth=0))
-    axes.set_xlim(0, len(layers))
-    axes.set_ylim(len(names), 0)
+    axes.imshow(_map_image(layers, names, values), interpolation="none", extent=(0, len(layers), len(names), 0))
     axes.set_aspect("equal")
     drawing.only_grid(axes, None)
     for spine in axes.spines.values():
         spine.set_visible(False)
     _name_ticks(axes, [layer.name for layer in layers], names)
+
+
+def _map_image(layers: Sequence[LayerConnections], names: Sequence[str], values: Sequence[Sequence[float]]) -> Any:
+    """The cells as pixels, (height, width, RGBA): an image, since a deep network has thousands of cells."""
+    import numpy as np
+
+    row_of = {name: row for row, name in enumerate(names)}
+    image = np.zeros((len(names) * CELL, len(layers) * CELL, 4), dtype=np.uint8)
+    for column, (layer, shares) in enumerate(zip(layers, values, strict=True)):
+        for source, share in zip(layer.sources, shares, strict=True):
+            top, left = row_of[source.name] * CELL, column * CELL
+            colour = (*MAP_COLOUR, round(255 * (0.1 + 0.9 * share))) if share > 0 else UNUSED
+            image[top : top + CELL - 1, left : left + CELL - 1] = colour
+    return image
 
 
 def _name_ticks(axes: Axes, layers: Sequence[str], sources: Sequence[str]) -> None:
@@ -64,7 +69,7 @@ def _name_ticks(axes: Axes, layers: Sequence[str], sources: Sequence[str]) -> No
         shown = [i for i, name in enumerate(names) if len(names) <= MAX_LABELS or _is_first(name)]
         axis.set_ticks([i + 0.5 for i in shown], [names[i] for i in shown])
         axis.set_tick_params(length=0)
-    if any(len(name) > 3 for name in layers):
+    if any(len(label.get_text()) > 3 for label in axes.get_xticklabels()):
         axes.tick_params(axis="x", labelrotation=90)
 
 
@@ -83,9 +88,9 @@ def kept_strips(layers: Sequence[LayerConnections]) -> Figure:
     centres, top = [], 0
     for layer in layers:
         groups = len(layer.layer.kept)
-        image[top : top + groups, : layer.layer.in_channels] = (128, 128, 128, 48)
+        image[top : top + groups, : layer.layer.in_channels] = UNUSED
         for row, channels in enumerate(layer.layer.kept, top):
-            image[row, list(channels)] = (*STRIP_COLOUR, 255)
+            image[row, list(channels)] = (*MAP_COLOUR, 255)
         centres.append(top + groups / 2)
         top += groups + gap
     with drawing.style():
@@ -105,7 +110,7 @@ def _strip_axes(axes: Axes, layers: Sequence[LayerConnections], centres: Sequenc
     axes.set_yticks(centres, [layer.name for layer in layers], fontsize=8 if len(layers) <= 40 else 6)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("input channel, in the order in which the network makes them")
-    axes.set_ylabel("layer (a row for each group)")
+    axes.set_ylabel("layer")
 
 
 def _block_borders(axes: Axes, last: LayerConnections) -> None:
@@ -115,12 +120,14 @@ def _block_borders(axes: Axes, last: LayerConnections) -> None:
         starts.setdefault(source.name.split(".")[0], source.start)
     if "stem" not in starts:
         return
-    for name, start in starts.items():
+    edges = [*starts.values(), last.layer.in_channels]
+    for (name, start), end in zip(starts.items(), edges[1:], strict=True):
         if start > 0:
             axes.axvline(start, color=drawing.MUTED, linewidth=0.6, linestyle=(0, (2, 2)))
-        label = name if name == "stem" else f"block {name}"
+        if end - start < 0.07 * edges[-1]:
+            continue  # no room for its name
         axes.annotate(
-            label,
+            name if name == "stem" else f"block {name}",
             (start, 1),
             xycoords=("data", "axes fraction"),
             xytext=(2, 3),

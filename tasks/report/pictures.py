@@ -27,6 +27,7 @@ class Picture:
     label: str
     figure: Figure
     setting: str = ""
+    is_long: bool = False  # folded away in the page
 
 
 def scatters(study: Study, published: Published) -> list[Picture]:
@@ -97,7 +98,8 @@ def curves(study: Study) -> list[Picture]:
         )
         figure = training_curves(part, loss_top=loss, error_top=error)
         label = f"Loss and error by epoch. {said}"
-        found.append(Picture(key=f"curves-{start}", caption="Training curves", label=label, figure=figure))
+        caption = "Training curves" if start == 0 else "Training curves, continued"
+        found.append(Picture(key=f"curves-{start}", caption=caption, label=label, figure=figure))
     return found
 
 
@@ -127,6 +129,8 @@ def connection_maps(study: Study) -> list[Picture]:
                 setting=result.name,
             )
         )
+        if result.setting.model.condensation_factor == 1:
+            continue  # every input is kept
         found.append(
             Picture(
                 key=f"strips-{result.name}",
@@ -134,6 +138,7 @@ def connection_maps(study: Study) -> list[Picture]:
                 label=f"Kept inputs of every layer, a row for each group. {said}",
                 figure=kept_strips(layers),
                 setting=result.name,
+                is_long=len(layers) > 12,
             )
         )
     return found
