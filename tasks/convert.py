@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from condensenet.condensing import importance
 from condensenet.convert import convert
 from condensenet.cost import count_cost
 from condensenet.layers import LearnedGroups
@@ -80,7 +81,10 @@ def relative_difference(model: CondenseNet, grouped: CondenseNet, image_size: in
 
 
 def kept_inputs(model: CondenseNet) -> list[dict[str, Any]]:
-    """Of every learned layer, in the order of the forward pass: the inputs that each group keeps."""
+    """Of every learned layer, in the order of the forward pass: the inputs that each group keeps.
+
+    ``mean_abs_weight`` belongs to ``kept`` one to one: the mean over the group's filters of the absolute weight.
+    """
     return [
         {
             "name": place,
@@ -88,10 +92,18 @@ def kept_inputs(model: CondenseNet) -> list[dict[str, Any]]:
             "in_channels": layer.in_channels,
             "out_channels": layer.out_channels,
             "kept": layer.kept_inputs().tolist(),
+            "mean_abs_weight": mean_abs_weight(layer),
         }
         for place, layer in model.places()
         if isinstance(layer, LearnedGroups)
     ]
+
+
+def mean_abs_weight(layer: LearnedGroups) -> list[list[float]]:
+    """How strongly each group reads each input that it keeps, to four digits: lists like ``kept_inputs``."""
+    total_GI = importance(layer.full_weight.detach(), layer.groups)
+    mean_GR = total_GI.gather(1, layer.kept_inputs()) * layer.groups / layer.out_channels
+    return [[float(f"{value:.4g}") for value in group] for group in mean_GR.tolist()]
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
