@@ -5,7 +5,7 @@ first, on the same random images. So whatever slows the machine for a while slow
 the yardstick, taken round by round, is steadier than the latencies are. Threads do not spin when idle: the thread
 pools of several models would take the cores from one another (with spinning, a second pool doubled the latency).
 
-``onnxruntime`` is imported only when a file is opened, and torch not at all.
+``onnxruntime`` is imported only when a file is opened.
 """
 
 from __future__ import annotations

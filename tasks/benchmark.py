@@ -1,7 +1,4 @@
-"""benchmark: the exported model's latency, in turn with the yardstick's, on a machine kept quiet for it.
-
-Needs ONNX Runtime and NumPy alone, no PyTorch: so it runs where models are deployed.
-"""
+"""benchmark: the exported model's latency, in turn with the yardstick's, on a machine kept quiet for it."""
 
 from __future__ import annotations
 
