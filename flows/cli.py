@@ -11,6 +11,7 @@ from typing import Any
 
 from flows import study as studies
 from flows.artifacts import summary
+from flows.server import start_if_none_is_given
 from flows.terminal import at_terminal
 from tasks import params, paths
 from tasks.console import say
@@ -24,7 +25,10 @@ def main() -> None:
     for name in options.setting if options.study is None else []:
         in_force.setting(name)
     begun = time.monotonic()
-    state = _run(options)
+    try:
+        state = _run(options)
+    except KeyboardInterrupt:
+        raise UserError("interrupted: the same command goes on from here") from None
     if not state.is_completed():
         raise UserError(state.message or "the flow did not finish")
     in_force = params.load()
@@ -43,15 +47,12 @@ def main() -> None:
 
 
 def _run(options: argparse.Namespace) -> Any:
-    from prefect.settings import PREFECT_API_URL
-
     from flows.reproduce import reproduce, watcher
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what we started ends with us
     for handler in logging.getLogger().handlers:  # the stages' lines go to the flow's log; the watcher shows progress
         handler.setLevel(logging.CRITICAL)
-    if not PREFECT_API_URL.value():
-        say("starting a Prefect server for this run")
+    start_if_none_is_given()
     with at_terminal() as screen:
         watcher.set(screen)
         return reproduce(

@@ -27,7 +27,10 @@ RETRY_S = 2.0
 GRACE_S = {signal.SIGINT: 8.0, signal.SIGTERM: 4.0, signal.SIGKILL: 2.0}  # in this order
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 BUSY = re.compile(r"is busy, it is being blocked|Unable to acquire lock")
-DVC_LINE = re.compile(r"ERROR: |WARNING: |Use `dvc |Updating lock file|Running stage |> |Stage '|Having any troubles|$")
+DVC_LINE = re.compile(
+    r"ERROR: |WARNING: |Use `dvc |To track the changes|To enable auto staging|Generating lock|Updating lock"
+    r"|Running stage |> |Stage '|Having any troubles|Data and pipelines are|\s+(git add|dvc config) |$"
+)
 
 
 class StageFailed(Exception):
@@ -48,7 +51,7 @@ class StageLog:
     """All that a stage printed in its last run, ``state/logs/<stage>.log``."""
 
     def __init__(self, stage: str) -> None:
-        self.path = paths.state() / "logs" / f"{stage}.log"
+        self.path = Path(os.path.relpath(paths.state() / "logs" / f"{stage}.log"))
 
     def __enter__(self) -> StageLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
