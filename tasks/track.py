@@ -1,14 +1,29 @@
-"""Deliver to the tracking store what could not be delivered before: ``python -m tasks.track``."""
+"""Deliver to the tracking store what could not be delivered before.
+
+python -m tasks.track              # everything that waits in state/outbox
+python -m tasks.track --restore    # and runs that the store does not know, from the files that DVC tracks
+"""
 
 from __future__ import annotations
 
-from tasks import tracking
+import argparse
+
 from tasks.console import say
 from tasks.errors import run_main
+from tasks.tracking import attending, delivery, restoring
 
 
 def main() -> None:
-    say(tracking.deliver_everything())
+    parser = argparse.ArgumentParser(prog="python -m tasks.track", description=__doc__.splitlines()[0])
+    parser.add_argument("--restore", action="store_true", help="also make runs that the store does not know")
+    parser.add_argument("--attend", action="store_true", help=argparse.SUPPRESS)  # what tracking.courier() starts
+    chosen = parser.parse_args()
+    if chosen.attend:
+        attending.attend()
+        return
+    say(delivery.deliver_everything())
+    if chosen.restore:
+        say(restoring.restore_everything())
 
 
 if __name__ == "__main__":

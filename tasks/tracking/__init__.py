@@ -12,26 +12,19 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks.console import say
-from tasks.errors import UserError
-from tasks.params import Params, Setting
-from tasks.tracking import contents, outbox, server
+from tasks.tracking import contents, delivery, outbox, server
+from tasks.tracking.attending import courier
 from tasks.tracking.contents import dvc_tags, final_metrics
-from tasks.tracking.store import Away, Refused, Store
+from tasks.tracking.delivery import deliver
 
-__all__ = ["deliver", "deliver_everything", "dvc_tags", "final_metrics", "initialise", "record", "start_execution"]
+if TYPE_CHECKING:  # importing them imports torch, which delivering does not need
+    from tasks.params import Params, Setting
+
+__all__ = ["courier", "deliver", "dvc_tags", "final_metrics", "initialise", "record", "start_execution"]
 
 START_WAIT_S = 20.0  # a starting execution waits this long for another process that delivers, to learn its run's id
-
-
-class _Process:
-    """What this process remembers of the store."""
-
-    store: Store | None = None
-    said: bool = False
-    retry_at: float = 0.0
 
 
 def start_execution(params: Params, setting: Setting) -> dict[str, Any]:
@@ -47,22 +40,21 @@ def start_execution(params: Params, setting: Setting) -> dict[str, Any]:
         "setting": setting.name,
         "started_at": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
         "git_commit": contents.git_commit(),
+        "params": contents.run_params(params, setting),
+        "dataset": contents.dataset(params),
     }
-    outbox.put(
-        run["execution_id"],
-        {
-            "run": run,
-            "stage": "start",
-            "time_ms": round(1000 * now),
-            "workspace": str(Path.cwd()),
-            "params": contents.run_params(params, setting),
-            "tags": contents.run_tags(setting, run["git_commit"]),
-            "dataset": contents.dataset(params),
-        },
-    )
-    deliver(START_WAIT_S)
-    if _Process.store is not None:
-        run["mlflow_run_id"] = _Process.store.known_run(run["execution_id"])
+    start = {
+        "run": run,
+        "stage": "start",
+        "time_ms": round(1000 * now),
+        "workspace": str(Path.cwd()),
+        "params": run["params"],
+        "tags": contents.run_tags(setting, run["git_commit"]),
+        "dataset": run["dataset"],
+    }
+    outbox.put(run["execution_id"], start)
+    _hand_over(START_WAIT_S)
+    run["mlflow_run_id"] = _run_id(run["execution_id"])
     return run
 
 
@@ -82,7 +74,7 @@ def record(
 ) -> None:
     """Add to the run of the execution that ``run`` (the content of ``run.json``) names.
 
-    ``step`` is the epoch, counted from 1; left out: the last epoch of the run. ``artifacts`` are pairs of a file or
+    ``step`` is the epoch, counted from 1; left out: the metrics are of the trained model. ``artifacts`` are pairs of a file or
     folder and the artifact folder it goes to ("" for the top). ``dataset`` has name, fingerprint and source.
     A record of stage "train" sets the run's status to RUNNING, ``finished`` and ``failed`` set what they say.
     """
@@ -109,86 +101,25 @@ def record(
         },
         kept,
     )
-    deliver()
+    _hand_over()
 
 
 def initialise() -> None:
     """Make the store ready before several processes use it at once: a fresh SQLite file takes only one maker."""
-    try:
-        with outbox.locked(wait_s=60.0) as held:
-            if held:
-                _store()
-    except Away as error:
-        _say_away(error)
+    if not outbox.attended():  # the courier opened it before it went on duty
+        delivery.prepare()
 
 
-def deliver(wait_s: float = 0.0) -> int:
-    """Send all records that wait; returns how many arrived. Says in one line, once, if the store does not answer.
-
-    While another process delivers, at most ``wait_s`` seconds are spent waiting for it: it looks again for new
-    records after it has let go, so what is left to it is not forgotten.
-    """
-    if time.monotonic() < _Process.retry_at:
-        return 0
-    started = time.monotonic()
-    try:
-        return deliver_or_raise(wait_s)
-    except Away as error:
-        _say_away(error)
-        now = time.monotonic()
-        _Process.retry_at = now + 10 * (now - started)  # a server that lets us wait is asked less often
-        return 0
+def _hand_over(wait_s: float = 0.0) -> None:
+    if not outbox.attended():
+        delivery.deliver(wait_s)
 
 
-def deliver_or_raise(wait_s: float = 0.0) -> int:
-    """As ``deliver``, but raises ``Away`` with one line if the store does not answer."""
-    delivered = 0
-    while outbox.pending():
-        with outbox.locked(wait_s) as held:
-            if not held:
-                break
-            delivered += _send_all()
-    return delivered
-
-
-def deliver_everything(wait_s: float = 600.0) -> str:
-    """What ``python -m tasks.track`` does; returns what to print. Raises ``UserError`` if the store does not answer."""
-    try:
-        delivered = deliver_or_raise(wait_s)
-    except Away as error:
-        waiting = len(outbox.pending())
-        raise UserError(f"{server.shown(server.uri())} does not answer ({error}): {waiting} records wait") from None
-    return f"{delivered} records delivered to {server.shown(server.uri())}"
-
-
-def _send_all() -> int:
-    store, delivered = _store(), 0
-    while records := outbox.pending():
-        for folder in records:
-            try:
-                store.apply(outbox.read(folder), folder)
-            except (Refused, ValueError) as error:
-                say(f"tracking: a record was refused and is kept in {outbox.set_aside(folder)}: {error}")
-            else:
-                outbox.remove(folder)
-                delivered += 1
-    return delivered
-
-
-def _store() -> Store:
-    """The store in force, opened; raises ``Away``."""
-    uri = server.uri()
-    if not server.answers(uri):
-        raise Away("connection refused")
-    if _Process.store is None or _Process.store.uri != uri:
-        _Process.store = Store.open(uri)
-    return _Process.store
-
-
-def _say_away(error: Away) -> None:
-    if not _Process.said:
-        _Process.said = True
-        say(
-            f"tracking: {server.shown(server.uri())} does not answer ({error}); results wait in "
-            f"{outbox.root()} and go out with the next stage, or by: python -m tasks.track"
-        )
+def _run_id(execution_id: str) -> str | None:
+    """The run's id once the start of the execution has arrived; None if that takes too long."""
+    deadline = time.monotonic() + START_WAIT_S
+    while (run_id := outbox.noted_run(execution_id)) is None and outbox.attended():
+        if time.monotonic() > deadline or not server.answers(server.uri()):
+            return None
+        time.sleep(0.1)
+    return run_id

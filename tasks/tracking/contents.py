@@ -11,13 +11,15 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tasks import paths
-from tasks.params import Params, Setting
+
+if TYPE_CHECKING:  # importing them imports torch, which delivering does not need
+    from tasks.params import Params, Setting
 
 LOCK = Path("dvc.lock")
 Point = tuple[str, float, int, int]  # metric name, value, step, time in ms
@@ -42,7 +44,12 @@ def _flatten(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]
         if isinstance(value, Mapping):
             yield from _flatten(key, value)
         else:
-            yield key, "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            yield key, "-".join(map(str, value)) if isinstance(value, list | tuple) else _as_yaml(value)
+
+
+def _as_yaml(value: object) -> str:
+    """As it stands in ``params.yaml``: null, true, 0.1, digits."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def run_tags(setting: Setting, commit: str | None) -> dict[str, str]:
@@ -110,21 +117,19 @@ def _output_hashes(stages: Mapping[str, Any], setting: str) -> Iterator[tuple[st
                     yield f"dvc.{stage_name}.{Path(out['path']).name}", out["md5"]
 
 
-def tracked_metrics(study: str, setting: str, execution_id: str, workspace: Path) -> list[Point]:
+def tracked_metrics(run: Mapping[str, Any], workspace: Path) -> list[Point]:
     """Metrics of an execution as its output files have them: what fills a run that a store does not know.
 
     Empty if the files in ``workspace`` are another execution's.
     """
+    study, setting = run["study"], run["setting"]
     folders = paths.StudyPaths(study)
-    run = _json(workspace / folders.setting("train", setting) / paths.RUN)
-    if run.get("execution_id") != execution_id:
+    if _json(workspace / folders.setting("train", setting) / paths.RUN).get("execution_id") != run["execution_id"]:
         return []
     start = milliseconds(run.get("started_at"))
     points = list(_history(workspace / folders.setting("train", setting) / paths.HISTORY, start))
-    last_step = max((point[2] for point in points), default=0)
-    last_time = max((point[3] for point in points), default=start)
-    final = final_metrics(study, setting, workspace)
-    return points + [(name, value, last_step, last_time) for name, value in final.items()]
+    end = max((point[3] for point in points), default=start)
+    return points + [(name, value, 0, end) for name, value in final_metrics(study, setting, workspace).items()]
 
 
 def _history(file: Path, start: int) -> Iterator[Point]:

@@ -11,18 +11,21 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tasks import paths
 
 RECORD = "record.json"
 FILES = "files"
 REFUSED = ".refused"
+NOTE = ".run"
+DUTY = ".courier"
 
 
 def root() -> Path:
@@ -82,23 +85,74 @@ def set_aside(folder: Path) -> Path:
     return folder.rename(aside)
 
 
+def note_run(execution_id: str, run_id: str) -> None:
+    """Remember the MLflow run of an execution, for the process that waits to learn it."""
+    note = root() / execution_id / NOTE
+    if not note.exists():
+        draft = note.with_name(f".draft-{uuid.uuid4().hex}")
+        draft.write_text(run_id)
+        draft.rename(note)
+
+
+def noted_run(execution_id: str) -> str | None:
+    """What ``note_run`` remembered."""
+    try:
+        return (root() / execution_id / NOTE).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def tidy(older_than_s: float = 86400.0) -> None:
+    """Take away what killed writers left behind and the folders of executions with nothing to deliver."""
+    for queue in root().glob("*"):
+        old = [item for item in queue.iterdir() if not item.name.isdigit() and _age_s(item) > older_than_s]
+        for item in old:
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+        with suppress(OSError):  # not empty, or in use again
+            queue.rmdir()
+
+
+def _age_s(item: Path) -> float:
+    return time.time() - item.stat().st_mtime
+
+
+@contextmanager
+def on_duty(ended: threading.Event) -> Iterator[bool]:
+    """Be the one process that others leave their records to; waits while another one is, until ``ended``: False."""
+    root().mkdir(parents=True, exist_ok=True)
+    with open(root() / DUTY, "w") as file:
+        while not (mine := _flock(file, fcntl.LOCK_EX)) and not ended.wait(0.2):
+            pass
+        yield mine
+
+
+def attended() -> bool:
+    """Whether a process is on duty, so that a record that was put before this call will be delivered by it."""
+    try:
+        with open(root() / DUTY) as file:
+            return not _flock(file, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def locked(wait_s: float = 0.0) -> Iterator[bool]:
     """Hold the right to deliver; yields False if another process still holds it after ``wait_s`` seconds."""
     root().mkdir(parents=True, exist_ok=True)
     with open(root() / ".lock", "w") as file:
-        yield _acquire(file.fileno(), time.monotonic() + wait_s)
-
-
-def _acquire(descriptor: int, deadline: float) -> bool:
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
+        deadline = time.monotonic() + wait_s
+        while not (held := _flock(file, fcntl.LOCK_EX)) and time.monotonic() < deadline:
             time.sleep(0.05)
+        yield held
+
+
+def _flock(file: IO[str], kind: int) -> bool:
+    """Try to take a lock that lasts until the file is closed, also by the process's end, however it ends."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _complete(queue: Path) -> list[Path]:

@@ -27,6 +27,14 @@ ENVIRONMENT = {
 }
 
 
+class Refused(Exception):
+    """The store answers and will never take this record."""
+
+
+class Away(Exception):
+    """The store does not answer, or not as it should; trying again later may help."""
+
+
 def uri() -> str:
     """``MLFLOW_TRACKING_URI``, else a SQLite file in the checkout; a relative SQLite path is taken from there too."""
     given = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"

@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.tracking import contents, outbox, server
+from tasks import paths
+from tasks.tracking import contents, outbox, server, view
+from tasks.tracking.server import Away, Refused
 
 EXECUTION = "condensenet.execution_id"
 RESTORED = "restored_from"
-ONNX_NAME = "onnx"
+ONNX = "onnx"
+START = "start"  # the stage of an execution's first record
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "INVALID_STATE")
-STATUSES = ("RUNNING", "FINISHED", "FAILED")
 BATCH = 100  # MLflow's limit for params and for tags; 1000 for metrics
-
-
-class Refused(Exception):
-    """The store answers and will never take this record."""
-
-
-class Away(Exception):
-    """The store does not answer, or not as it should; trying again later may help."""
 
 
 class Store:
@@ -61,7 +56,8 @@ class Store:
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 location = server.artifact_location(self.uri, name)
-                self._experiments[name] = self._client.create_experiment(name, artifact_location=location)
+                tags = view.experiment_tags(name, round(1000 * time.time()))
+                self._experiments[name] = self._client.create_experiment(name, location, tags)
             else:
                 if found.lifecycle_stage == "deleted":  # else no run could ever be made under this name
                     self._client.restore_experiment(found.experiment_id)
@@ -79,11 +75,7 @@ class Store:
                 self._runs[execution] = found[0].info.run_id
         return self._runs.get(execution)
 
-    def known_run(self, execution_id: str) -> str | None:
-        """The id of a run that was found or made through this object; asks nobody."""
-        return self._runs.get(execution_id)
-
-    def create_run(self, run: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
+    def _create_run(self, run: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
         created = self._client.create_run(
             self.experiment(run["study"]),
             start_time=contents.milliseconds(run["started_at"]) or None,
@@ -93,26 +85,31 @@ class Store:
         self._runs[run["execution_id"]] = created.info.run_id
         return created.info.run_id
 
-    def restore_run(self, run: Mapping[str, Any], workspace: Path) -> str:
-        """A run for an execution that this store never saw, filled from the files that DVC tracks."""
-        tags = {RESTORED: str(run.get("mlflow_run_id") or run["execution_id"])}
-        if run.get("git_commit"):
-            tags["mlflow.source.git.commit"] = run["git_commit"]
-        run_id = self.create_run(run, tags)
-        points = contents.tracked_metrics(run["study"], run["setting"], run["execution_id"], workspace)
-        self._log_points(run_id, points)
-        self._client.set_terminated(run_id, "FINISHED", max((point[3] for point in points), default=None))
-        return run_id
+    def restore_if_unknown(self, run: Mapping[str, Any], workspace: Path) -> bool:
+        """Make the run of an execution that this store never saw; whether it did. Raises ``Away``."""
+        try:
+            if self.find_run(run) is not None:
+                return False
+            self._restore_run(run, workspace)
+        except Exception as error:
+            raise Away(_first_line(error)) from error
+        return True
 
-    def apply(self, record: Mapping[str, Any], folder: Path) -> None:
-        """Log one record of the outbox; raises ``Refused`` or ``Away``."""
+    def apply(self, record: Mapping[str, Any], folder: Path) -> str:
+        """Log one record of the outbox; returns the run's id. Raises ``Refused`` or ``Away``."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            self._apply(record, folder)
+            try:
+                return self._apply(record, folder)
+            except MlflowException:
+                if not self._runs:
+                    raise
+                self._runs.clear()  # what we know may have been deleted meanwhile: look again
+                self._experiments.clear()
+                return self._apply(record, folder)
         except MlflowException as error:
-            self._runs.pop(record["run"]["execution_id"], None)  # it may have been deleted meanwhile
             kind = Refused if error.error_code in REFUSALS else Away
             raise kind(_first_line(error)) from error
         except (OSError, SQLAlchemyError) as error:
@@ -120,28 +117,38 @@ class Store:
         except (KeyError, TypeError, ValueError) as error:
             raise Refused(f"{type(error).__name__}: {_first_line(error)}") from error
 
-    def _apply(self, record: Mapping[str, Any], folder: Path) -> None:
+    def _apply(self, record: Mapping[str, Any], folder: Path) -> str:
         run = record["run"]
         run_id = self.find_run(run)
         if run_id is None:
-            if record["stage"] == "start":
-                run_id = self.create_run(run)
-            else:
-                run_id = self.restore_run(run, Path(record["workspace"]))
+            first = record["stage"] == START
+            run_id = self._create_run(run) if first else self._restore_run(run, Path(record["workspace"]))
         self._log_params(run_id, record.get("params") or {})
         self._log_tags(run_id, record.get("tags") or {})
-        if record.get("dataset"):
-            self._log_dataset(run_id, record["dataset"])
-        step = record.get("step")
-        if step is None:
-            step = self._last_step(run_id)
-        metrics = record.get("metrics") or {}
-        self._log_points(run_id, [(name, value, step, record["time_ms"]) for name, value in metrics.items()])
+        self._log_dataset(run_id, record.get("dataset"))
+        self._log_metrics(run, run_id, record)
         for target in record.get("artifacts") or ():
-            self._client.log_artifacts(run_id, str(folder / outbox.FILES / target["kept"]), target["folder"] or None)
+            source = _present(folder / outbox.FILES / target["kept"])
+            self._client.log_artifacts(run_id, str(source), target["folder"] or None)
         if record.get("onnx_model"):
-            self._log_onnx(run, run_id, folder / outbox.FILES / record["onnx_model"], step)
+            self._log_onnx(run, run_id, _present(folder / outbox.FILES / record["onnx_model"]))
         self._set_status(run_id, record.get("status"), record["time_ms"])
+        return run_id
+
+    def _restore_run(self, run: Mapping[str, Any], workspace: Path) -> str:
+        """A run filled from what ``run.json`` says and from the files that DVC tracks."""
+        tags = {RESTORED: str(run.get("mlflow_run_id") or run["execution_id"])}
+        if run.get("git_commit"):
+            tags["mlflow.source.git.commit"] = run["git_commit"]
+        run_id = self._create_run(run, tags)
+        self._log_params(run_id, run.get("params") or {})
+        self._log_dataset(run_id, run.get("dataset"))
+        points: list[contents.Point] = []
+        for folder in (workspace, paths.checkout()):  # a temporary workspace of an experiment may be gone
+            points = points or contents.tracked_metrics(run, folder)
+        self._log_points(run_id, points)
+        self._client.set_terminated(run_id, "FINISHED", max((point[3] for point in points), default=None))
+        return run_id
 
     def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         """A parameter of a run is fixed: one that comes with another value later becomes a tag."""
@@ -163,16 +170,26 @@ class Store:
         for start in range(0, len(items), BATCH):
             self._client.log_batch(run_id, tags=items[start : start + BATCH])
 
-    def _log_points(self, run_id: str, points: list[contents.Point]) -> None:
+    def _log_metrics(self, run: Mapping[str, Any], run_id: str, record: Mapping[str, Any]) -> None:
+        """Of an epoch, or of the trained model: those have step 0, so that the UI draws bars, and belong to the model."""
+        metrics, step = record.get("metrics") or {}, record.get("step")
+        if metrics:
+            points = [(name, value, step or 0, record["time_ms"]) for name, value in metrics.items()]
+            models = self._models(run, run_id) if step is None else []
+            self._log_points(run_id, points, models[-1].model_id if models else None)
+
+    def _log_points(self, run_id: str, points: list[contents.Point], model_id: str | None = None) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(name, value, time_ms, step) for name, value, step, time_ms in points]
+        metrics = [Metric(name, value, time_ms, step, model_id=model_id) for name, value, step, time_ms in points]
         for start in range(0, len(metrics), 10 * BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + 10 * BATCH])
 
-    def _log_dataset(self, run_id: str, data: Mapping[str, str]) -> None:
+    def _log_dataset(self, run_id: str, data: Mapping[str, str] | None) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        if not data:
+            return
         made = Dataset(
             name=data["name"],
             digest=data["fingerprint"][:36],  # MLflow's limit
@@ -182,17 +199,16 @@ class Store:
         )
         self._client.log_inputs(run_id, [DatasetInput(made, [InputTag("mlflow.data.context", "training")])])
 
-    def _last_step(self, run_id: str) -> int:
-        metrics = self._client.get_run(run_id).data._metric_objs  # the public view has values, not steps
-        return max((metric.step for metric in metrics), default=0)
+    def _models(self, run: Mapping[str, Any], run_id: str) -> list[Any]:
+        """The complete logged models of a run, oldest first."""
+        found = self._client.search_logged_models([self.experiment(run["study"])], f"source_run_id = '{run_id}'")
+        return sorted((model for model in found if model.status == "READY"), key=lambda model: model.creation_timestamp)
 
-    def _log_onnx(self, run: Mapping[str, Any], run_id: str, file: Path, step: int) -> None:
+    def _log_onnx(self, run: Mapping[str, Any], run_id: str, file: Path) -> None:
         """Log the exported file as a model of the run, once for each content."""
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        experiment = self.experiment(run["study"])
-        for known in self._client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
-            if known.tags.get("sha256") == digest and known.status == "READY":
-                return
+        if any(model.tags.get("sha256") == digest for model in self._models(run, run_id)):
+            return
         import numpy as np
         import onnx
         from mlflow.models import infer_signature
@@ -201,25 +217,39 @@ class Store:
         shape = [axis.dim_value or 1 for axis in model.graph.input[0].type.tensor_type.shape.dim]
         example = np.zeros(shape, dtype=np.float32)
         outputs = {model.graph.output[0].name: example[:, 0, 0, 0]}
+        known = self._client.get_run(run_id).data._metric_objs  # the public view of them lacks the step
         made = self._client.create_logged_model(
-            experiment, name=run["setting"], source_run_id=run_id, tags={"sha256": digest}, model_type=ONNX_NAME
+            self.experiment(run["study"]),
+            name=run["setting"],
+            source_run_id=run_id,
+            tags={"sha256": digest},
+            params={name: value for name, value in (run.get("params") or {}).items() if name in ("G", "C")},
+            model_type=ONNX,
         )
         self._mlflow.onnx.log_model(
             model,
             model_id=made.model_id,
             run_id=run_id,
-            step=step,
+            step=max((metric.step for metric in known), default=0),  # links the last epoch's metrics to the model
             signature=infer_signature(example, outputs),
             input_example=example,
             pip_requirements=["onnx", "onnxruntime"],  # else MLflow finds them by loading the model in a new process
             save_as_external_data=False,
         )
+        points = [(metric.key, metric.value, 0, metric.timestamp) for metric in known if metric.step == 0]
+        self._log_points(run_id, points, made.model_id)
 
     def _set_status(self, run_id: str, status: str | None, time_ms: int) -> None:
         if status in ("FINISHED", "FAILED"):
             self._client.set_terminated(run_id, status, time_ms)
         elif status == "RUNNING" and self._client.get_run(run_id).info.status != status:
             self._client.update_run(run_id, status)
+
+
+def _present(path: Path) -> Path:
+    if not path.exists():
+        raise ValueError(f"{path.name} is missing from the record")
+    return path
 
 
 def _first_line(error: Exception) -> str:

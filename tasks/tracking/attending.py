@@ -1,0 +1,79 @@
+"""One process that delivers for all stages of a flow, so that not every stage imports MLflow (seconds of CPU each).
+
+    with tracking.courier():
+        ...  # run stages
+
+While it is on duty, stages only write to the outbox. It ends with the process that started it, however that ends: it
+waits for the end of its standard input. A stage that finds nobody on duty delivers by itself, so nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from tasks.console import say
+from tasks.tracking import delivery, outbox
+
+TICK_S = 0.25
+AWAY_TICK_S = 3.0  # between two attempts while the store does not answer
+END_S = 120.0
+
+
+@contextmanager
+def courier(emit: Callable[[str], None] = say) -> Iterator[None]:
+    """Have a courier on duty for the outbox of this checkout; what it has to say goes to ``emit``, line by line.
+
+    At the end it delivers what is left and is gone when this returns.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tasks.track", "--attend"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C is for the stages; this one has still to deliver what they made
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    reader = threading.Thread(target=_pass_on, args=(process.stdout, emit), daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        reader.join(1.0)
+
+
+def attend() -> None:
+    """Be the courier: deliver until standard input ends."""
+    os.nice(10)
+    ended = threading.Event()
+    threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
+    with outbox.on_duty(ended) as mine:
+        if mine:
+            delivery.prepare()
+        while mine and not ended.is_set():
+            delivery.deliver(wait_s=TICK_S)
+            ended.wait(AWAY_TICK_S if outbox.pending() else TICK_S)
+    delivery.deliver(wait_s=END_S / 2)  # off duty already: what a stage left to us at the last moment
+
+
+def _pass_on(lines: IO[str], emit: Callable[[str], None]) -> None:
+    for line in lines:
+        emit(line.rstrip())
+
+
+def _await_end(ended: threading.Event) -> None:
+    sys.stdin.read()
+    ended.set()
