@@ -1,0 +1,91 @@
+"""Published figures: every one has a mark and a source, and is never mistaken for a measured one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from report_outputs import digits
+
+from condensenet.models.presets import presets
+from tasks.errors import UserError
+from tasks.params import DataParams
+from tasks.report.content import figure_text, published_text
+from tasks.report.published import Figure, Published, dataset_of, parse, read_published
+
+
+@pytest.fixture(scope="module")
+def published(checkout: Path) -> Published:
+    return read_published(checkout / "conf" / "published.yaml")
+
+
+def row(**figures: object) -> dict[str, object]:
+    return {
+        "marks": {"V": "read", "M": "remembered"},
+        "sources": {"paper": "a paper"},
+        "models": [{"table": "cifar", "model": "a model", "source": "paper", **figures}],
+    }
+
+
+def test_the_readme_row_of_condensenet_86(published: Published) -> None:
+    model = published.match(presets["condensenet-86"], "cifar10")
+    assert model is not None
+    assert published_text(model, "cifar10_error_pct") == "5.06; 5.00 [M]"
+    assert published_text(model, "cifar100_error_pct") == "23.64"
+    assert published_text(model, "paper_flops") == "65.8 M"
+    assert published_text(model, "params") == "0.52 M"
+
+
+def test_a_network_is_matched_by_what_it_is_and_not_by_the_settings_name(published: Published) -> None:
+    cifar100 = dataclasses.replace(presets["condensenet-86"], num_classes=100, dropout=0.1)
+    assert published.match(cifar100, "cifar100") is published.match(presets["condensenet-86"], "cifar10")
+    other = dataclasses.replace(presets["condensenet-86"], condensation_factor=2)
+    assert published.match(other, "cifar10") is None
+    assert published.match(presets["condensenet-74-g4"], "imagenet") is not None
+    assert published.match(presets["condensenet-86"], "imagenet") is None
+    assert published.match(presets["condensenet-98"], "cifar100") is None  # published on CIFAR-10 alone
+    assert published.match(presets["condensenet-86"], None) is None
+
+
+def test_what_was_not_read_at_its_source_carries_its_mark(published: Published) -> None:
+    assert figure_text(Figure(24.08, "M"), "cifar100_error_pct") == "24.08 [M]"
+    assert figure_text(Figure(24.08, "V"), "cifar100_error_pct") == "24.08"
+    marks = {figure.mark for model in published.models for found in model.figures.values() for figure in found}
+    assert marks == {"V", "M"}
+
+
+@pytest.mark.parametrize(
+    ("figures", "message"),
+    [
+        ({"params": 1.0}, "params=1.0 is not allowed: a value and one of the marks V, M"),
+        ({"params": "1.0 X"}, "params='1.0 X' is not allowed"),
+        ({"parameters": "1.0 V"}, "unknown key parameters"),
+        ({"source": "hearsay"}, "source='hearsay' is not allowed: paper"),
+        ({"preset": "condensenet-1"}, "preset='condensenet-1' is not allowed"),
+    ],
+)
+def test_a_figure_without_a_mark_or_source_is_refused(figures: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match="a model") as error:
+        parse(row(**figures))
+    assert message in str(error.value)
+
+
+def test_a_broken_file_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "published.yaml"
+    with pytest.raises(UserError, match="is missing"):
+        read_published(path)
+    path.write_text("marks: [", encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_published(path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_data_set_is_told_by_the_source_or_the_start_of_the_studys_name(checkout: Path) -> None:
+    params = digits(checkout)
+    assert dataset_of(params) is None
+    cifar = dataclasses.replace(params, study="groups", data=DataParams(source="cifar10"))
+    assert dataset_of(cifar) == "cifar10"
+    parquet = DataParams(source="parquet", path="images")
+    assert dataset_of(dataclasses.replace(params, study="imagenet-short", data=parquet)) == "imagenet"
+    assert dataset_of(dataclasses.replace(params, study="flowers", data=parquet)) is None
