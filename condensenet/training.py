@@ -265,6 +265,7 @@ class _Run:
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.sums.copy_(saved["sums"])
         self.history = [EpochResult(**row) for row in saved["history"]]
+        log.info("resumed after step %d (epoch %d)", self.step, self.epoch + 1)
 
     def _check_recipe(self, saved: dict[str, Any]) -> None:
         names = sorted(self.recipe.keys() | saved.keys())

@@ -1,0 +1,139 @@
+"""The Ray cluster that training runs on: the one that RAY_ADDRESS names, or a small one of this process alone.
+
+A cluster of our own is kept lean, because each of Ray's helper processes costs seconds of start-up: no dashboard, no
+preemption watcher, no autoscaler, no dataset manager. It listens on this machine only and ends with this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ENVIRONMENT = {  # read by Ray when it is imported and by the processes that it starts
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller starts and ends a training by polling
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_worker_prestart": "0",  # workers of a training need an environment of their own
+    "RAY_prestart_worker_first_driver": "0",
+}
+for name, value in ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+
+import ray  # noqa: E402
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError  # noqa: E402
+from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy  # noqa: E402
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # noqa: E402
+
+from tasks.errors import UserError  # noqa: E402
+from tasks.params import RayParams  # noqa: E402
+
+LOOPBACK = "127.0.0.1"
+OBJECT_STORE_BYTES = 100 << 20  # nothing large passes through Ray
+LEFT_OUT = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+
+
+@contextmanager
+def cluster(params: RayParams) -> Iterator[None]:
+    """Connect to the cluster of RAY_ADDRESS or start one; raises ``UserError`` if it lacks what ``params`` ask for."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
+    folder = None
+    if is_external():
+        ray.init(**quiet)
+    else:
+        folder = tempfile.mkdtemp(prefix="ray-")  # short: it holds sockets
+        ray.init(
+            address="local",
+            num_cpus=params.num_workers * params.threads_per_worker,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=folder,
+            _node_ip_address=LOOPBACK,
+            **quiet,
+        )
+    try:
+        _check_resources(params)
+        yield
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_external() -> bool:
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: Path) -> str | None:
+    """Run ``worker({"job": job})`` in every worker; a lost worker restarts all, ``max_failures`` times.
+
+    Returns None, or in one line why the training failed.
+    """
+    trainer_class = DataParallelTrainer if is_external() else _LocalTrainer
+    trainer = trainer_class(
+        worker,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=params.num_workers,
+            use_gpu=params.use_gpu,
+            resources_per_worker={"CPU": params.threads_per_worker, **({"GPU": 1} if params.use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=params.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        return _reason(error)
+    return None
+
+
+def _reason(error: TrainingFailedError) -> str:
+    """The last line of what a worker raised; the rest is Ray's story around it."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    lines = [line for line in str(next(iter(failures.values()))).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _check_resources(params: RayParams) -> None:
+    have = ray.cluster_resources()
+    need = {"CPU": params.num_workers * params.threads_per_worker, "GPU": params.num_workers * params.use_gpu}
+    for kind, count in need.items():
+        if have.get(kind, 0) < count:
+            raise UserError(
+                f"ray.num_workers={params.num_workers} is not allowed: they need {count} {kind}s, "
+                f"the cluster has {have.get(kind, 0):g}"
+            )
+
+
+class _FixedSize(FixedScalingPolicy):
+    """Without the actor that asks an autoscaler for machines: a cluster of one process has none."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
+class _LocalTrainer(DataParallelTrainer):
+    """Without the actors that serve Ray Data sets and that clean up after us in a shared cluster."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in LEFT_OUT]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        return super()._initialize_and_run_controller(
+            **{**arguments, "scaling_policy": _FixedSize(self.scaling_config)}
+        )

@@ -1,0 +1,113 @@
+"""What a training says while it runs: an epoch a line, a bar at a terminal, and the same to the tracking store."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tasks import paths, tracking, train_worker
+from tasks.console import progress, say
+from tasks.files import write
+from tasks.params import Params, Setting
+
+POLL_S = 0.1
+RECORDED = "recorded"  # how many epochs the tracking outbox was given
+Row = dict[str, float]
+
+
+class Follower:
+    """A thread that reads what rank 0 writes. ``run`` is the identity of the execution, ``rows`` the whole history.
+
+    Making one begins the execution, or finds the identity that an interrupted one had.
+    """
+
+    def __init__(self, folder: Path, params: Params, setting: Setting) -> None:
+        self.folder, self.setting = folder, setting
+        self.rows: list[Row] = []
+        self.run: dict[str, Any] = {}
+        self._params = params
+        self._error: BaseException | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> Self:
+        (self.folder / train_worker.MESSAGES).write_text("")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def _follow(self) -> None:
+        try:
+            self.run = self._execution()
+            rows = self._new_rows()
+            if sys.stderr.isatty():
+                rows = progress(rows, self.setting.train.epochs, f"train {self.setting.name}")
+            recorded = self._recorded()
+            for row in rows:
+                if row["epoch"] > recorded:
+                    self._show_and_record(row)
+        except BaseException as error:
+            self._error = error
+
+    def _execution(self) -> dict[str, Any]:
+        path = self.folder / paths.RUN
+        if not path.exists():
+            write(path, json.dumps(tracking.start_execution(self._params, self.setting), indent=1) + "\n")
+        return json.loads(path.read_text())
+
+    def _new_rows(self) -> Iterator[Row]:
+        """The history's rows as they come; ends when the training has ended and all are read."""
+        told = 0
+        while True:
+            ended = self._ended.wait(POLL_S)
+            messages = (self.folder / train_worker.MESSAGES).read_text().splitlines()
+            for line in messages[told:]:
+                say(line)
+            told = len(messages)
+            rows = read_history(self.folder / paths.HISTORY)
+            for row in rows[len(self.rows) :]:
+                self.rows.append(row)
+                yield row
+            if ended:
+                return
+
+    def _recorded(self) -> int:
+        path = self.folder / RECORDED
+        return int(path.read_text()) if path.exists() else 0
+
+    def _show_and_record(self, row: Row) -> None:
+        if not sys.stderr.isatty():
+            say(as_line(self.setting, row))
+        metrics = {name: value for name, value in row.items() if name != "epoch"}
+        tracking.record(self.run, "train", metrics=metrics, step=int(row["epoch"]))
+        write(self.folder / RECORDED, str(int(row["epoch"])))
+
+
+def read_history(path: Path) -> list[Row]:
+    """The rows of ``history.csv``; none if it is not there yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def as_line(setting: Setting, row: Row) -> str:
+    return (
+        f"{setting.name}: epoch {row['epoch']:.0f} of {setting.train.epochs}, "
+        f"condensing stage {row['condensing_stage']:.0f} of {setting.model.num_condensing_stages}, "
+        f"loss {row['train_loss']:.4f}, error {row['train_error_pct']:.2f}%, "
+        f"validation error {row['validation_error_pct']:.2f}%, {row['seconds']:.1f} s"
+    )

@@ -1,0 +1,172 @@
+"""What runs in each Ray worker. No Ray Data, MLflow, Prefect or torchvision: a worker should start fast.
+
+Workers and the stage share a folder, the training's own: checkpoints, ``history.csv`` after every epoch, messages
+for the user, and in the end ``model.pt`` or ``error.txt``. Rank 0 alone writes there.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import fcntl
+import io
+import logging
+import os
+import socket
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
+from tasks import paths
+from tasks.files import write
+
+if TYPE_CHECKING:
+    from condensenet.training import EpochResult
+
+CHECKPOINTS = "checkpoints"
+MESSAGES = "messages.txt"
+ERROR = "error.txt"  # first line: what the user is told
+LOCK = "lock"  # held by the rank 0 that is at work
+LOCK_WAIT_S = 120.0  # for a rank 0 whose stage was killed to end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training, as it travels to the workers."""
+
+    folder: Path  # absolute
+    data: Path  # absolute
+    model: ModelConfig
+    train: TrainConfig
+    augment: AugmentConfig
+    threads: int
+    use_gpu: bool
+
+
+def run(config: dict[str, Any]) -> None:
+    """Train as one of Ray Train's workers. What a restart cannot cure is left in ``error.txt``."""
+    job: Job = config["job"]
+    if (job.folder / ERROR).exists():  # Ray restarts what failed, but not to come to the same end
+        return
+    import torch.distributed as dist
+
+    rank = _start_process_group(job)
+    try:
+        with _alone(job.folder) if rank == 0 else nullcontext():
+            _train(job, rank)
+    except Exception as error:
+        if _is_final(error):
+            write(job.folder / ERROR, f"{' '.join(str(error).split())}\n{traceback.format_exc()}")
+        raise
+    dist.destroy_process_group()
+
+
+def _train(job: Job, rank: int) -> None:
+    import torch
+
+    from condensenet.data import PreparedData
+    from condensenet.models.condensenet import CondenseNet
+    from condensenet.storage import save_model
+    from condensenet.training import fit
+
+    torch.set_num_threads(job.threads)
+    if rank == 0:
+        _log_to(job.folder / MESSAGES)
+    torch.manual_seed(job.train.seed)
+    model = CondenseNet(job.model)
+    device = "cuda" if job.use_gpu else "cpu"
+    history: list[EpochResult] = []
+    for epoch in fit(
+        model, PreparedData(job.data), job.augment, job.train, checkpoints=job.folder / CHECKPOINTS, device=device
+    ):
+        history.append(epoch)
+        if rank == 0:
+            write(job.folder / paths.HISTORY, as_csv(history))
+    if rank == 0:
+        save_model(model, job.folder / paths.MODEL)
+
+
+def as_csv(history: Sequence[EpochResult]) -> str:
+    """The history as a table: a header, and a row an epoch."""
+    file = io.StringIO()
+    rows = [dataclasses.asdict(row) for row in history]
+    table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        table.writerow({name: _shown(value) for name, value in row.items()})
+    return file.getvalue()
+
+
+def _shown(value: float) -> float | str:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether a restart would come to the same end: bad parameters or data, a diverged loss, a full disk."""
+    from condensenet.training import TrainingStopped
+
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
+    return isinstance(error, TrainingStopped | ValueError)
+
+
+def _start_process_group(job: Job) -> int:
+    """Join the other workers: gloo between CPUs, NCCL between GPUs. On one machine nothing leaves the loopback."""
+    import ray.train
+    import torch.distributed as dist
+    from ray.train.collective import broadcast_from_rank_zero
+
+    context = ray.train.get_context()
+    rank, address = context.get_world_rank(), ray.util.get_node_ip_address()
+    local = address.startswith("127.")
+    if local:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    meeting = None
+    if rank == 0:
+        meeting = f"file://{job.folder}/meeting-{uuid.uuid4().hex}" if local else f"tcp://{address}:{_free_port()}"
+    dist.init_process_group(
+        "nccl" if job.use_gpu else "gloo",
+        init_method=broadcast_from_rank_zero(meeting),
+        rank=rank,
+        world_size=context.get_world_size(),
+    )
+    return rank
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other rank 0 writes in ``folder``: that of a killed stage may live on for a moment."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    with (folder / LOCK).open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ValueError(f"{folder} is in use by another training") from None
+                time.sleep(0.2)
+        yield
+
+
+def _log_to(path: Path) -> None:
+    """What the library has to say goes to the user, by way of the stage."""
+    logger = logging.getLogger("condensenet")
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
