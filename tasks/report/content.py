@@ -15,7 +15,10 @@ DASH = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as text; ``detail`` is smaller print after it; ``index`` is a setting's number, for its colour."""
+    """A value as text; ``detail`` is smaller print after it; ``index`` is a setting's number, for its colour.
+
+    A line break in small print is a comma where there is one line only.
+    """
 
     text: str
     detail: str = ""
@@ -51,13 +54,13 @@ def headline(study: Study, published: Published) -> Table:
         SETTING,
         Column("G"),
         Column("C"),
-        Column("test error", "%, top-1, 95% interval"),
+        Column("test error", "%, top-1\n95% interval"),
         Column("published error", "%, top-1", is_published=True),
         Column("top-5 error", "%"),
         Column("MACs"),
         Column("paper's FLOPs"),
         Column("parameters"),
-        Column("latency", "ms, batch 1, 1 thread, p10–p90"),
+        Column("latency", "ms, batch 1, 1 thread\np10–p90"),
         Column("ratio to MobileNetV1", "p10–p90"),
         Column("throughput", "images/s"),
         Column("ONNX file"),
@@ -114,7 +117,7 @@ def _throughput(result: SettingResult) -> Cell:
     if not rows:
         return Cell(units.NOT_RUN)
     row = max(rows, key=lambda row: (row["batch"], row["images_per_second"]))
-    return Cell(f"{row['images_per_second']:,.0f}", f"batch {row['batch']}, {_threads(row['threads'])}")
+    return Cell(f"{row['images_per_second']:,.0f}", f"batch {row['batch']}\n{_threads(row['threads'])}")
 
 
 def _threads(number: int) -> str:

@@ -61,7 +61,7 @@ def table(found: Table) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(escape(cell) for cell in cells) + " |"
+    return "| " + " | ".join(escape(cell.replace("\n", ", ")) for cell in cells) + " |"
 
 
 def escape(text: str) -> str:
