@@ -223,6 +223,8 @@ def facts(study: Study) -> list[tuple[str, str]]:
     found = [("study", study.params.study), ("data source", data.source)]
     if manifest:
         splits = ", ".join(f"{count:,} {name}" for name, count in manifest.get("splits", {}).items())
+        origin = manifest.get("source", {}).get("origin")
+        found += [("data origin", str(origin))] if origin else []
         found += [
             ("images", splits),
             ("classes", f"{len(study.classes):,}"),

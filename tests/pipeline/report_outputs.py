@@ -44,6 +44,7 @@ def write_study(params: Params, settings: Iterable[str] | None = None, classes: 
             "std": [0.2],
             "fingerprint": "f1" * 32,
             "splits": {"train": 1257, "validation": 180, "test": TEST_IMAGES},
+            "source": {"origin": "example.images"},
             "corrupt": [],
         },
     )
