@@ -10,12 +10,12 @@ import time
 from typing import Any
 
 from flows import study as studies
-from flows.artifacts import summary
 from flows.server import start_if_none_is_given
 from flows.terminal import at_terminal
 from tasks import params, paths
 from tasks.console import say
 from tasks.errors import UserError
+from tasks.report.table import print_table, read_table
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     if options.setting:
         say(f"{state.message}: only {', '.join(options.setting)}, so no report")
     elif (report / paths.TABLE).is_file():
-        say(summary(report / paths.TABLE))
+        print_table(read_table(report / paths.TABLE))
     say(f"\n{in_force.study} in {time.monotonic() - begun:.0f} s. Where to look next:")
     if (report / paths.REPORT_HTML).is_file():
         say(f"  {report / paths.REPORT_HTML}   the report: table, curves, kept connections")

@@ -73,3 +73,5 @@ LATENCY = "latency.json"  # benchmark
 REPORT_HTML = "report.html"
 REPORT_MD = "report.md"
 TABLE = "table.csv"  # report
+CURVES = "curves.csv"  # report: a row an epoch and setting
+ROWS = "metrics"  # report: a folder, one <setting>.json with the headline figures

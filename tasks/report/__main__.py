@@ -9,7 +9,7 @@ from tasks import paths, tracking
 from tasks.console import say
 from tasks.errors import run_main
 from tasks.params import load
-from tasks.report import drawing, markdown, page
+from tasks.report import drawing, markdown, page, tracked
 from tasks.report.pictures import Picture, connection_maps, curves, scatters
 from tasks.report.published import Published, read_published
 from tasks.report.read import Study, read_study
@@ -31,7 +31,7 @@ def draw(study: Study, published: Published) -> dict[str, list[Picture]]:
 
 
 def write(study: Study, published: Published, pictures: dict[str, list[Picture]]) -> None:
-    """The three outputs of the stage."""
+    """The outputs of the stage."""
     folder = study.params.paths.report
     folder.mkdir(parents=True, exist_ok=True)
     outputs = {
@@ -41,6 +41,8 @@ def write(study: Study, published: Published, pictures: dict[str, list[Picture]]
     }
     for name, text in outputs.items():
         (folder / name).write_text(text, encoding="utf-8")
+    tracked.write_curves(study.results, folder)
+    tracked.write_metrics(study.results, folder)
 
 
 def complete_runs(study: Study, pictures: dict[str, list[Picture]]) -> None:
