@@ -3,9 +3,9 @@
 Protocol: all models are loaded in one process; after the warm-up every round runs each of them once, the yardstick
 first, on the same random images. So whatever slows the machine for a while slows all of them, and the ratio to
 the yardstick, taken round by round, is steadier than the latencies are. Threads do not spin when idle: the thread
-pools of several models would take the cores from one another (with spinning, a second pool doubled the latency).
+pools of several models would take the cores from one another (seen on two cores: 2 to 4 times the latency).
 
-``onnxruntime`` is imported only when a file is opened.
+``onnxruntime`` is imported only when a file is opened, and torch not at all: this runs where models are deployed.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +120,8 @@ def test_the_machine_is_named() -> None:
     assert machine["cores"] >= 1
     assert machine["memory_gib"] > 0
     assert set(latency.versions()) == {"python", "numpy", "onnxruntime"}
+
+
+def test_measuring_does_not_import_torch(checkout: Path) -> None:
+    code = "import sys, condensenet.latency as l; l.versions(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=checkout, check=False).returncode == 0

@@ -206,10 +206,20 @@ def test_the_benchmark_holds_the_machine_alone_and_prints_no_latency_without_its
     lines = capsys.readouterr().out.splitlines()
     assert facts["hardware"]["cpu"] in lines[0]
     assert onnxruntime.__version__ in lines[0]
-    assert all("times mobilenet_v1's" in line for line in lines[1:])
+    assert all("times mobilenet_v1's" in line for line in lines[1:3])
     (((run, stage), named),) = calls
     assert (run, stage) == (RUN, "benchmark")
     assert {"latency_ms", "latency_ratio", "latency_ms_b2_t1"} <= named["metrics"].keys()
+
+
+def test_an_unsteady_benchmark_says_so(study: Params) -> None:
+    facts = benchmark.benchmark(study, study.settings[SETTING])
+    steady, unsteady = (
+        {**facts, "rows": [{**row, "ratio_p10": 0.5, "ratio_p90": high} for row in facts["rows"]]}
+        for high in (0.9, 1.1)
+    )
+    assert not any("not quiet" in line for line in benchmark.describe(steady))
+    assert "not quiet" in list(benchmark.describe(unsteady))[-1]
 
 
 def test_the_stages_tell_the_tracking_store(study: Params, monkeypatch: pytest.MonkeyPatch) -> None:
