@@ -12,7 +12,7 @@ import numpy as np
 from condensenet.config import AugmentConfig
 from condensenet.data import randomness
 
-# N images, C channels, H height, W width
+# N images, C channels, H height, W width, A attempts
 AREA = (0.08, 1.0)  # of a resized crop, as a share of the image's
 RATIO = (3 / 4, 4 / 3)  # of its width to its height
 ATTEMPTS = 10
@@ -49,16 +49,19 @@ def flip(images_NCHW: np.ndarray, flipped_N: np.ndarray) -> np.ndarray:
     return result
 
 
-def resized_crop_box(height: int, width: int, seed: int, epoch: int, index: int) -> tuple[int, int, int, int]:
+def resized_crop_draws(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """What ``resized_crop_box`` needs for each image: (N, attempts, 4) in [0, 1)."""
+    draws = randomness.RESIZED_CROP + np.arange(4 * ATTEMPTS)
+    return randomness.uniform(seed, epoch, indices[:, None], draws).reshape(-1, ATTEMPTS, 4)
+
+
+def resized_crop_box(height: int, width: int, draws_A4: np.ndarray) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a random part of an image: 8 to 100% of its area, ratio 3/4 to 4/3.
 
     The first of ten drawn boxes that fits; else the centre, cut to the nearest allowed ratio. Source: Szegedy et
     al., Going deeper with convolutions (2015), section 6; torchvision's ``RandomResizedCrop`` draws alike.
     """
-    at = np.array(index)
-    for attempt in range(ATTEMPTS):
-        draws = range(randomness.RESIZED_CROP + 4 * attempt, randomness.RESIZED_CROP + 4 * attempt + 4)
-        area, ratio, down, right = (float(randomness.uniform(seed, epoch, at, draw)[0]) for draw in draws)
+    for area, ratio, down, right in draws_A4.tolist():
         pixels = height * width * (AREA[0] + area * (AREA[1] - AREA[0]))
         aspect = exp(log(RATIO[0]) + ratio * (log(RATIO[1]) - log(RATIO[0])))
         w, h = round(sqrt(pixels * aspect)), round(sqrt(pixels / aspect))

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from condensenet.config import AugmentConfig
-from condensenet.data import decoding, randomness
-from condensenet.data.augment import augment_batch
+from condensenet.data import randomness
+from condensenet.data.augment import augment_batch, resized_crop_draws
+from condensenet.data.decoding import decode, evaluation_view, training_view
 from condensenet.data.prepared import ImageSplit, normalise
 
 CHUNK = 16  # images that one thread decodes at a time
 BATCHES_AHEAD = 2
+SMALL = 64  # raw images up to this many pixels a side are loaded as they are asked for, without threads
 Batch = tuple[Tensor, Tensor]  # images float32 (N, C, H, W), normalised; labels int64 (N,)
 Loader = Callable[[np.ndarray], Tensor]  # indices to images
 
@@ -88,7 +90,8 @@ class _EvaluationLoader:
         """uint8 (N, C, S, S)."""
         if self.split.manifest.encoding == "raw":
             return self.split.raw(indices)
-        return np.stack([self.view(self.decode(index), index).numpy() for index in indices.tolist()])
+        size = self.split.manifest.image_size
+        return np.stack([evaluation_view(self.decode(index), size).numpy() for index in indices.tolist()])
 
     def decode(self, index: int) -> Tensor:
         """uint8 (C, H, W) of one stored image, whatever the encoding."""
@@ -96,12 +99,9 @@ class _EvaluationLoader:
         if manifest.encoding == "raw":
             return torch.from_numpy(self.split.raw(np.array([index]))[0])
         try:
-            return decoding.decode(self.split.encoded(index), manifest.channels)
+            return decode(self.split.encoded(index), manifest.channels)
         except ValueError as error:
             raise ValueError(f"{manifest.name}: {self.split.name} image {index} is corrupt: {error}") from None
-
-    def view(self, image_CHW: Tensor, index: int) -> Tensor:
-        return decoding.evaluation_view(image_CHW, self.split.manifest.image_size)
 
 
 @dataclass(frozen=True)
@@ -111,20 +111,18 @@ class _TrainingLoader(_EvaluationLoader):
     epoch: int
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
-        if self.augment.crop == "resized":
-            images = np.stack([self.view(self.decode(index), index).numpy() for index in indices.tolist()])
-        else:
-            images = super().pixels(indices)
+        images = self.crops(indices) if self.augment.crop == "resized" else super().pixels(indices)
         return augment_batch(images, indices, self.augment, self.seed, self.epoch)
 
-    def view(self, image_CHW: Tensor, index: int) -> Tensor:
-        if self.augment.crop != "resized":
-            return super().view(image_CHW, index)
-        return decoding.training_view(image_CHW, self.split.manifest.image_size, self.seed, self.epoch, index)
+    def crops(self, indices: np.ndarray) -> np.ndarray:
+        size = self.split.manifest.image_size
+        draws = resized_crop_draws(indices, self.seed, self.epoch)
+        every = zip(indices.tolist(), draws, strict=True)
+        return np.stack([training_view(self.decode(index), size, own).numpy() for index, own in every])
 
 
 def _load(split: ImageSplit, parts: Iterable[np.ndarray], loader: Loader, threads: int) -> Iterator[Batch]:
-    if split.manifest.encoding == "raw":  # cheap: a copy of some pages
+    if split.manifest.encoding == "raw" and split.manifest.image_size <= SMALL:  # cheap: a copy of some pages
         return ((loader(indices), split.labels[indices]) for indices in parts)
     return _load_ahead(split, parts, loader, threads)
 
@@ -159,5 +157,7 @@ def _finished(split: ImageSplit, indices: np.ndarray, images: Tensor, jobs: list
 
 
 def _threads(world_size: int) -> int:
+    """This process's part of the cores; ``LOCAL_WORLD_SIZE`` (torch's name) says how many ranks share the machine."""
+    world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // world_size)
+    return max(1, cores // max(1, world_size))

@@ -19,9 +19,9 @@ def decode(content: np.ndarray | bytes, channels: int) -> Tensor:
     """
     from torchvision.io import ImageReadMode, decode_image  # takes seconds to import
 
-    data = torch.frombuffer(bytearray(content), dtype=torch.uint8) if len(content) else torch.zeros(0).byte()
+    content = np.frombuffer(bytearray(content), dtype=np.uint8) if isinstance(content, bytes) else content
     try:
-        image = decode_image(data, mode=ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY)
+        image = decode_image(torch.from_numpy(content), mode=ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY)
     except RuntimeError as error:
         raise ValueError(str(error).partition("\n")[0]) from None
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != channels:
@@ -52,8 +52,8 @@ def evaluation_view(image_CHW: Tensor, size: int) -> Tensor:
     return image_CHW[:, top : top + size, left : left + size]
 
 
-def training_view(image_CHW: Tensor, size: int, seed: int, epoch: int, index: int) -> Tensor:
+def training_view(image_CHW: Tensor, size: int, draws_A4: np.ndarray) -> Tensor:
     """A random resized crop (``resized_crop_box``)."""
     rows, columns = image_CHW.shape[1:]
-    top, left, height, width = resized_crop_box(rows, columns, seed, epoch, index)
+    top, left, height, width = resized_crop_box(rows, columns, draws_A4)
     return resize(image_CHW[:, top : top + height, left : left + width], size, size)

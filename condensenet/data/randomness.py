@@ -13,15 +13,15 @@ GOLDEN = 0x9E3779B97F4A7C15
 PERMUTATION, SHIFT_ROWS, SHIFT_COLUMNS, FLIP, RESIZED_CROP = range(5)  # draws; a resized crop takes those that follow
 
 
-def bits(seed: int, epoch: int, indices: np.ndarray, draw: int) -> np.ndarray:
-    """64 random bits for each of ``indices``: uint64 of their shape."""
+def bits(seed: int, epoch: int, indices: np.ndarray, draw: int | np.ndarray) -> np.ndarray:
+    """64 random bits for each of ``indices`` and ``draw``: uint64 of the shape to which these broadcast."""
     state = np.zeros(1, dtype=np.uint64)
     for number in (seed, epoch, draw):
-        state = _mix(state + np.uint64(number))
-    return _mix(state + np.asarray(indices).astype(np.uint64))
+        state = _mix(state + np.asarray(number).astype(np.uint64))
+    return _mix(state + indices.astype(np.uint64))
 
 
-def uniform(seed: int, epoch: int, indices: np.ndarray, draw: int) -> np.ndarray:
+def uniform(seed: int, epoch: int, indices: np.ndarray, draw: int | np.ndarray) -> np.ndarray:
     """float64 in [0, 1)."""
     return (bits(seed, epoch, indices, draw) >> np.uint64(11)) * 2.0**-53
 

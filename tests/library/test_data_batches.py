@@ -20,7 +20,7 @@ from condensenet.data import (
     write_prepared,
 )
 from condensenet.data import randomness as r
-from condensenet.data.augment import augment_batch, flip, resized_crop_box, shift
+from condensenet.data.augment import augment_batch, flip, resized_crop_box, resized_crop_draws, shift
 
 EPOCH: dict[str, Any] = {
     "augment": AugmentConfig(crop="pad", pad=2, flip=True),
@@ -177,7 +177,8 @@ def test_a_permutation_holds_every_index() -> None:
 
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(0, 10**6))
 def test_a_resized_crop_lies_inside_the_image(height: int, width: int, index: int) -> None:
-    top, left, h, w = resized_crop_box(height, width, 0, 0, index)
+    draws = resized_crop_draws(np.array([index]), 0, 0)
+    top, left, h, w = resized_crop_box(height, width, draws[0])
     assert 0 <= top <= top + h <= height
     assert 0 <= left <= left + w <= width
     assert h > 0
@@ -190,10 +191,10 @@ def test_resized_crops_are_drawn_like_torchvisions() -> None:
     image = torch.zeros(1, 300, 400)
     torch.manual_seed(0)
     theirs = np.array([RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)])
-    mine = np.array([resized_crop_box(300, 400, 0, 0, index) for index in range(3000)])
+    mine = np.array([resized_crop_box(300, 400, draws) for draws in resized_crop_draws(np.arange(3000), 0, 0)])
     assert np.abs(mine.mean(axis=0) - theirs.mean(axis=0)).max() < 5  # pixels; three standard errors
     assert np.abs(mine.std(axis=0) - theirs.std(axis=0)).max() < 5
 
 
 def test_a_long_image_is_cropped_in_its_centre() -> None:
-    assert resized_crop_box(10, 2000, 0, 0, 5) == (0, 993, 10, 13)
+    assert resized_crop_box(10, 2000, resized_crop_draws(np.array([5]), 0, 0)[0]) == (0, 993, 10, 13)
