@@ -14,7 +14,7 @@ from tasks.console import say
 def write(path: Path, text: str) -> None:
     """Whole or not at all, so that who reads it meanwhile never sees a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks import files, paths
 from tasks import params as parameters
-from tasks import paths
 from tasks.errors import UserError
 from tasks.params import Params, Setting
 
@@ -84,8 +84,6 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text``; the file appears whole or not at all."""
+    """Write ``text`` and the folder it goes to; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    files.write(path, text)
