@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # importing them imports torch, which delivering does not nee
 
 __all__ = ["courier", "deliver", "dvc_tags", "final_metrics", "initialise", "record", "start_execution"]
 
-START_WAIT_S = 20.0  # a starting execution waits this long for another process that delivers, to learn its run's id
+START_WAIT_S = 60.0  # a starting execution waits this long for another process that delivers, to learn its run's id
 
 
 def start_execution(params: Params, setting: Setting) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def start_execution(params: Params, setting: Setting) -> dict[str, Any]:
         "time_ms": round(1000 * now),
         "workspace": str(Path.cwd()),
         "params": run["params"],
-        "tags": contents.run_tags(setting, run["git_commit"]),
+        "tags": contents.run_tags(params, setting, run["git_commit"]),
         "dataset": run["dataset"],
     }
     outbox.put(run["execution_id"], start)
@@ -74,8 +74,8 @@ def record(
 ) -> None:
     """Add to the run of the execution that ``run`` (the content of ``run.json``) names.
 
-    ``step`` is the epoch, counted from 1; left out: the metrics are of the trained model. ``artifacts`` are pairs of a file or
-    folder and the artifact folder it goes to ("" for the top). ``dataset`` has name, fingerprint and source.
+    ``step`` is the epoch, counted from 1; left out: the metrics are of the trained model. ``artifacts`` are pairs of
+    a file or folder and the artifact folder it goes to ("" for the top). ``dataset`` has name, fingerprint, source.
     A record of stage "train" sets the run's status to RUNNING, ``finished`` and ``failed`` set what they say.
     """
     kept = [(Path(source), f"{index}/{Path(source).name}") for index, (source, _) in enumerate(artifacts)]

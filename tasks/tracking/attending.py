@@ -60,13 +60,14 @@ def attend() -> None:
     os.nice(10)
     ended = threading.Event()
     threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
-    with outbox.on_duty(ended) as mine:
-        if mine:
-            delivery.prepare()
-        while mine and not ended.is_set():
-            delivery.deliver(wait_s=TICK_S)
-            ended.wait(AWAY_TICK_S if outbox.pending() else TICK_S)
-    delivery.deliver(wait_s=END_S / 2)  # off duty already: what a stage left to us at the last moment
+    while not ended.is_set():
+        with outbox.on_duty(ended) as mine:
+            able = mine and delivery.prepare()
+            while able and not ended.wait(TICK_S):
+                delivery.deliver(wait_s=TICK_S)
+                able = not delivery.is_away()
+        ended.wait(AWAY_TICK_S)  # off duty while the store does not answer: nobody waits for this process
+    delivery.deliver(wait_s=END_S / 2)  # off duty already: what a stage left to it at the last moment
 
 
 def _pass_on(lines: IO[str], emit: Callable[[str], None]) -> None:

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tasks import paths
+from tasks.report.drawing import SERIES
 
 if TYPE_CHECKING:  # importing them imports torch, which delivering does not need
     from tasks.params import Params, Setting
@@ -52,10 +53,11 @@ def _as_yaml(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def run_tags(setting: Setting, commit: str | None) -> dict[str, str]:
-    """Tags that the MLflow UI shows in columns of its own: commit, source, user, description."""
+def run_tags(params: Params, setting: Setting, commit: str | None) -> dict[str, str]:
+    """Tags that the MLflow UI knows: commit, source, user, description, and the colour that the report gives it too."""
     model = setting.model
     tags = {
+        "mlflow.runColor": SERIES[list(params.settings).index(setting.name) % len(SERIES)],
         "mlflow.source.name": f"tasks.train {setting.name}",
         "mlflow.source.type": "LOCAL",
         "mlflow.note.content": f"G = {model.groups_1x1}, C = {model.condensation_factor}, "
@@ -84,15 +86,17 @@ def _git(*arguments: str) -> str | None:
 
 
 def dataset(params: Params) -> dict[str, str] | None:
-    """Name, fingerprint and source of the prepared images; None if they are not prepared."""
+    """Name, fingerprint, source and counts of the prepared images; None if they are not prepared."""
     try:
         manifest = json.loads((params.paths.data / paths.MANIFEST).read_text())
+        counts = {f"{split}_images": str(count) for split, count in manifest["splits"].items()}
         return {
             "name": str(manifest["name"]),
             "fingerprint": str(manifest["fingerprint"]),
             "source": str(params.data.path or params.data.source),
+            **counts,
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -18,18 +18,25 @@ class _Process:
     """What this process remembers of the store."""
 
     store: Store | None = None
+    away: bool = False
     said: bool = False
     retry_at: float = 0.0
 
 
-def prepare() -> None:
-    """Open the store, which creates a fresh SQLite file: it takes only one maker."""
+def prepare() -> bool:
+    """Open the store, which creates a fresh SQLite file: it takes only one maker. False if it does not answer."""
     try:
         with outbox.locked(wait_s=60.0) as held:
             if held:
                 _store()
     except Away as error:
         _say_away(error)
+    return not _Process.away
+
+
+def is_away() -> bool:
+    """Whether the store did not answer when it was last asked."""
+    return _Process.away
 
 
 def deliver(wait_s: float = 0.0) -> int:
@@ -102,10 +109,12 @@ def _store() -> Store:
         from tasks.tracking.store import Store
 
         _Process.store = Store.open(uri)
+    _Process.away = False
     return _Process.store
 
 
 def _say_away(error: Away) -> None:
+    _Process.away = True
     if not _Process.said:
         _Process.said = True
         say(

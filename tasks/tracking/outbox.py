@@ -57,10 +57,7 @@ def put(execution_id: str, record: Mapping[str, Any], files: Sequence[tuple[Path
 
 def pending() -> list[Path]:
     """Folders of the records that wait, each execution's in the order they were written."""
-    if not root().is_dir():
-        return []
-    queues = sorted(folder for folder in root().iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    return [record for queue in queues for record in _complete(queue)]
+    return [record for queue in _queues() for record in _complete(queue)]
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -104,12 +101,13 @@ def noted_run(execution_id: str) -> str | None:
 
 def tidy(older_than_s: float = 86400.0) -> None:
     """Take away what killed writers left behind and the folders of executions with nothing to deliver."""
-    for queue in root().glob("*"):
-        old = [item for item in queue.iterdir() if not item.name.isdigit() and _age_s(item) > older_than_s]
-        for item in old:
-            shutil.rmtree(item) if item.is_dir() else item.unlink()
-        with suppress(OSError):  # not empty, or in use again
-            queue.rmdir()
+    for queue in _queues():
+        if _age_s(queue) > older_than_s:  # nothing came or went in there since
+            for item in queue.iterdir():
+                if item.name.startswith("."):
+                    shutil.rmtree(item) if item.is_dir() else item.unlink()
+            with suppress(OSError):  # not empty
+                queue.rmdir()
 
 
 def _age_s(item: Path) -> float:
@@ -153,6 +151,12 @@ def _flock(file: IO[str], kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _queues() -> list[Path]:
+    if not root().is_dir():
+        return []
+    return sorted(folder for folder in root().iterdir() if folder.is_dir() and not folder.name.startswith("."))
 
 
 def _complete(queue: Path) -> list[Path]:

@@ -6,6 +6,7 @@ Every operation may be repeated: a delivery that was killed half-way is done aga
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -88,6 +89,7 @@ class Store:
     def restore_if_unknown(self, run: Mapping[str, Any], workspace: Path) -> bool:
         """Make the run of an execution that this store never saw; whether it did. Raises ``Away``."""
         try:
+            self._runs.clear()  # it may have been deleted since we knew it
             if self.find_run(run) is not None:
                 return False
             self._restore_run(run, workspace)
@@ -171,7 +173,7 @@ class Store:
             self._client.log_batch(run_id, tags=items[start : start + BATCH])
 
     def _log_metrics(self, run: Mapping[str, Any], run_id: str, record: Mapping[str, Any]) -> None:
-        """Of an epoch, or of the trained model: those have step 0, so that the UI draws bars, and belong to the model."""
+        """Of an epoch, or of the trained model: those get step 0, drawn as bars by the UI, and go to the model too."""
         metrics, step = record.get("metrics") or {}, record.get("step")
         if metrics:
             points = [(name, value, step or 0, record["time_ms"]) for name, value in metrics.items()]
@@ -192,10 +194,10 @@ class Store:
             return
         made = Dataset(
             name=data["name"],
-            digest=data["fingerprint"][:36],  # MLflow's limit
+            digest=data["fingerprint"][:12],  # MLflow takes 36 characters, its table is readable with 12
             source_type="local",
-            source=data["source"],
-            profile=data.get("profile"),
+            source=json.dumps({"uri": data["source"]}),
+            profile=json.dumps({key: value for key, value in data.items() if key not in ("name", "source")}),
         )
         self._client.log_inputs(run_id, [DatasetInput(made, [InputTag("mlflow.data.context", "training")])])
 
@@ -240,10 +242,13 @@ class Store:
         self._log_points(run_id, points, made.model_id)
 
     def _set_status(self, run_id: str, status: str | None, time_ms: int) -> None:
-        if status in ("FINISHED", "FAILED"):
-            self._client.set_terminated(run_id, status, time_ms)
-        elif status == "RUNNING" and self._client.get_run(run_id).info.status != status:
+        """A run that has ended keeps its end: the stages that follow do not make its training longer."""
+        if status is None or self._client.get_run(run_id).info.status == status:
+            return
+        if status == "RUNNING":
             self._client.update_run(run_id, status)
+        else:
+            self._client.set_terminated(run_id, status, time_ms)
 
 
 def _present(path: Path) -> Path:

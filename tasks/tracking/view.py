@@ -67,14 +67,14 @@ def saved_view(name: str, time_ms: int) -> str:
         "runsHiddenMode": "FIRST_10_RUNS",
         "viewMaximized": False,
         "runListHidden": False,
-        "isAccordionReordered": False,
+        "isAccordionReordered": True,
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "groupBy": None,
         "groupsExpanded": {},
         "compareRunCharts": list(_charts()),
         "compareRunSections": [
-            {"uuid": name, "name": name, "display": True, "isReordered": False} for name in (TRADES, TRAINING, FIGURES)
+            {"uuid": name, "name": name, "display": True, "isReordered": True} for name in (TRADES, TRAINING, FIGURES)
         ],
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
     }
