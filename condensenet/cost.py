@@ -11,7 +11,8 @@ The convention:
 - The training form counts as if every drop were done, also before condensing: 1/C of each learned layer's weights.
 
 The network is run once, on an image of zeros, and every operator that runs is looked up, also those that no module
-stands for. One that has no entry here is an error, not a guess. Source: the authors' ``utils.py``, whose figures come out to the digit.
+stands for. One that has no entry here is an error, not a guess. Source: the authors' ``utils.py``, whose figures
+come out to the digit.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from condensenet.config import ModelConfig
 from condensenet.convert import PER_CHANNEL
 from condensenet.layers import CondensedGroupConv, CondensedLinear, LearnedGroupConv, LearnedLinear, NormReluConv
 from condensenet.models.condensenet import CondenseNet, Form
-from condensenet.storage import build_model, new_model
+from condensenet.storage import build_model, new_model, read_plain
 
 State = dict[str, Tensor]
 LAYER = re.compile(
@@ -113,10 +113,7 @@ def _read(source: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Te
     """The state dict itself, taken out of its file and of what is wrapped around it."""
     content: Any = source
     if not isinstance(content, Mapping):
-        try:
-            content = torch.load(content, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{source} is not a checkpoint of plain tensors: {str(error).splitlines()[0]}") from None
+        content = read_plain(Path(content))
     while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,25 @@ def save_model(model: CondenseNet, path: Path | str) -> None:
 def load_model(path: Path | str) -> CondenseNet:
     """The model that ``save_model`` wrote, on the CPU, in evaluation mode.
 
-    Raises ``FileNotFoundError``, or ``ValueError`` with one line if the file is not such a model.
+    Raises ``OSError`` if there is no file to read, ``ValueError`` with one line if it is not such a model.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
-        raise ValueError(f"{path} is not a model file, or not all of it") from None
+    content = read_plain(path)
     if not isinstance(content, dict) or not content.keys() >= KEYS:
         raise ValueError(f"{path} is not a model file of this library: it needs {', '.join(sorted(KEYS))}")
-    return build_model(ModelConfig(**content["config"]), content["form"], content["state_dict"])
+    try:
+        return build_model(ModelConfig(**content["config"]), content["form"], content["state_dict"])
+    except (TypeError, RuntimeError) as error:  # a field of another version; a tensor that does not fit
+        raise ValueError(f"{path} does not hold the model that it names: {str(error).splitlines()[0]}") from None
+
+
+def read_plain(path: Path | str) -> Any:
+    """What ``torch.save`` wrote, plain data and tensors alone, on the CPU; ``ValueError`` for any other content."""
+    data = Path(path).read_bytes()
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # for a broken file torch has half a dozen kinds
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path} is not a file of plain tensors, or not all of it: {reason}") from None
 
 
 def build_model(config: ModelConfig, form: Form, state_dict: dict[str, Any]) -> CondenseNet:

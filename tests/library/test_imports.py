@@ -1,29 +1,117 @@
-"""What importing costs: reading configurations and manifests must not wait for torch."""
+"""Who may import whom, what importing costs, and what the library offers."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import condensenet
 import condensenet.data
 
+PUBLIC = [
+    "CondenseNet",
+    "Cost",
+    "ModelConfig",
+    "convert",
+    "count_cost",
+    "export_onnx",
+    "group_lasso",
+    "load_authors_checkpoint",
+    "measure_latency",
+    "presets",
+]
+ALLOWED = {"torch", "torchvision", "numpy", "condensenet", *sys.stdlib_module_names}
+ROOMS = ["condensenet", "tasks", "flows"]  # a room imports from itself and from those before it
+
+
+def _sources(checkout: Path, room: str) -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted((checkout / room).rglob("*.py")):
+        yield path.relative_to(checkout), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used"
+            yield node.module or ""
+
+
+def _at_module_level(tree: ast.Module) -> Iterator[str]:
+    """Imports that run when the module is imported: those in no function and not for type checkers alone."""
+    pending: list[ast.AST] = list(tree.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from _imports(ast.Module([node], []))
+        pending.extend(ast.iter_child_nodes(node))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_go_from_flows_to_tasks_to_the_library_and_never_back(checkout, room):
+    later = ROOMS[ROOMS.index(room) + 1 :]
+    wrong = [
+        f"{path} imports {name}"
+        for path, tree in _sources(checkout, room)
+        for name in _imports(tree)
+        if name.split(".")[0] in later
+    ]
+    assert not wrong
+
+
+def test_the_library_needs_torch_torchvision_and_numpy_alone(checkout):
+    sources = list(_sources(checkout, "condensenet"))
+    assert len(sources) > 10
+    wrong = [
+        f"{path} imports {name}"
+        for path, tree in sources
+        for name in _at_module_level(tree)
+        if name.split(".")[0] not in ALLOWED
+    ]
+    assert not wrong
+
+
+def test_the_public_names_are_these_and_all_can_be_had():
+    assert condensenet.__all__ == PUBLIC
+    for name in PUBLIC:
+        assert getattr(condensenet, name) is not None
+    assert set(PUBLIC) <= set(dir(condensenet))
+    with pytest.raises(AttributeError, match="no attribute 'densenet'"):
+        _ = condensenet.densenet
+
+
+def test_every_public_name_of_the_data_package_is_there():
+    for name in condensenet.data.__all__:
+        assert getattr(condensenet.data, name) is not None
+
+
+def _run(code: str, checkout: Path) -> str:
+    return subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=True).stdout
+
 
 @pytest.mark.parametrize("module", ["condensenet.config", "condensenet.data.manifest", "condensenet.models.presets"])
-def test_torch_is_not_imported_for(module):
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_reading_configurations_does_not_wait_for_torch(module, checkout):
+    assert _run(f"import sys, {module}; print('torch' in sys.modules)", checkout).strip() == "False"
 
 
-@pytest.mark.parametrize("package", [condensenet, condensenet.data])
-def test_every_public_name_is_there(package):
-    for name in package.__all__:
-        assert getattr(package, name) is not None
+def test_using_the_library_imports_no_more_than_it_must(checkout):
+    heavy = ["torchvision", "torch._dynamo", "onnx", "onnxruntime", "ray", "mlflow", "dvc", "prefect", "pydantic"]
+    code = "import sys; from condensenet import *; model = CondenseNet(presets['condensenet-50']); "
+    code += f"model.condense_to(3); count_cost(convert(model), 32); print([n for n in {heavy} if n in sys.modules])"
+    assert _run(code, checkout).strip() == "[]"
 
 
-def test_convert_is_the_function_also_after_its_module_was_imported():
+def test_convert_is_the_function_also_after_its_module_was_imported(checkout):
     code = "import condensenet.convert, condensenet; from condensenet import convert; "
-    code += "assert callable(convert) and condensenet.convert is convert"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code += "print(callable(convert) and condensenet.convert is convert)"
+    assert _run(code, checkout).strip() == "True"

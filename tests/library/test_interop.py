@@ -1,0 +1,194 @@
+"""The authors' checkpoints, against their networks written as plain functions of a state dict."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from networks import authors_drop, authors_forward, configs, random_network, relative_difference
+
+from condensenet import ModelConfig, convert, load_authors_checkpoint
+from condensenet.interop import authors_state_dict, halve_classifier
+
+SMALL = ModelConfig(block_depths=(2, 2), growth_rates=(8, 16), condensation_factor=2)
+LIGHT = dataclasses.replace(SMALL, condensation_factor=4, reduction=0.5)
+TOLERANCE = 1e-5
+
+
+def _images(config: ModelConfig) -> torch.Tensor:
+    return torch.randn(2, config.in_channels, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def _checkpoint(config: ModelConfig, stage: int = 0, seed: int = 0) -> dict[str, torch.Tensor]:
+    model = random_network(config, seed)
+    model.condense_to(stage)
+    return authors_state_dict(model)
+
+
+@settings(max_examples=20, deadline=None)
+@given(configs(), st.data())
+@torch.no_grad()
+def test_every_form_and_stage_loads_and_computes_as_theirs(config, data):
+    config = dataclasses.replace(config, condense_classifier=False)
+    state, images = _checkpoint(config), _images(config)
+    for _ in range(stage := data.draw(st.integers(0, config.num_condensing_stages))):
+        authors_drop(state, config)
+    for name, value in state.items():
+        if name.endswith("_stage"):
+            value.fill_(stage)
+    model = load_authors_checkpoint(state, config)
+    assert model.condensing_stage == stage
+    assert relative_difference(model(images), authors_forward(state, config, images)) <= TOLERANCE
+
+    for _ in range(config.num_condensing_stages - stage):
+        authors_drop(state, config)
+    model.condense_to(config.num_condensing_stages)
+    expected = authors_forward(state, config, images)
+    assert relative_difference(model(images), expected) <= TOLERANCE
+
+    grouped = convert(model)
+    converted = authors_state_dict(grouped)
+    assume(config.condensation_factor > 1)
+    assert relative_difference(authors_forward(converted, config, images), expected) <= TOLERANCE
+    assert torch.equal(load_authors_checkpoint(converted, config)(images), grouped(images))
+
+
+@pytest.mark.parametrize("config", [SMALL, LIGHT, dataclasses.replace(SMALL, stem="imagenet")])
+@torch.no_grad()
+def test_a_classifier_halved_their_way(config):
+    model = load_authors_checkpoint(_checkpoint(config, config.num_condensing_stages), config)
+    halved = convert(halve_classifier(model))
+    state = authors_state_dict(halved)
+    linear, kept = model.classifier, halved.classifier.index
+    strongest = linear.weight.abs().sum(0).argsort(descending=True)[: linear.in_features // 2]
+    assert sorted(kept.tolist()) == sorted(strongest.tolist())
+    assert relative_difference(halved(_images(config)), authors_forward(state, config, _images(config))) <= TOLERANCE
+    again = load_authors_checkpoint(state, config)
+    assert again.config == dataclasses.replace(config, condense_classifier=True)
+    assert torch.equal(again(_images(config)), halved(_images(config)))
+    with pytest.raises(ValueError, match="condensed already"):
+        halve_classifier(halved)
+
+
+@torch.no_grad()
+def test_a_configuration_that_condenses_the_classifier_condenses_it_at_the_last_stage():
+    config = dataclasses.replace(SMALL, condense_classifier=True)
+    model = load_authors_checkpoint(_checkpoint(SMALL, 1), config)
+    assert not model.is_condensed
+    model.condense_to(1)
+    expected = halve_classifier(load_authors_checkpoint(_checkpoint(SMALL, 1), SMALL))
+    assert torch.equal(model(_images(config)), expected(_images(config)))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@torch.no_grad()
+def test_their_converted_form_without_condensation_becomes_plain_convolutions(groups):
+    config = dataclasses.replace(SMALL, groups_1x1=groups, condensation_factor=1)
+    state = _checkpoint(config)
+    for name in [name.removesuffix("._mask") for name in state if name.endswith("._mask")]:
+        for buffer in ("_mask", "_count", "_stage"):
+            del state[f"{name}.{buffer}"]
+        index = torch.arange(state[f"{name}.conv.weight"].shape[1]).flip(0).repeat(groups)
+        state[f"{name}.index"] = index
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{name}.norm.{part}"] = state[f"{name}.norm.{part}"][index]
+    model = load_authors_checkpoint(state, config)
+    assert relative_difference(model(_images(config)), authors_forward(state, config, _images(config))) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {f"module.{name}": value for name, value in state.items()},
+        lambda state: {name.replace("features.", "features.module."): value for name, value in state.items()},
+        lambda state: {"epoch": 3, "state_dict": state, "optimizer": {"state": {}}},
+        lambda state: {"state_dict": {"state_dict": state}},
+        lambda state: dict(reversed(state.items())),
+        lambda state: {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")},
+    ],
+    ids=["module", "features.module", "training file", "twice", "reversed", "old torch"],
+)
+def test_what_is_wrapped_around_the_tensors_does_not_matter(wrap, tmp_path):
+    state = _checkpoint(LIGHT, 2)
+    expected = load_authors_checkpoint(state, LIGHT)(_images(LIGHT))
+    assert torch.equal(load_authors_checkpoint(wrap(state), LIGHT)(_images(LIGHT)), expected)
+    torch.save(wrap(state), tmp_path / "theirs.pth.tar")
+    for path in (tmp_path / "theirs.pth.tar", str(tmp_path / "theirs.pth.tar")):
+        assert torch.equal(load_authors_checkpoint(path, LIGHT)(_images(LIGHT)), expected)
+
+
+def test_a_loaded_model_shares_no_tensor_with_the_checkpoint():
+    state = _checkpoint(SMALL)
+    before = {name: value.clone() for name, value in state.items()}
+    model = load_authors_checkpoint(state, SMALL)
+    model.condense_to(1)
+    for value in model.state_dict().values():
+        value.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in state.items())
+
+
+OTHER_SHAPES = [
+    ({"growth_rates": (16, 16)}, "features.init_conv"),
+    ({"in_channels": 1}, "features.init_conv"),
+    ({"bottleneck": 2}, "features.denseblock_1.denselayer_1.conv_1"),
+    ({"groups_3x3": 2}, "features.denseblock_1.denselayer_1.conv_2"),
+    ({"block_depths": (1, 2)}, "features.denseblock_1.denselayer_2.conv_1"),
+    ({"block_depths": (3, 2)}, "features.denseblock_1.denselayer_3.conv_1"),
+    ({"reduction": 0.5}, "features.transition_1.conv"),
+    ({"growth_rates": (8, 32)}, "features.denseblock_2.denselayer_1.conv_1"),
+    ({"block_depths": (2, 2, 2), "growth_rates": (8, 16, 16)}, "features.denseblock_3.denselayer_1.conv_1"),
+    ({"block_depths": (2,), "growth_rates": (8,)}, "features.denseblock_2.denselayer_1.conv_1"),
+    ({"num_classes": 7}, "classifier"),
+]
+OTHER_GROUPS = [  # which only a mask or an index shows
+    ({"groups_1x1": 2}, "features.denseblock_1.denselayer_1.conv_1"),
+    ({"groups_1x1": 8}, "features.denseblock_1.denselayer_1.conv_1"),
+    ({"condensation_factor": 8}, "features.denseblock_1.denselayer_1.conv_1"),
+    ({"condensation_factor": 4}, "features.denseblock_1.denselayer_1.conv_1"),
+    ({"condensation_factor": 1}, "features.denseblock_1.denselayer_1.conv_1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("form", "changes", "layer"),
+    [("initial", *case) for case in OTHER_SHAPES]
+    + [(form, *case) for form in ("condensed", "converted") for case in OTHER_SHAPES + OTHER_GROUPS],
+)
+def test_another_configuration_is_refused_with_the_first_layer_that_does_not_fit(form, changes, layer):
+    state = _checkpoint(SMALL, 0 if form == "initial" else 1)
+    if form == "converted":
+        state = authors_state_dict(convert(load_authors_checkpoint(state, SMALL)))
+    with pytest.raises(ValueError, match=f"^{layer} does not fit: ") as caught:
+        load_authors_checkpoint(state, dataclasses.replace(SMALL, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_tensors_that_no_network_of_theirs_has_are_refused():
+    state = _checkpoint(SMALL)
+    with pytest.raises(ValueError, match=r"layer1.conv.weight is not a name of the authors'"):
+        load_authors_checkpoint({**state, "layer1.conv.weight": torch.zeros(1)}, SMALL)
+    with pytest.raises(ValueError, match=r"norm_last does not fit: the configuration has no place for extra"):
+        load_authors_checkpoint({**state, "features.norm_last.extra": torch.zeros(1)}, SMALL)
+    del state["features.norm_last.bias"]
+    with pytest.raises(ValueError, match=r"norm_last does not fit: bias is missing"):
+        load_authors_checkpoint(state, SMALL)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not a state dict"):
+        load_authors_checkpoint({"accuracy": 0.9}, SMALL)
+    (tmp_path / "broken.pth.tar").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not a file of plain tensors"):
+        load_authors_checkpoint(tmp_path / "broken.pth.tar", SMALL)
+    with pytest.raises(ValueError, match="stem='densenet' is not allowed"):
+        load_authors_checkpoint(_checkpoint(SMALL), dataclasses.replace(SMALL, stem="densenet"))
+
+
+def test_an_index_beyond_the_inputs_is_refused():
+    state = authors_state_dict(convert(load_authors_checkpoint(_checkpoint(SMALL, 1), SMALL)))
+    state["features.denseblock_1.denselayer_2.conv_1.index"][3] = 24
+    with pytest.raises(ValueError, match=r"denselayer_2.conv_1 does not fit: index reaches beyond its 24 inputs"):
+        load_authors_checkpoint(state, SMALL)
