@@ -28,6 +28,7 @@ IMAGES = 8
 def main() -> None:
     if len(sys.argv) != 2:
         raise UserError("usage: python -m tasks.convert SETTING")
+    torch.set_num_threads(1)  # little work, and other settings are converted at the same time
     params = parameters.load()
     setting = params.setting(sys.argv[1])
     trained = params.paths.setting("train", setting.name)
