@@ -10,6 +10,7 @@ from tasks.report.published import Published, PublishedModel, dataset_of
 from tasks.report.read import SettingResult, Study
 
 MAX_CLASSES = 20
+PUBLISHED_TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 50_000}
 NOT_MEASURED = Cell(units.NOT_RUN)
 
 
@@ -171,7 +172,20 @@ def beside_published(study: Study, published: Published) -> Table | None:
             cells += [_own_figure(result, name), Cell(published_text(match, name))]
         rows.append(cells)
     notes = [f"The recipe in force may be shorter than the published one: epochs here {_epochs(study)}."]
+    notes += image_set_notes(study, dataset)
     return Table("Measured beside published", columns, rows, [*notes, *mark_notes(published)])
+
+
+def image_set_notes(study: Study, dataset: str | None) -> list[str]:
+    """In what the images here are not the ones that the published errors were measured on."""
+    notes = []
+    images = (study.manifest or {}).get("splits", {}).get("test")
+    if images is not None and dataset is not None and images != PUBLISHED_TEST_IMAGES[dataset]:
+        published = PUBLISHED_TEST_IMAGES[dataset]
+        notes.append(f"Not the same test images: measured on {images:,}, published on {published:,}.")
+    if dataset in ("cifar10", "cifar100") and study.params.data.source != dataset:
+        notes.append("Published for the original pixels; the images here were read from encoded files.")
+    return notes
 
 
 def _epochs(study: Study) -> str:

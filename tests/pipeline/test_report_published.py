@@ -12,7 +12,9 @@ from condensenet.models.presets import presets
 from tasks.errors import UserError
 from tasks.params import DataParams
 from tasks.report.content import figure_text, published_text
+from tasks.report.details import image_set_notes
 from tasks.report.published import Figure, Published, dataset_of, parse, read_published
+from tasks.report.read import Study
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +91,13 @@ def test_the_data_set_is_told_by_the_source_or_the_start_of_the_studys_name(chec
     parquet = DataParams(source="parquet", path="images")
     assert dataset_of(dataclasses.replace(params, study="imagenet-short", data=parquet)) == "imagenet"
     assert dataset_of(dataclasses.replace(params, study="flowers", data=parquet)) is None
+
+
+def test_other_images_than_the_published_ones_are_told(checkout: Path) -> None:
+    params = dataclasses.replace(digits(checkout), data=DataParams(source="parquet", path="images"))
+    study = Study(params=params, manifest={"splits": {"test": 5}}, yardstick=None, results=[])
+    first, second = image_set_notes(study, "cifar10")
+    assert first == "Not the same test images: measured on 5, published on 10,000."
+    assert "original pixels" in second
+    whole = dataclasses.replace(study, manifest={"splits": {"test": 50_000}})
+    assert image_set_notes(whole, "imagenet") == []
