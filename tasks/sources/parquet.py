@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.console import say
 from tasks.errors import UserError
 from tasks.params import DataParams
 from tasks.sources.base import Part, Source, check_range, given_path
@@ -24,6 +25,8 @@ ROWS_AT_A_TIME = 64
 def read(data: DataParams) -> Source:
     root = given_path(data)
     shards = {key: _shards(root, getattr(data, key), key) for key in ("train", "test")}
+    if both := sorted(set(shards["train"]) & set(shards["test"])):
+        say(f"warning: {both[0].name} is read for training and for testing: the test error will mean nothing")
     classes = _class_names(shards["train"][0])
     parts = {}
     for key, files in shards.items():

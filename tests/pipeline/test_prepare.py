@@ -294,6 +294,12 @@ def test_a_part_that_lacks_classes_is_taken_when_that_is_asked_for() -> None:
     assert prepared(CLASSES, **parquet(allow_empty_classes=True)).splits["train"] == 12
 
 
+def test_training_on_the_test_images_is_said_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+    made.shards(Path("raw"))
+    prepared(CLASSES, **parquet(test="train.parquet"))
+    assert "warning: train.parquet is read for training and for testing" in capsys.readouterr().out
+
+
 def test_a_missing_or_foreign_shard_is_named() -> None:
     made.shards(Path("raw"))
     assert "data.train=none-*.parquet is no file in" in refusal(CLASSES, **parquet(train="none-*.parquet"))
