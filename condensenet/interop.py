@@ -217,8 +217,9 @@ def _group_mask(layer: str, tensors: State, module: LearnedGroupConv) -> Tensor:
         f"its groups dropped {dropped} of {inputs} inputs, which condensation_factor={factor} does not lead to",
     )
     if stage is not None:
+        claimed = int(stage) or done  # a stage of 0 says nothing: masks can be made without it
         _require(
-            done <= int(stage) < factor,
+            done <= claimed < factor,
             layer,
             f"{dropped[0]} of {inputs} inputs dropped at stage {int(stage)} does not go with "
             f"condensation_factor={factor}",

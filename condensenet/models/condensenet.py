@@ -172,13 +172,13 @@ class CondenseNet(nn.Module):
 
 
 def group_lasso(model: nn.Module) -> Tensor:
-    """The group lasso of every learned layer of ``model``, a scalar; 0 if there is none.
+    """The group lasso of every learned group convolution of ``model``, a scalar; 0 if there is none.
 
     It is the value itself, whatever the condensing stage: a loss adds it while ``not model.is_condensed``, that is
-    through the last condensing stage and not in the optimisation stage. Dropped connections have no gradient; each
-    adds a constant 1e-3 to the value, as in the authors' code.
+    through the last condensing stage and not in the optimisation stage. As in the authors' code, dropped connections
+    have no gradient but add a constant 1e-3 each, and a condensed classifier has no part in it.
     """
-    layers = [module for module in model.modules() if isinstance(module, LearnedGroups)]
+    layers = [module for module in model.modules() if isinstance(module, LearnedGroupConv)]
     if not layers:
         return torch.zeros(())
     return torch.stack([layer.lasso() for layer in layers]).sum()

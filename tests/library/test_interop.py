@@ -120,6 +120,18 @@ def test_what_is_wrapped_around_the_tensors_does_not_matter(wrap, tmp_path):
         assert torch.equal(load_authors_checkpoint(path, LIGHT)(_images(LIGHT)), expected)
 
 
+@pytest.mark.parametrize("claimed", [0, 1, 3])
+def test_the_mask_is_believed_and_not_the_stage_beside_it(claimed):
+    state = _checkpoint(LIGHT, 1)
+    for name, value in state.items():
+        if name.endswith("_stage"):
+            value.fill_(claimed)  # 3: the authors' code skipped a stage and dropped too little
+    model = load_authors_checkpoint(state, LIGHT)
+    assert model.condensing_stage == 1
+    model.condense_to(3)  # what was skipped is caught up
+    assert all(layer.group_mask.sum(1).tolist() == [layer.in_channels // 4] * 4 for layer in model.learned_layers())
+
+
 def test_a_loaded_model_shares_no_tensor_with_the_checkpoint():
     state = _checkpoint(SMALL)
     before = {name: value.clone() for name, value in state.items()}

@@ -134,6 +134,11 @@ def test_group_lasso_adds_up_all_learned_layers_and_has_finite_gradients():
         assert layer.full_weight.grad[layer.mask].all()
 
 
+def test_a_condensed_classifier_has_no_part_in_the_lasso():
+    plain, condensing = (random_network(dataclasses.replace(SMALL, condense_classifier=flag)) for flag in (False, True))
+    assert group_lasso(plain).item() == group_lasso(condensing).item()
+
+
 def test_group_lasso_of_a_network_without_learned_layers_is_zero():
     assert group_lasso(nn.Conv2d(3, 8, 1)).item() == 0
 
