@@ -30,7 +30,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	@echo "making the environment in $(VENV): about 6 GB, a minute or more by the network"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --constraint constraints.txt --editable '.[dev]'
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --compile-bytecode --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: env ## the whole pipeline on the handwritten digits: train, convert, export, evaluate, time, report
