@@ -1,0 +1,236 @@
+"""The flow ``reproduce`` on a stub of the pipeline: the graph, failures, locks, signals, parameters."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import Workspace, wait_until
+
+from flows import study as studies
+from flows.artifacts import artifact_key
+from flows.graph import keep_settings, read_graph
+from flows.running import StageFailed, StageRunner
+from flows.width import trainings_at_once
+from tasks import params
+from tasks.errors import UserError
+
+FLOW = (sys.executable, "-m", "flows.reproduce")
+GRAPH = {
+    "prepare": frozenset(),
+    "train@g2-c2": frozenset({"prepare"}),
+    "train@g4-c2": frozenset({"prepare"}),
+    "report": frozenset({"train@g2-c2", "train@g4-c2"}),
+}
+
+
+@pytest.fixture
+def inside(stub: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A stub workspace as the working folder of this process."""
+    monkeypatch.chdir(stub.path)
+    return stub
+
+
+def events(workspace: Workspace) -> list[str]:
+    file = workspace.path / "state" / "events"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_the_graph_is_dvcs_own_upstream_first(inside: Workspace) -> None:
+    graph = read_graph()
+    assert graph == GRAPH
+    assert list(graph)[0] == "prepare"
+    assert list(graph)[-1] == "report"
+
+
+def test_the_real_graph_ends_in_the_report(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkout)
+    graph = read_graph()
+    assert graph["train@g4-c2"] == {"prepare"}
+    assert graph["benchmark@g4-c2"] == {"export@g4-c2", "train@g4-c2", "yardstick"}
+    assert list(graph)[-1] == "report"
+    assert len(graph) == 3 + 5 * len(params.load().settings)
+
+
+def test_a_setting_alone_leaves_out_what_needs_the_others() -> None:
+    kept = keep_settings(GRAPH, ["g2-c2", "g4-c2"], ["g4-c2"])
+    assert list(kept) == ["prepare", "train@g4-c2"]
+    assert keep_settings(GRAPH, ["g2-c2", "g4-c2"], ["g2-c2", "g4-c2"]) == GRAPH
+
+
+def test_a_broken_dvc_yaml_is_one_line(inside: Workspace) -> None:
+    inside.edit("foreach: ${settings}", "foreach: ${nothing}", "dvc.yaml")
+    with pytest.raises(UserError, match="nothing") as error:
+        read_graph()
+    assert "\n" not in str(error.value)
+
+
+def test_the_flow_does_what_dvc_repro_does(served_stub: Workspace, stub_origin: Workspace, tmp_path: Path) -> None:
+    done = served_stub.flow()
+    assert "train@g4-c2 ran" in done.stdout
+    assert "g2-c2" in done.stdout.rpartition("setting")[2]  # the table
+    assert "make ui" in done.stdout
+    assert "didn't change" not in done.stdout
+    by_flow = served_stub.read("dvc.lock")
+    assert "up to date" in served_stub.dvc("repro")
+    (served_stub.path / "dvc.lock").unlink()
+    served_stub.run("rm", "-r", "out", ".dvc/cache")
+    served_stub.dvc("repro")
+    assert served_stub.read("dvc.lock") == by_flow
+
+
+def test_a_failed_stage_stops_its_dependants_alone_and_is_named(served_stub: Workspace) -> None:
+    (served_stub.path / "fail").write_text("g2-c2\n")
+    done = served_stub.flow(check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == "error: train@g2-c2: error, g2-c2 was told to fail"
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "end g4-c2" in events(served_stub)
+    assert not (served_stub.path / "out/digits/report").exists()
+    assert "told to fail" in (served_stub.path / "state/logs/train@g2-c2.log").read_text()
+    (served_stub.path / "fail").unlink()
+    assert "train@g4-c2 unchanged" in served_stub.flow().stdout
+
+
+def test_two_flows_at_once_run_each_stage_once(stub: Workspace, tmp_path: Path) -> None:
+    """Both start a temporary Prefect server on one new database."""
+    (stub.path / "slow").write_text("2\n")
+    together = [stub.with_variables(PREFECT_HOME=str(tmp_path / "prefect")).start(*FLOW) for _ in range(2)]
+    outputs = [flow.communicate(timeout=200) for flow in together]
+    assert [flow.returncode for flow in together] == [0, 0], outputs
+    assert sorted(events(stub)) == ["begin g2-c2", "begin g4-c2", "end g2-c2", "end g4-c2"]
+    assert "up to date" in stub.dvc("repro")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_flow_leaves_no_process_behind(served_stub: Workspace, sign: signal.Signals) -> None:
+    (served_stub.path / "slow").write_text("60\n")
+    flow = served_stub.start(*FLOW)
+    wait_until(lambda: "begin g4-c2" in events(served_stub) or "begin g2-c2" in events(served_stub), 90)
+    started = psutil.Process(flow.pid).children(recursive=True)
+    assert any("repro" in process.cmdline() for process in started)
+    begun = time.monotonic()
+    flow.send_signal(sign)
+    output = "\n".join(flow.communicate(timeout=30))
+    assert flow.returncode != 0
+    assert time.monotonic() - begun < 15
+    assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    if sign is signal.SIGINT:
+        assert "interrupted: the same command goes on from here" in output
+    assert not [line for line in events(served_stub) if line.startswith("end")]
+
+
+def test_a_stage_waits_for_a_dvc_repro_that_is_at_work(inside: Workspace) -> None:
+    (inside.path / "slow").write_text("4\n")
+    inside.dvc("repro", "prepare")
+    by_hand = inside.start(sys.executable, "-m", "dvc", "repro", "train@g4-c2")
+    wait_until(lambda: "begin g4-c2" in events(inside), 60)
+    said: list[str] = []
+    outcome = StageRunner().run("train@g4-c2", said.append)
+    assert by_hand.wait(60) == 0
+    assert outcome.how == "unchanged"
+    assert any("another dvc command is at work" in line for line in said)
+    assert events(inside).count("begin g4-c2") == 1
+
+
+def test_a_stage_that_dvc_does_not_know_is_one_line(inside: Workspace) -> None:
+    with pytest.raises(StageFailed) as error:
+        StageRunner().run("train@g9-c9", lambda line: None)
+    assert "g9-c9" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_overrides_go_on_top_of_edits(inside: Workspace) -> None:
+    inside.edit("batch_size: 64", "batch_size: 32")
+    text = studies.plan(None, {"train.epochs": 7, "settings.g4-c2.condensation_factor": 4})
+    with studies.in_force(text, composed=False) as changed:
+        assert sorted(changed) == ["settings.g4-c2.condensation_factor", "train.epochs"]
+    loaded = params.load()
+    assert loaded.settings["g4-c2"].train.epochs == 7
+    assert loaded.settings["g4-c2"].train.batch_size == 32
+    assert loaded.settings["g4-c2"].model.condensation_factor == 4
+    kept = list((inside.path / "state/params").glob("params-*.yaml"))
+    assert len(kept) == 1
+    assert "epochs: 24" in kept[0].read_text()
+
+
+def test_a_study_does_not_replace_uncommitted_edits(inside: Workspace) -> None:
+    inside.edit("batch_size: 64", "batch_size: 32")
+    edited = (inside.path / "params.yaml").read_text()
+    text = studies.plan("cifar10", None)
+    with pytest.raises(UserError, match="in no commit"), studies.in_force(text, composed=True):
+        pass
+    assert (inside.path / "params.yaml").read_text() == edited
+
+
+def test_a_study_replaces_what_a_study_wrote(inside: Workspace) -> None:
+    for name in ("cifar10", "cifar100", "digits"):
+        with studies.in_force(studies.plan(name, None), composed=True) as changed:
+            assert "study" in changed
+        assert params.load().study == name
+
+
+def test_parameters_do_not_change_under_a_running_flow(inside: Workspace) -> None:
+    with (
+        studies.in_force(studies.plan(None, None), composed=False) as changed,
+        pytest.raises(UserError, match="another flow is running"),
+        studies.in_force(studies.plan(None, ["train.epochs=3"]), composed=False),
+    ):
+        pass
+    assert changed == []
+    assert "epochs: 24" in (inside.path / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("study", "overrides", "told"),
+    [
+        ("mnist", None, "study='mnist' is not allowed: .*cifar10"),
+        (None, ["train.epochs"], "key=value"),
+        (None, ["train.epochs=many"], "train.epochs='many' is not allowed"),
+        (None, {"settings.g4-c2.condensation_factor": 3}, "condensation_factor=3 does not divide"),
+        ("digits", ["train.epoch=3"], "train.epoch"),
+    ],
+)
+def test_wrong_parameters_are_refused_in_one_line(
+    inside: Workspace, study: str | None, overrides: studies.Overrides, told: str
+) -> None:
+    before = (inside.path / "params.yaml").read_text()
+    with pytest.raises(UserError, match=told) as error:
+        studies.plan(study, overrides)
+    assert "\n" not in str(error.value)
+    assert (inside.path / "params.yaml").read_text() == before
+
+
+def test_trainings_share_the_machine(inside: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = params.load()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("flows.width.cores", lambda: 8)
+    assert trainings_at_once(loaded) == 4
+    monkeypatch.setattr("flows.width.cores", lambda: 1)
+    assert trainings_at_once(loaded) == 1
+    monkeypatch.setenv("CONDENSENET_TRAININGS", "3")
+    assert trainings_at_once(loaded) == 3
+    monkeypatch.setenv("CONDENSENET_TRAININGS", "none")
+    with pytest.raises(UserError, match="CONDENSENET_TRAININGS='none' is not allowed"):
+        trainings_at_once(loaded)
+
+
+def test_artifact_keys_are_what_prefect_allows() -> None:
+    assert artifact_key("My_Study", "table") == "reproduce-my-study-table"
+
+
+def test_the_command_needs_no_server_to_refuse(stub: Workspace) -> None:
+    done = stub.flow("--set", "train.epochs=0", check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: params.yaml: train: epochs=0 is not allowed")
+
+
+def test_help_names_the_arguments(stub: Workspace) -> None:
+    text = stub.run(*FLOW, "--help").stdout
+    for argument in ("--study", "--setting", "--set"):
+        assert argument in text
