@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -181,8 +182,6 @@ def end_group(process: subprocess.Popen, sign: int = signal.SIGINT) -> None:  # 
             break
         except subprocess.TimeoutExpired:
             continue
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait(10)

@@ -43,7 +43,7 @@ def events(workspace: Workspace) -> list[str]:
 def test_the_graph_is_dvcs_own_upstream_first(inside: Workspace) -> None:
     graph = read_graph()
     assert graph == GRAPH
-    assert list(graph)[0] == "prepare"
+    assert next(iter(graph)) == "prepare"
     assert list(graph)[-1] == "report"
 
 
