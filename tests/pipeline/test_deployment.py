@@ -1,0 +1,70 @@
+"""`prefect deploy`, a process worker and `prefect deployment run`, for real on loopback."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import Workspace, end_group, wait_until
+from ruamel.yaml import YAML
+
+PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
+
+
+def ask(workspace: Workspace, path: str, **body: object) -> list[dict[str, object]]:
+    """A query of the server's REST interface."""
+    request = urllib.request.Request(
+        f"{workspace.variables['PREFECT_API_URL']}/{path}/filter",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:
+        found: list[dict[str, object]] = json.load(response)
+        return found
+
+
+@pytest.fixture
+def deployed(served_stub: Workspace) -> Workspace:
+    served_stub.run(*PREFECT, "work-pool", "create", "condensenet", "--type", "process", "--overwrite")
+    served_stub.run(*PREFECT, "deploy", "--all")
+    return served_stub
+
+
+def test_a_worker_runs_the_deployment(deployed: Workspace, tmp_path: Path) -> None:
+    bare = deployed.with_variables(PATH="/usr/bin:/bin")  # a worker's path need not hold the environment
+    worker = bare.start(*PREFECT, "worker", "start", "--pool", "condensenet")
+    try:
+        done = bare.run(
+            *(*PREFECT, "deployment", "run", "reproduce/local", "--watch", "--watch-timeout", "240"),
+            *("--param", 'overrides={"train.epochs": 2}'),
+            check=False,
+        )
+    finally:
+        end_group(worker)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "epochs: 2\n" in (deployed.path / "params.yaml").read_text()
+    assert "up to date" in deployed.dvc("repro")
+    (run,) = ask(deployed, "flow_runs", sort="START_TIME_DESC", limit=1)
+    stages = ask(deployed, "task_runs", flow_runs={"id": {"any_": [run["id"]]}})
+    assert {stage["name"] for stage in stages} == {"prepare", "train@g2-c2", "train@g4-c2", "report"}
+    assert {stage["state_type"] for stage in stages} == {"COMPLETED"}
+    assert len({str(stage["name"]): stage["task_inputs"] for stage in stages}["report"]["wait_for"]) == 2  # type: ignore[index]
+    keys = {artifact["key"] for artifact in ask(deployed, "artifacts")}
+    assert {"reproduce-digits-table", "reproduce-digits-report"} <= keys
+    wait_until(lambda: "g4-c2 epoch 1 of 1" in logged(deployed, run["id"]), 30)
+
+
+def logged(workspace: Workspace, run: object) -> set[str]:
+    lines = ask(workspace, "logs", logs={"flow_run_id": {"any_": [run]}}, limit=200)
+    return {str(line["message"]) for line in lines}
+
+
+def test_the_deployment_names_no_machine(checkout: Path) -> None:
+    text = (checkout / "prefect.yaml").read_text()
+    deployments = YAML(typ="safe", pure=True).load(text)["deployments"]
+    assert [deployment["entrypoint"] for deployment in deployments] == ["flows/reproduce.py:reproduce"]
+    assert "{{ $PWD }}" in text
+    assert str(checkout) not in text

@@ -1,0 +1,123 @@
+"""dvc.yaml: what it says against paths.py, what a change of parameters runs again, other studies."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from conftest import Workspace, copy_checkout
+
+from flows import study as studies
+from flows.graph import read_graph
+from tasks import params, paths
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def pipeline(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy of the checkout in which nothing has been run."""
+    return copy_checkout(checkout, tmp_path_factory.mktemp("pipeline") / "checkout")
+
+
+def outputs(stage: str, setting: str | None) -> set[str]:
+    """What ``paths`` says that a stage writes."""
+    study = paths.StudyPaths("digits")
+    folder = {"prepare": study.data, "yardstick": study.yardstick, "report": study.report}.get(stage)
+    if folder is None:
+        assert setting is not None
+        folder = study.setting(stage, setting)
+    names = {
+        "prepare": [""],
+        "yardstick": [paths.ONNX, paths.COST],
+        "train": [paths.MODEL, paths.RUN, paths.HISTORY, paths.METRICS],
+        "convert": [paths.MODEL, paths.KEPT, paths.COST],
+        "export": [paths.ONNX, paths.EXPORT],
+        "evaluate": [paths.METRICS, paths.PER_CLASS, paths.CONFUSION],
+        "benchmark": [paths.LATENCY],
+        "report": [paths.REPORT_HTML, paths.REPORT_MD, paths.TABLE, paths.CURVES, paths.ROWS],
+    }
+    return {str(folder / name) for name in names[stage]}
+
+
+def test_outputs_are_those_of_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(CHECKOUT)
+    with Repo(".") as repo:
+        said = {stage.addressing: {str(out) for out in stage.outs} for stage in repo.index.stages}
+    for address, files in said.items():
+        stage, _, setting = address.partition("@")
+        assert files == outputs(stage, setting or None), address
+
+
+def test_every_dependency_on_code_is_there(pipeline: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(CHECKOUT)
+    with Repo(".") as repo:
+        named = {str(dep) for stage in repo.index.stages for dep in stage.deps}
+    code = {name for name in named if name.startswith(("tasks/", "condensenet/", "conf/"))}
+    assert len(code) > 20
+    assert not [name for name in code if not (pipeline.path / name).exists()]
+
+
+def test_the_picture_at_the_top_is_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every arrow of the header is an edge, and every stage stands in it."""
+    monkeypatch.chdir(CHECKOUT)
+    header = "".join(line for line in (CHECKOUT / "dvc.yaml").read_text().splitlines(True)[:2] if line.startswith("#"))
+    graph = read_graph()
+    edges = {(above.partition("@")[0], below.partition("@")[0]) for below, ups in graph.items() for above in ups}
+    main = [name.partition("@")[0] for name in re.findall(r"[a-z]+(?:@setting)?", header.splitlines()[0])]
+    assert main == ["prepare", "train", "convert", "export", "evaluate"]
+    assert set(pairwise(main)) <= edges
+    below = re.findall(r"> ?(yardstick|benchmark@setting|report)", header.splitlines()[1])
+    assert below == ["yardstick", "benchmark@setting", "report"]
+    assert {("prepare", "yardstick"), ("yardstick", "benchmark"), ("export", "benchmark")} <= edges
+    assert {("evaluate", "report"), ("benchmark", "report")} <= edges
+
+
+def test_every_stage_depends_on_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(CHECKOUT)
+    with Repo(".") as repo:
+        stages = {stage.addressing: {str(dep) for dep in stage.deps} for stage in repo.index.stages}
+    for address, deps in stages.items():
+        verb = address.partition("@")[0]
+        assert deps & {f"tasks/{verb}.py", f"tasks/{verb}"}, address
+
+
+def test_every_study_makes_a_graph_of_its_settings(pipeline: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(pipeline.path)
+    before = (pipeline.path / "params.yaml").read_text()
+    try:
+        for file in sorted(Path("conf/study").glob("*.yaml")):
+            study = file.stem
+            with studies.in_force(studies.plan(study, None), composed=True):
+                settings = params.load().settings
+                graph = read_graph()
+            assert len(graph) == 3 + 5 * len(settings), study
+            assert {f"train@{name}" for name in settings} <= graph.keys()
+    finally:
+        (pipeline.path / "params.yaml").write_text(before)
+
+
+def test_params_yaml_is_the_composed_digits_study(pipeline: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(pipeline.path)
+    from ruamel.yaml import YAML
+
+    composed = YAML(typ="safe", pure=True).load(studies.plan("digits", None))
+    assert composed == pipeline.read("params.yaml")
+
+
+def test_params_diff_names_the_change(pipeline: Workspace) -> None:
+    pipeline.edit("condensation_factor: 2", "condensation_factor: 4")
+    try:
+        lines = [line for line in pipeline.dvc("params", "diff").splitlines() if "condensation_factor" in line]
+    finally:
+        pipeline.run("git", "checkout", "params.yaml")
+    assert len(lines) == 1
+    assert re.search(r"settings\.g2-c2\.condensation_factor\s+2\s+4", lines[0])
