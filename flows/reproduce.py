@@ -27,7 +27,7 @@ from flows.graph import keep_settings, read_graph
 from flows.running import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped
 from flows.terminal import Silent, Watcher
 from flows.width import Widths
-from tasks import params
+from tasks import params, tracking
 from tasks.errors import UserError
 
 
@@ -103,7 +103,8 @@ def _reproduce(study: str | None, settings: list[str] | None, overrides: studies
         everything = read_graph()
         graph = keep_settings(everything, in_force.settings, wanted)
         session.set(Session(Widths.of(in_force), watcher.get(Silent())))
-        failed = _run_graph(graph)
+        with tracking.courier(log.info):  # else every stage would import MLflow
+            failed = _run_graph(graph)
         if failed:
             return Failed(message="; ".join(failed))
         if len(graph) == len(everything):
