@@ -92,7 +92,7 @@ def _send_all() -> int:
         for folder in records:
             try:
                 run_id = store.apply(outbox.read(folder), folder)
-            except (Refused, ValueError) as error:
+            except (Refused, ValueError, OSError) as error:  # the latter two: it cannot be read
                 say(f"tracking: a record was refused and is kept in {outbox.set_aside(folder)}: {error}")
             else:
                 outbox.note_run(folder.parent.name, run_id)

@@ -11,6 +11,7 @@ from tasks import paths
 
 PROBE_S = 1.0
 PORTS = {"http": 80, "https": 443}
+URI = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
@@ -37,7 +38,7 @@ class Away(Exception):
 
 def uri() -> str:
     """``MLFLOW_TRACKING_URI``, else a SQLite file in the checkout; a relative SQLite path is taken from there too."""
-    given = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    given = os.environ.get(URI) or f"{SQLITE}mlflow.db"
     if given.startswith(SQLITE) and not given.startswith(f"{SQLITE}/") and given != SQLITE:
         return f"{SQLITE}{paths.checkout() / given.removeprefix(SQLITE)}"
     return given

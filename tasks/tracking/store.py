@@ -15,13 +15,15 @@ from typing import Any
 
 from tasks import paths
 from tasks.tracking import contents, outbox, server, view
-from tasks.tracking.server import Away, Refused
+from tasks.tracking.server import URI, Away, Refused
 
 EXECUTION = "condensenet.execution_id"
+RESTORING = "condensenet.restoring"
 RESTORED = "restored_from"
 ONNX = "onnx"
 START = "start"  # the stage of an execution's first record
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "INVALID_STATE")
+UNKNOWN = "RESOURCE_DOES_NOT_EXIST"
 BATCH = 100  # MLflow's limit for params and for tags; 1000 for metrics
 
 
@@ -38,7 +40,12 @@ class Store:
         logging.getLogger("alembic").setLevel(logging.ERROR)
         self.uri = uri
         self._mlflow = mlflow
-        mlflow.set_tracking_uri(uri)
+        given = os.environ.get(URI)
+        mlflow.set_tracking_uri(uri)  # which also sets the variable, for processes that this one starts: undone
+        if given is None:
+            os.environ.pop(URI, None)
+        else:
+            os.environ[URI] = given
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         self._experiments: dict[str, str] = {}
         self._runs: dict[str, str] = {}  # by execution id
@@ -69,21 +76,24 @@ class Store:
         """The id of the run of an execution, None if this store has none."""
         execution = run["execution_id"]
         if execution not in self._runs:
-            found = self._client.search_runs(
-                [self.experiment(run["study"])], f"tags.`{EXECUTION}` = '{execution}'", max_results=1
-            )
-            if found:
-                self._runs[execution] = found[0].info.run_id
-        return self._runs.get(execution)
+            found = self._search(run, EXECUTION)
+            if found is None:
+                return None
+            self._runs[execution] = found
+        return self._runs[execution]
 
-    def _create_run(self, run: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
+    def _search(self, run: Mapping[str, Any], tag: str) -> str | None:
+        wanted = f"tags.`{tag}` = '{run['execution_id']}'"
+        found = self._client.search_runs([self.experiment(run["study"])], wanted, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _create_run(self, run: Mapping[str, Any], tag: str) -> str:
         created = self._client.create_run(
             self.experiment(run["study"]),
             start_time=contents.milliseconds(run["started_at"]) or None,
-            tags={EXECUTION: run["execution_id"], **(tags or {})},
+            tags={tag: run["execution_id"]},
             run_name=run["setting"],
         )
-        self._runs[run["execution_id"]] = created.info.run_id
         return created.info.run_id
 
     def restore_if_unknown(self, run: Mapping[str, Any], workspace: Path) -> bool:
@@ -103,28 +113,34 @@ class Store:
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            try:
-                return self._apply(record, folder)
-            except MlflowException:
-                if not self._runs:
-                    raise
-                self._runs.clear()  # what we know may have been deleted meanwhile: look again
-                self._experiments.clear()
-                return self._apply(record, folder)
+            return self._apply_afresh(record, folder)
         except MlflowException as error:
             kind = Refused if error.error_code in REFUSALS else Away
             raise kind(_first_line(error)) from error
         except (OSError, SQLAlchemyError) as error:
             raise Away(_first_line(error)) from error
-        except (KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # not the store's fault; the stage must not fail for it, and it must be seen
             raise Refused(f"{type(error).__name__}: {_first_line(error)}") from error
+
+    def _apply_afresh(self, record: Mapping[str, Any], folder: Path) -> str:
+        """Apply ``record``, again with nothing remembered if what we know may have been deleted meanwhile."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._apply(record, folder)
+        except MlflowException as error:
+            if not self._runs or error.error_code not in (*REFUSALS, UNKNOWN):
+                raise
+        self._runs.clear()
+        self._experiments.clear()
+        return self._apply(record, folder)
 
     def _apply(self, record: Mapping[str, Any], folder: Path) -> str:
         run = record["run"]
         run_id = self.find_run(run)
         if run_id is None:
             first = record["stage"] == START
-            run_id = self._create_run(run) if first else self._restore_run(run, Path(record["workspace"]))
+            run_id = self._create_run(run, EXECUTION) if first else self._restore_run(run, Path(record["workspace"]))
         self._log_params(run_id, record.get("params") or {})
         self._log_tags(run_id, record.get("tags") or {})
         self._log_dataset(run_id, record.get("dataset"))
@@ -138,11 +154,11 @@ class Store:
         return run_id
 
     def _restore_run(self, run: Mapping[str, Any], workspace: Path) -> str:
-        """A run filled from what ``run.json`` says and from the files that DVC tracks."""
-        tags = {RESTORED: str(run.get("mlflow_run_id") or run["execution_id"])}
-        if run.get("git_commit"):
-            tags["mlflow.source.git.commit"] = run["git_commit"]
-        run_id = self._create_run(run, tags)
+        """A run filled from what ``run.json`` says and from the files that DVC tracks.
+
+        It becomes the execution's run at the very end: after a kill half-way the same run is filled again.
+        """
+        run_id = self._search(run, RESTORING) or self._create_run(run, RESTORING)
         self._log_params(run_id, run.get("params") or {})
         self._log_dataset(run_id, run.get("dataset"))
         points: list[contents.Point] = []
@@ -150,6 +166,10 @@ class Store:
             points = points or contents.tracked_metrics(run, folder)
         self._log_points(run_id, points)
         self._client.set_terminated(run_id, "FINISHED", max((point[3] for point in points), default=None))
+        tags = {EXECUTION: run["execution_id"], RESTORED: str(run.get("mlflow_run_id") or run["execution_id"])}
+        if run.get("git_commit"):
+            tags["mlflow.source.git.commit"] = run["git_commit"]
+        self._log_tags(run_id, tags)
         return run_id
 
     def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
@@ -202,8 +222,11 @@ class Store:
         self._client.log_inputs(run_id, [DatasetInput(made, [InputTag("mlflow.data.context", "training")])])
 
     def _models(self, run: Mapping[str, Any], run_id: str) -> list[Any]:
-        """The complete logged models of a run, oldest first."""
+        """The complete logged models of a run, oldest first; what a kill left half-made is taken away."""
         found = self._client.search_logged_models([self.experiment(run["study"])], f"source_run_id = '{run_id}'")
+        for model in found:
+            if model.status != "READY":
+                self._client.delete_logged_model(model.model_id)
         return sorted((model for model in found if model.status == "READY"), key=lambda model: model.creation_timestamp)
 
     def _log_onnx(self, run: Mapping[str, Any], run_id: str, file: Path) -> None:

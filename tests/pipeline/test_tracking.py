@@ -102,6 +102,7 @@ def test_an_execution_becomes_one_run_of_the_studys_experiment(workspace: Path, 
     (used,) = found.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.digest) == ("digits", "a" * 12)
     assert json.loads(used.dataset.profile)["fingerprint"] == "a" * 64
+    assert "MLFLOW_TRACKING_URI" not in os.environ  # MLflow sets it for the processes that this one starts
     assert outbox.pending() == []
 
 
@@ -251,6 +252,24 @@ def test_restoring_makes_the_runs_of_all_outputs_once(workspace: Path, client) -
     assert found.data.tags["restored_from"] == run["mlflow_run_id"]
     assert found.info.status == "FINISHED"
     assert len(found.inputs.dataset_inputs) == 1
+
+
+def test_restoring_that_was_killed_half_way_is_finished_later(
+    workspace: Path, client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.tracking.store import Store
+
+    run = start()
+    client.delete_run(run["mlflow_run_id"])
+    outputs_of(run)
+    with monkeypatch.context() as killed:
+        killed.setattr(Store, "_log_points", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            restoring.restore_everything()
+    assert restoring.restore_everything().endswith("digits/g4-c2")
+    (found,) = runs_of(client)
+    assert found.data.tags["restored_from"] == run["mlflow_run_id"]
+    assert history(client, found.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
 
 
 def test_a_record_that_the_store_refuses_is_kept_and_holds_up_no_other(
