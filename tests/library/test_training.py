@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from training_example import AUGMENT, MODEL, TRAIN, bits, new_model, without_time, write_stripes
 
-from condensenet import CondenseNet, ModelConfig, training
-from condensenet.config import AugmentConfig, TrainConfig
-from condensenet.data import PreparedData, write_prepared
+from condensenet import CondenseNet, training
+from condensenet.config import TrainConfig
+from condensenet.data import PreparedData
 from condensenet.optimizer import NesterovSGD
 from condensenet.training import TrainingStopped, cosine_learning_rate, evaluate, fit, kept_pct
-
-MODEL = ModelConfig(
-    block_depths=(2, 1),
-    growth_rates=(4, 8),
-    groups_1x1=2,
-    groups_3x3=2,
-    condensation_factor=4,
-    bottleneck=2,
-    num_classes=3,
-    in_channels=1,
-    dropout=0.1,
-)
-TRAIN = TrainConfig(epochs=4, batch_size=8, group_lasso_weight=1e-4, label_smoothing=0.1, checkpoint_every_steps=3)
-AUGMENT = AugmentConfig(crop="pad", pad=1)
-STEPS = 5  # an epoch of 40 images
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,33 +27,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> PreparedData:
-    """Three classes that a small network tells apart: bright rows, bright columns, and neither."""
-    generator = np.random.default_rng(0)
-    root = tmp_path_factory.mktemp("data") / "data"
-
-    def images(count):
-        labels = np.arange(count) % 3
-        pixels = generator.integers(0, 100, (count, 1, 8, 8))
-        pixels[labels == 0, :, 2:4, :] += 150
-        pixels[labels == 1, :, :, 2:4] += 150
-        return pixels.astype(np.uint8), labels
-
-    splits = {"train": images(43), "validation": images(20), "test": images(9)}
-    write_prepared(root, splits, name="stripes", classes=["rows", "columns", "neither"])
-    return PreparedData(root)
-
-
-def new_model(config: ModelConfig = MODEL) -> CondenseNet:
-    torch.manual_seed(1)
-    return CondenseNet(config)
-
-
-def bits(model: CondenseNet) -> dict[str, bytes]:
-    return {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
-
-
-def without_time(history) -> list[dict]:
-    return [asdict(replace(row, seconds=0.0)) for row in history]
+    return write_stripes(tmp_path_factory.mktemp("data") / "data")
 
 
 @pytest.fixture(scope="module")
@@ -234,19 +194,16 @@ def test_bf16_trains(data):
     assert history[-1].train_loss < history[0].train_loss
 
 
-def test_optimizer_is_torchs_sgd():
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(6, 5, generator=generator)
-    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
-    optimizer = NesterovSGD([ours], momentum=0.9, weight_decay=0.01)
-    reference = torch.optim.SGD([theirs], lr=1.0, momentum=0.9, weight_decay=0.01, nesterov=True)
-    for learning_rate in (0.5, 0.3, 0.1):
-        gradient = torch.randn(6, 5, generator=generator)
-        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
-        optimizer.step(learning_rate)
-        reference.param_groups[0]["lr"] = learning_rate
-        reference.step()
-    torch.testing.assert_close(ours, theirs)
+def test_optimizer_by_hand():
+    """Sutskever's Nesterov as torch has it: v = m * v + g, then p -= lr * (g + m * v), with decay in g."""
+    parameter = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = NesterovSGD([parameter], momentum=0.5, weight_decay=0.1)
+    parameter.grad = torch.tensor([0.9])
+    optimizer.step(0.1)  # g = 1, v = 1: 1 - 0.1 * 1.5
+    assert parameter.item() == pytest.approx(0.85)
+    parameter.grad = torch.tensor([0.915])
+    optimizer.step(0.2)  # g = 0.915 + 0.085 = 1, v = 1.5: 0.85 - 0.2 * 1.75
+    assert parameter.item() == pytest.approx(0.5)
 
 
 def test_optimizer_without_momentum_steps_down_the_gradient():

@@ -1,0 +1,120 @@
+"""Checkpoints: whole or not there, checked when read, and never code."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import pickle
+
+import pytest
+import torch
+
+from condensenet import checkpoint, storage
+
+
+def content(step: int) -> dict:
+    return {"step": step, "weights": torch.full((3,), float(step))}
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name.split("-")[1] for path in folder.glob("checkpoint-*.pt"))
+
+
+def newest(folder):
+    return max(folder.glob("checkpoint-*.pt"))
+
+
+def test_newest_comes_back_and_two_are_kept(tmp_path):
+    for step in (3, 20, 100):
+        checkpoint.save(tmp_path, step, content(step))
+    assert names(tmp_path) == ["00000020", "00000100"]
+    loaded = checkpoint.load_newest(tmp_path)
+    assert loaded["step"] == 100
+    assert torch.equal(loaded["weights"], torch.full((3,), 100.0))
+
+
+def test_nothing_there(tmp_path):
+    assert checkpoint.load_newest(tmp_path) is None
+    assert checkpoint.load_newest(tmp_path / "missing") is None
+
+
+def test_name_carries_the_checksum(tmp_path):
+    path = checkpoint.save(tmp_path, 7, content(7))
+    assert path.stem.split("-")[2] == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit])
+def test_damaged_newest_falls_back_to_the_one_before_and_says_so(damage, tmp_path, caplog):
+    checkpoint.save(tmp_path, 10, content(10))
+    checkpoint.save(tmp_path, 20, content(20))
+    damaged = newest(tmp_path)
+    damage(damaged)
+    assert checkpoint.load_newest(tmp_path)["step"] == 10
+    assert damaged.name in caplog.text
+    assert "taking the one before" in caplog.text
+    checkpoint.save(tmp_path, 20, content(20))  # the damaged one is not counted among those that are kept
+    assert names(tmp_path) == ["00000010", "00000020"]
+    assert checkpoint.load_newest(tmp_path)["step"] == 20
+
+
+def test_all_damaged_is_none(tmp_path, caplog):
+    flip_a_bit(checkpoint.save(tmp_path, 10, content(10)))
+    assert checkpoint.load_newest(tmp_path) is None
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("was-run",)
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_code_is_refused(how, tmp_path, monkeypatch, caplog):
+    """A file with the right checksum whose pickle would run something."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint.save(tmp_path, 10, content(10))
+    buffer = io.BytesIO()
+    if how == "torch":
+        torch.save({"step": 20, "weights": Code()}, buffer)
+    else:
+        pickle.dump({"step": 20, "weights": Code()}, buffer)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
+    (tmp_path / f"checkpoint-00000020-{digest}.pt").write_bytes(buffer.getvalue())
+    assert checkpoint.load_newest(tmp_path)["step"] == 10
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 10, content(10))
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(tmp_path, 20, content(20))
+    assert names(tmp_path) == ["00000010"]
+    assert checkpoint.load_newest(tmp_path)["step"] == 10
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".pt"] == []
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    left = tmp_path / ".checkpoint-00000010-0123456789abcdef.pt.4711.tmp"
+    left.write_bytes(b"half")
+    checkpoint.save(tmp_path, 10, content(10))
+    assert not left.exists()
