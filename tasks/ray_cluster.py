@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ ENVIRONMENT = {  # read by Ray when it is imported and by the processes that it 
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller starts and ends a training by polling
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a busy machine starts processes slowly
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_worker_prestart": "0",  # workers of a training need an environment of their own
     "RAY_prestart_worker_first_driver": "0",
@@ -46,6 +48,7 @@ def cluster(params: RayParams) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
     folder = None
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if is_external():
         ray.init(**quiet)
     else:
@@ -59,6 +62,7 @@ def cluster(params: RayParams) -> Iterator[None]:
             _node_ip_address=LOOPBACK,
             **quiet,
         )
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own aborts this process
     try:
         _check_resources(params)
         yield
@@ -132,6 +136,9 @@ class _LocalTrainer(DataParallelTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         return [each for each in super()._create_default_callbacks() if type(each).__name__ not in LEFT_OUT]
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave Ctrl-C to Python: the cluster ends with this process."""
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         return super()._initialize_and_run_controller(

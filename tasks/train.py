@@ -30,6 +30,10 @@ RECIPE = "recipe.json"
 DONE = ".done"  # suffix of a folder that is being removed
 
 
+class Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT."""
+
+
 def main() -> None:
     if len(sys.argv) != 2:
         raise UserError("usage: python -m tasks.train SETTING")
@@ -37,8 +41,12 @@ def main() -> None:
     setting = params.setting(sys.argv[1])
     manifest = read_manifest(params, setting)
     signal.signal(signal.SIGTERM, _terminated)
-    with machine.shared():
-        train(params, setting, manifest)
+    try:
+        with machine.shared():
+            train(params, setting, manifest)
+    except (KeyboardInterrupt, Terminated) as stop:
+        say(f"stopped: training {setting.name} goes on from its last checkpoint when it is run again")
+        os._exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))  # Ray would make it 1
 
 
 def read_manifest(params: Params, setting: Setting) -> Manifest:
@@ -68,11 +76,7 @@ def train(params: Params, setting: Setting, manifest: Manifest) -> None:
         write(folder / RECIPE, json.dumps(whole, indent=1) + "\n")
         (folder / train_worker.ERROR).unlink(missing_ok=True)
         follower = Follower(folder, params, setting)
-        try:
-            _on_ray(folder, params, setting, follower)
-        except (KeyboardInterrupt, SystemExit):
-            say(f"stopped: training {setting.name} goes on from its last checkpoint when it is run again")
-            raise
+        _on_ray(folder, params, setting, follower)
         metrics = summary(follower.rows, params, setting, manifest)
         out = params.paths.setting("train", setting.name)
         _write_outputs(folder, out, metrics)
@@ -167,7 +171,7 @@ def _remove(folder: Path) -> None:
 
 
 def _terminated(*_: object) -> NoReturn:
-    raise SystemExit(128 + signal.SIGTERM)
+    raise Terminated
 
 
 if __name__ == "__main__":

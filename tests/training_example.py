@@ -28,7 +28,7 @@ TRAIN = TrainConfig(epochs=4, batch_size=8, group_lasso_weight=1e-4, label_smoot
 AUGMENT = AugmentConfig(crop="pad", pad=1)
 
 
-def write_stripes(root: Path) -> PreparedData:
+def stripes() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Three classes that a small network tells apart: bright rows, bright columns, and neither."""
     generator = np.random.default_rng(0)
 
@@ -39,8 +39,11 @@ def write_stripes(root: Path) -> PreparedData:
         pixels[labels == 1, :, :, 2:4] += 150
         return pixels.astype(np.uint8), labels
 
-    splits = {"train": images(43), "validation": images(20), "test": images(9)}
-    write_prepared(root, splits, name="stripes", classes=["rows", "columns", "neither"])
+    return {"train": images(43), "validation": images(20), "test": images(9)}
+
+
+def write_stripes(root: Path) -> PreparedData:
+    write_prepared(root, stripes(), name="stripes", classes=["rows", "columns", "neither"])
     return PreparedData(root)
 
 

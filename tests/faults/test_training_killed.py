@@ -1,0 +1,162 @@
+"""The train stage, killed for real: the rerun ends with the weights of an uninterrupted run, to the bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+from training_example import write_stripes
+
+SETTING = "g2-c4"
+TIMEOUT_S = 300
+PARAMS = {
+    "study": "stripes",
+    "data": {"source": "digits", "image_size": 8, "channels": 1, "augment": {"crop": "pad", "pad": 1}},
+    "model": {
+        "block_depths": [2, 1],
+        "growth_rates": [4, 8],
+        "groups_1x1": 2,
+        "groups_3x3": 2,
+        "condensation_factor": 4,
+        "bottleneck": 2,
+        "num_classes": 3,
+        "in_channels": 1,
+        "dropout": 0.1,
+    },
+    "train": {"epochs": 24, "batch_size": 8, "group_lasso_weight": 1.0e-4, "checkpoint_every_steps": 7},
+    "ray": {"num_workers": 2, "max_failures": 2},
+    "export": {},
+    "evaluate": {},
+    "benchmark": {},
+    "settings": {SETTING: {}},
+}
+
+
+class Checkout:
+    """A folder in which the stage runs as it does in a checkout."""
+
+    def __init__(self, root: Path, code: Path) -> None:
+        self.root = root
+        root.mkdir()
+        (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+        write_stripes(root / "out/stripes/data")
+        self.out = root / "out/stripes/train" / SETTING
+        self.env = {
+            **os.environ,
+            "PYTHONPATH": str(code),
+            "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # nobody there: training must not mind
+        }
+        self.env.pop("RAY_ADDRESS", None)
+
+    def start(self) -> subprocess.Popen:
+        command = [sys.executable, "-m", "tasks.train", SETTING]
+        return subprocess.Popen(
+            command, cwd=self.root, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    @property
+    def state(self) -> Path | None:
+        """The folder of the training in progress."""
+        found = list((self.root / "state/train/stripes" / SETTING).glob("*/recipe.json"))
+        return found[0].parent if found else None
+
+    @property
+    def epochs_done(self) -> int:
+        path = self.state / "history.csv" if self.state else None
+        return len(path.read_text().splitlines()) - 1 if path and path.exists() else 0
+
+    @property
+    def newest_step(self) -> int:
+        folder = self.state / "checkpoints" if self.state else None
+        return max((int(path.name.split("-")[1]) for path in folder.glob("*.pt")), default=0) if folder else 0
+
+    def weights(self) -> dict[str, bytes]:
+        content = torch.load(self.out / "model.pt", weights_only=True)
+        assert content["condensing_stage"] == 3
+        return {name: value.numpy().tobytes() for name, value in content["state_dict"].items()}
+
+    def history(self) -> list[dict[str, str]]:
+        with (self.out / "history.csv").open() as file:
+            return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert process.poll() is None, f"ended too early:\n{process.communicate()[0]}"
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+def descendants(process: subprocess.Popen) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    """Nothing is left behind for long."""
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert alive == []
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, checkout) -> Checkout:
+    folder = Checkout(tmp_path_factory.mktemp("whole") / "checkout", checkout)
+    output = finish(folder.start())
+    assert f"{SETTING}: epoch 24 of 24, condensing stage 3 of 3" in output
+    assert folder.state is None  # a finished training leaves nothing that a new one could go on from
+    return folder
+
+
+def test_rerun_of_a_killed_training_gives_the_same_bits(tmp_path, checkout, uninterrupted):
+    """Terminated once, killed once, and a worker killed in the end."""
+    folder = Checkout(tmp_path / "checkout", checkout)
+
+    process = folder.start()
+    wait_for(lambda: folder.newest_step >= 7, process)
+    left = descendants(process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "goes on from its last checkpoint when it is run again" in output
+    assert "Traceback" not in output
+    assert_gone(left)
+    execution = json.loads((folder.state / "run.json").read_text())["execution_id"]
+
+    process = folder.start()
+    done = folder.newest_step
+    wait_for(lambda: folder.newest_step > done, process)
+    left = descendants(process)
+    process.kill()
+    output, _ = process.communicate()
+    assert "resumed after step" in output
+    assert_gone(left)
+
+    process = folder.start()
+    done = folder.newest_step
+    wait_for(lambda: folder.newest_step > done, process)
+    worker = next(each for each in descendants(process) if "RayTrainWorker" in " ".join(each.cmdline()))
+    worker.kill()
+    output = finish(process)
+    assert output.count("resumed after step") == 2
+
+    assert folder.weights() == uninterrupted.weights()
+    assert folder.history() == uninterrupted.history()
+    assert json.loads((folder.out / "run.json").read_text())["execution_id"] == execution
+    assert folder.state is None
