@@ -83,8 +83,10 @@ def train(params: Params, setting: Setting, manifest: Manifest) -> None:
         tracking.record(
             follower.run,
             "train",
-            metrics={name: value for name, value in metrics.items() if isinstance(value, int | float)},
-            step=setting.train.epochs,
+            metrics={
+                "train_seconds": float(metrics["seconds"]),
+                "images_per_second": float(metrics["images_per_second"]),
+            },
             artifacts=[(out / paths.MODEL, "checkpoint"), (out / paths.HISTORY, "train")],
             finished=True,
         )

@@ -196,9 +196,15 @@ class Store:
         """Of an epoch, or of the trained model: those get step 0, drawn as bars by the UI, and go to the model too."""
         metrics, step = record.get("metrics") or {}, record.get("step")
         if metrics:
+            known = {(metric.key, metric.step, metric.value) for metric in self._latest(run_id)}
             points = [(name, value, step or 0, record["time_ms"]) for name, value in metrics.items()]
             models = self._models(run, run_id) if step is None else []
-            self._log_points(run_id, points, models[-1].model_id if models else None)
+            fresh = [point for point in points if (point[0], point[2], point[1]) not in known]
+            self._log_points(run_id, fresh, models[-1].model_id if models else None)
+
+    def _latest(self, run_id: str) -> list[Any]:
+        """The last point of every metric; the public view of them lacks the step."""
+        return list(self._client.get_run(run_id).data._metric_objs)
 
     def _log_points(self, run_id: str, points: list[contents.Point], model_id: str | None = None) -> None:
         from mlflow.entities import Metric
@@ -242,7 +248,7 @@ class Store:
         shape = [axis.dim_value or 1 for axis in model.graph.input[0].type.tensor_type.shape.dim]
         example = np.zeros(shape, dtype=np.float32)
         outputs = {model.graph.output[0].name: example[:, 0, 0, 0]}
-        known = self._client.get_run(run_id).data._metric_objs  # the public view of them lacks the step
+        known = self._latest(run_id)
         made = self._client.create_logged_model(
             self.experiment(run["study"]),
             name=run["setting"],

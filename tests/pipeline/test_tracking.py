@@ -119,7 +119,8 @@ def test_later_stages_do_not_make_a_training_longer(workspace: Path, client) -> 
     tracking.record(run, "train", finished=True)
     ended = client.get_run(run["mlflow_run_id"]).info.end_time
     tracking.record(run, "evaluate", metrics={"test_error_pct": 2.0})
-    tracking.record(run, "report", finished=True)
+    tracking.record(run, "report", metrics={"test_error_pct": 2.0}, finished=True)
+    assert history(client, run["mlflow_run_id"], "test_error_pct") == [(0, 2.0)]  # the same figure is no new point
     assert client.get_run(run["mlflow_run_id"]).info.end_time == ended
     assert client.get_run(run["mlflow_run_id"]).info.status == "FINISHED"
 
