@@ -62,8 +62,10 @@ def _draw_point(axes: Axes, point: Point, scale: float) -> None:
 
 def _limits(axes: Axes, points: Sequence[Point], scale: float, line: tuple[float, str] | None) -> None:
     """From zero when the values are of one size, so that distances tell the truth; logarithmic beyond that."""
-    values = [edge / scale for point in points for edge in (point.x, *(point.x_range or ()))]
+    values = [point.x / scale for point in points]
     values += [line[0] / scale] if line is not None else []
+    whiskers = [edge / scale for point in points for edge in point.x_range or ()]
+    values += [edge for edge in whiskers if min(values) / 2 <= edge <= max(values) * 1.5]  # longer ones are cut
     if max(values) > 20 * min(values) > 0:
         axes.set_xscale("log")
         axes.set_xlim(min(values) / 1.6, max(values) * 2.2)
@@ -156,10 +158,10 @@ def _shared(a: Box, b: Box) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def training_curves(results: Sequence[SettingResult], *, loss_top: float, error_top: float) -> Figure:
-    """Loss and error by epoch, a column a setting; a line where connections were dropped.
+def training_curves(results: Sequence[SettingResult], *, loss_range: tuple[float, float], error_top: float) -> Figure:
+    """Loss (logarithmic) and error by epoch, a column a setting; a line where connections were dropped.
 
-    The tops of the axes are given so that several such figures can be compared.
+    The ranges of the axes are given so that several such figures can be compared.
     """
     with drawing.style():
         figure = drawing.new_figure(0.6 + 2.35 * len(results), 4.1)
@@ -173,7 +175,9 @@ def training_curves(results: Sequence[SettingResult], *, loss_top: float, error_
             _condensing_marks(error, result, named=False)
             error.set_xlabel("epoch")
             error.set_xlim(0, max(row["epoch"] for row in result.history) * 1.02)
-        grid[0][0].set_ylim(0, loss_top)
+        grid[0][0].set_yscale("log")
+        grid[0][0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        grid[0][0].set_ylim(*loss_range)
         grid[1][0].set_ylim(0, error_top)
         grid[0][0].set_ylabel("loss")
         grid[1][0].set_ylabel("error (top-1), %")

@@ -196,9 +196,11 @@ def not_run_row(result: SettingResult, index: int, width: int) -> list[Cell]:
 
 def _protocol(found: Json) -> str:
     protocol = found.get("protocol", {})
+    size = protocol.get("input_size")
+    shape = "×".join(map(str, size)) if isinstance(size, list | tuple) else size
     return (
         f"{protocol.get('runs')} timed runs after {protocol.get('warmup')} for warm-up, model and MobileNetV1 in turn, "
-        f"input size {protocol.get('input_size')}."
+        f"input {shape}."
     )
 
 

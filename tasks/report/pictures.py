@@ -89,25 +89,37 @@ def _scatter_picture(key: str, caption: str, points: list[Point], unit: str, for
 def curves(study: Study) -> list[Picture]:
     """Loss and error by epoch, four settings a figure, with the same axes in all of them."""
     results = [result for result in study.results if result.history]
-    loss, error = _top(results, "loss"), _top(results, "error_pct")
+    loss, error = _loss_range(results), _error_top(results)
     found = []
     for start in range(0, len(results), CURVES_PER_ROW):
         part = results[start : start + CURVES_PER_ROW]
         said = "; ".join(
             f"{r.name} ends at {r.history[-1]['validation_error_pct']:.2f}% on {measured_split(r)} images" for r in part
         )
-        figure = training_curves(part, loss_top=loss, error_top=error)
+        figure = training_curves(part, loss_range=loss, error_top=error)
         label = f"Loss and error by epoch. {said}"
         caption = "Training curves" if start == 0 else "Training curves, continued"
         found.append(Picture(key=f"curves-{start}", caption=caption, label=label, figure=figure))
     return found
 
 
-def _top(results: list[SettingResult], quantity: str) -> float:
-    """The upper end of an axis: what a random guess costs in the first epochs must not flatten all the rest."""
-    values = [row[f"{part}_{quantity}"] for r in results for row in r.history for part in ("train", "validation")]
-    finite = sorted(value for value in values if value < float("inf"))
-    return 1.05 * finite[int(0.97 * (len(finite) - 1))] if finite and finite[-1] > 0 else 1.0
+def _values(results: list[SettingResult], quantity: str) -> list[float]:
+    """All values of the curves, in order of size."""
+    parts = ("train", "validation")
+    values = [row[f"{part}_{quantity}"] for r in results for row in r.history for part in parts]
+    return sorted(value for value in values if 0 <= value < float("inf"))
+
+
+def _loss_range(results: list[SettingResult]) -> tuple[float, float]:
+    """The ends of the logarithmic axis of the loss."""
+    values = [value for value in _values(results, "loss") if value > 1e-6] or [0.1, 1.0]
+    return values[0] / 1.3, values[-1] * 1.3
+
+
+def _error_top(results: list[SettingResult]) -> float:
+    """The upper end of the axis of the error: the first epochs, near to guessing, must not flatten all the rest."""
+    values = _values(results, "error_pct") or [100.0]
+    return min(100.0, max(1.3 * values[int(0.88 * (len(values) - 1))], 2.0))
 
 
 def connection_maps(study: Study) -> list[Picture]:
