@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 CURVES_PER_ROW = 4
 LABEL_SIZE = 8.5  # points
+WHISKER = 0.4  # how bad it is that a label covers a whisker, where covering a mark is 1
 FIRST_DISTANCE = 13.0  # of a label from its point, in pixels
 
 
@@ -102,12 +103,12 @@ def _label_points(axes: Axes, points: Sequence[Point], scale: float, line: tuple
     frame = (bounds.x0, bounds.y0, bounds.x1, bounds.y1)
     if line is not None:
         x = at((line[0] / scale, 0))[0]
-        taken += [(x - 16, frame[3] - 90, x, frame[3]), (x - 1, frame[1], x + 1, frame[3])]
+        taken += [((x - 16, frame[3] - 90, x, frame[3]), 1.0), ((x - 1, frame[1], x + 1, frame[3]), WHISKER)]
     for point in points:
         x, y = at((point.x / scale, point.y))
         places = _places(point.name, x, y)
-        box, dx, dy, align = min(places, key=lambda place: _covered(place[0], taken, frame) + 0.6 * abs(place[1]))
-        taken.append(box)
+        box, dx, dy, align = min(places, key=lambda place: _covered(place[0], taken, frame) + 1.5 * abs(place[1]))
+        taken.append((box, 1.0))
         is_far = abs(dx) > FIRST_DISTANCE
         axes.annotate(
             point.name,
@@ -121,16 +122,17 @@ def _label_points(axes: Axes, points: Sequence[Point], scale: float, line: tuple
         )
 
 
-def _point_boxes(axes: Axes, point: Point, scale: float) -> list[Box]:
-    """What a label must not cover: the mark, its whiskers, its published mark."""
+def _point_boxes(axes: Axes, point: Point, scale: float) -> list[tuple[Box, float]]:
+    """What a label should not cover and how bad it would be: the mark, its whiskers, its published mark."""
     at = axes.transData.transform
     x, y = at((point.x / scale, point.y))
     low, high = (at((0, edge))[1] for edge in point.y_range)
     left, right = (at((edge / scale, 0))[0] for edge in point.x_range or (point.x, point.x))
-    boxes = [(x - 7, y - 7, x + 7, y + 7), (x - 1, low, x + 1, high), (left, y - 1, right, y + 1)]
+    boxes = [((x - 7, y - 7, x + 7, y + 7), 1.0)]
+    boxes += [((x - 1, low, x + 1, high), WHISKER), ((left, y - 1, right, y + 1), WHISKER)]
     if point.published is not None:
         other = at((0, point.published))[1]
-        boxes.append((x - 7, other - 7, x + 7, other + 7))
+        boxes.append(((x - 7, other - 7, x + 7, other + 7), 1.0))
     return boxes
 
 
@@ -147,9 +149,9 @@ def _places(name: str, x: float, y: float) -> list[tuple[Box, float, float, str]
     return found
 
 
-def _covered(box: Box, taken: Sequence[Box], frame: Box) -> float:
-    """The area that ``box`` shares with others, plus what sticks out of the frame, weighing more."""
-    overlap = sum(_shared(box, other) for other in taken)
+def _covered(box: Box, taken: Sequence[tuple[Box, float]], frame: Box) -> float:
+    """The weighted area that ``box`` shares with others, plus what sticks out of the frame, weighing more."""
+    overlap = sum(weight * _shared(box, other) for other, weight in taken)
     outside = (box[2] - box[0]) * (box[3] - box[1]) - _shared(box, frame)
     return overlap + 4 * outside
 
