@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tasks.console import say
 from tasks.errors import UserError
-from tasks.tracking import outbox, server
+from tasks.tracking import outbox, server, view
 from tasks.tracking.server import Away, Refused
 
 if TYPE_CHECKING:
@@ -68,6 +68,16 @@ def deliver_everything(wait_s: float = 600.0) -> str:
         ) from None
     outbox.tidy()
     return f"{_count(delivered)} delivered to {where}"
+
+
+def links(base: str) -> list[str]:
+    """A line for every study in the store: where the UI at ``base`` compares its settings."""
+    try:
+        with outbox.locked(wait_s=60.0) as held:
+            found = _store().experiments() if held else {}
+    except Away as error:
+        raise UserError(f"{server.shown(server.uri())} does not answer ({error})") from None
+    return [f"{study}: {view.link(base, number)}" for study, number in sorted(found.items())]
 
 
 def send(wait_s: float) -> int:

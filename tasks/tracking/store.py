@@ -72,6 +72,11 @@ class Store:
                 self._experiments[name] = found.experiment_id
         return self._experiments[name]
 
+    def experiments(self) -> dict[str, str]:
+        """Name -> id of the experiments of studies."""
+        found = self._client.search_experiments(filter_string=f"tags.`{view.TAG}` LIKE '%'")
+        return {experiment.name: experiment.experiment_id for experiment in found}
+
     def find_run(self, run: Mapping[str, Any]) -> str | None:
         """The id of the run of an execution, None if this store has none."""
         execution = run["execution_id"]

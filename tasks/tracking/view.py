@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 VIEW = "comparison"  # …/#/experiments/<id>/runs?viewStateShareKey=comparison
+TAG = f"mlflow.sharedViewState.{VIEW}"
 COLUMNS = (
     "params.`G`",
     "params.`C`",
@@ -47,8 +48,14 @@ def experiment_tags(study: str, time_ms: int) -> dict[str, str]:
     return {
         "mlflow.experimentKind": "custom_model_development",  # else the UI offers what language models need
         "mlflow.note.content": NOTE.format(study=study),
-        f"mlflow.sharedViewState.{VIEW}": saved_view("Comparison", time_ms),
+        TAG: saved_view("Comparison", time_ms),
     }
+
+
+def link(base: str, experiment_id: str) -> str:
+    """Where a browser sees an experiment's comparison; without ``workflowType`` the UI opens a page for agents."""
+    query = f"viewStateShareKey={VIEW}&workflowType=machine_learning"
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def saved_view(name: str, time_ms: int) -> str:

@@ -104,6 +104,8 @@ def test_an_execution_becomes_one_run_of_the_studys_experiment(workspace: Path, 
     assert json.loads(used.dataset.profile)["fingerprint"] == "a" * 64
     assert "MLFLOW_TRACKING_URI" not in os.environ  # MLflow sets it for the processes that this one starts
     assert outbox.pending() == []
+    (line,) = delivery.links("http://127.0.0.1:5000/")
+    assert line.startswith(f"digits: http://127.0.0.1:5000/#/experiments/{found.info.experiment_id}/runs?viewState")
 
 
 def test_a_resumed_training_is_running_again_and_a_failed_one_failed(workspace: Path, client) -> None:
