@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 from tasks.console import say
@@ -23,6 +24,7 @@ from tasks.tracking import delivery, outbox
 TICK_S = 0.25
 AWAY_TICK_S = 3.0  # between two attempts while the store does not answer
 END_S = 120.0
+CODE = str(Path(__file__).resolve().parents[2])  # the flow's own code, wherever it runs
 
 
 @contextmanager
@@ -38,6 +40,7 @@ def courier(emit: Callable[[str], None] = say) -> Iterator[None]:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [CODE, os.environ.get("PYTHONPATH")]))},
         start_new_session=True,  # Ctrl-C is for the stages; this one has still to deliver what they made
     )
     assert process.stdin is not None

@@ -357,12 +357,7 @@ def test_several_processes_at_once_lose_nothing_on_a_store_not_yet_made(
         assert len(history(client, run.info.run_id, "train_loss")) == 5
 
 
-def test_a_courier_delivers_what_stages_leave_to_it_and_is_gone_in_the_end(
-    workspace: Path,
-    client,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+def test_a_courier_delivers_what_stages_leave_to_it_and_is_gone_in_the_end(workspace: Path, client) -> None:
     said: list[str] = []
     with tracking.courier(said.append):
         wait_until_attended()
