@@ -23,7 +23,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import study as studies
 from flows.artifacts import publish
-from flows.graph import keep_settings, read_graph
+from flows.graph import keep_settings, read_graph, setting_of
 from flows.running import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped
 from flows.terminal import Silent, Watcher
 from flows.width import Widths
@@ -55,7 +55,7 @@ def run_stage(stage: str) -> Any:
                 log.info(line)
                 file.write(line)
                 if not DVC_LINE.match(line):
-                    here.watcher.line(stage, line)
+                    here.watcher.line(stage, line.removeprefix(f"{setting_of(stage)}: "))
 
             here.watcher.started(stage)
             begun = time.monotonic()
@@ -102,8 +102,14 @@ def _reproduce(study: str | None, settings: list[str] | None, overrides: studies
         wanted = [in_force.setting(name).name for name in settings or in_force.settings]
         everything = read_graph()
         graph = keep_settings(everything, in_force.settings, wanted)
-        session.set(Session(Widths.of(in_force), watcher.get(Silent())))
-        with tracking.courier(log.info):  # else every stage would import MLflow
+        screen = watcher.get(Silent())
+        session.set(Session(Widths.of(in_force, graph), screen))
+
+        def note(line: str) -> None:
+            log.info(line)
+            screen.note(line)
+
+        with tracking.courier(note):  # else every stage would import MLflow
             failed = _run_graph(graph)
         if failed:
             return Failed(message="; ".join(failed))

@@ -22,13 +22,15 @@ PLAIN_INTERVAL_S = 10.0
 
 
 class Watcher(Protocol):
-    """Told of every stage: that it starts, each line it prints, how it ended."""
+    """Told of every stage: that it starts, each line it prints, how it ended; and of what concerns no stage."""
 
     def started(self, stage: str) -> None: ...
 
     def line(self, stage: str, text: str) -> None: ...
 
     def finished(self, stage: str, text: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 class Silent:
@@ -39,6 +41,8 @@ class Silent:
     def line(self, stage: str, text: str) -> None: ...
 
     def finished(self, stage: str, text: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 class PlainLines:
@@ -59,6 +63,9 @@ class PlainLines:
 
     def finished(self, stage: str, text: str) -> None:
         self._say(f"{stage} {text}")
+
+    def note(self, text: str) -> None:
+        self._say(text)
 
     def _say(self, text: str) -> None:
         say(f"{time.monotonic() - self._begun:5.0f} s  {text}")
@@ -86,9 +93,11 @@ class LiveLines:
             row = self._rows.pop(stage, None)
         if row is not None:
             self._progress.remove_task(row)
-        self._progress.console.print(
-            f"{time.monotonic() - self._begun:5.0f} s  {stage} {text}", highlight=False, markup=False, soft_wrap=True
-        )
+        self.note(f"{stage} {text}")
+
+    def note(self, text: str) -> None:
+        line = f"{time.monotonic() - self._begun:5.0f} s  {text}"
+        self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from threading import BoundedSemaphore
+from threading import Lock
 
 from flows.running import StageRunner
 from tasks.errors import UserError
@@ -15,27 +15,53 @@ UNLIMITED = 1000
 VARIABLE = "CONDENSENET_TRAININGS"
 
 
-class Widths:
-    """Turns for the stages of one flow: so many trainings at once, and so many other stages."""
+class Turns:
+    """At most ``width`` stages at once; of those that wait, the first in ``order`` is next."""
 
-    def __init__(self, trainings: int, others: int) -> None:
-        self._trainings = BoundedSemaphore(trainings)
-        self._others = BoundedSemaphore(others)
-
-    @classmethod
-    def of(cls, params: Params) -> Widths:
-        return cls(trainings=trainings_at_once(params), others=max(2, cores()))
+    def __init__(self, width: int, order: Iterable[str]) -> None:
+        self._free = width
+        self._rank = {stage: rank for rank, stage in enumerate(order)}
+        self._waiting: set[str] = set()
+        self._guard = Lock()
 
     @contextmanager
     def turn(self, stage: str, runner: StageRunner) -> Iterator[None]:
         """Wait for this stage's turn; raises ``Stopped`` when the flow is stopped meanwhile."""
-        turns = self._trainings if stage.startswith("train@") else self._others
-        while not turns.acquire(blocking=False):
+        with self._guard:
+            self._waiting.add(stage)
+        while not self._taken(stage):
             runner.pause(0.1)
         try:
             yield
         finally:
-            turns.release()
+            with self._guard:
+                self._free += 1
+
+    def _taken(self, stage: str) -> bool:
+        with self._guard:
+            if self._free == 0 or stage != min(self._waiting, key=self._rank.__getitem__):
+                return False
+            self._waiting.remove(stage)
+            self._free -= 1
+            return True
+
+
+class Widths:
+    """Turns for the stages of one flow: so many trainings at once, and so many other stages."""
+
+    def __init__(self, trainings: int, others: int, order: Iterable[str]) -> None:
+        order = list(order)
+        self._trainings, self._others = Turns(trainings, order), Turns(others, order)
+
+    @classmethod
+    def of(cls, params: Params, order: Iterable[str]) -> Widths:
+        return cls(trainings_at_once(params), max(2, cores()), order)
+
+    @contextmanager
+    def turn(self, stage: str, runner: StageRunner) -> Iterator[None]:
+        turns = self._trainings if stage.startswith("train@") else self._others
+        with turns.turn(stage, runner):
+            yield
 
 
 def trainings_at_once(params: Params) -> int:

@@ -121,3 +121,24 @@ def test_params_diff_names_the_change(pipeline: Workspace) -> None:
         pipeline.run("git", "checkout", "params.yaml")
     assert len(lines) == 1
     assert re.search(r"settings\.g2-c2\.condensation_factor\s+2\s+4", lines[0])
+
+
+def test_exp_run_switches_the_study(stub: Workspace) -> None:
+    stub.dvc("exp", "run", "-S", "study=cifar100")
+    assert (stub.path / "out/cifar100/report/report.md").is_file()
+    changed = stub.read("params.yaml")
+    assert isinstance(changed, dict)
+    assert changed["study"] == "cifar100"
+    trained = {folder.name for folder in (stub.path / "out/cifar100/train").iterdir() if folder.is_dir()}
+    assert trained == set(changed["settings"])
+
+
+def test_a_temporary_experiment_shares_the_state_of_its_checkout(stub: Workspace) -> None:
+    stub.edit("mkdir -p out/${study} &&", "python -m where && mkdir -p out/${study} &&", "dvc.yaml")
+    (stub.path / "where.py").write_text(
+        "from tasks import paths\npaths.state().mkdir(exist_ok=True)\n(paths.state() / 'here').touch()\n"
+    )
+    stub.commit()
+    stub.dvc("exp", "run", "--temp", "-S", "train.epochs=2")
+    assert (stub.path / "state/here").exists()
+    assert not (stub.path / "out").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from flows import study as studies
 from flows.artifacts import artifact_key
 from flows.graph import keep_settings, read_graph
 from flows.running import StageFailed, StageRunner
-from flows.width import trainings_at_once
+from flows.width import Turns, trainings_at_once
 from tasks import params
 from tasks.errors import UserError
 
@@ -217,6 +218,27 @@ def test_trainings_share_the_machine(inside: Workspace, monkeypatch: pytest.Monk
     monkeypatch.setenv("CONDENSENET_TRAININGS", "none")
     with pytest.raises(UserError, match="CONDENSENET_TRAININGS='none' is not allowed"):
         trainings_at_once(loaded)
+
+
+def test_waiting_stages_take_turns_in_the_order_of_the_graph() -> None:
+    names = [f"train@{letter}" for letter in "abcdef"]
+    turns, runner, took, release = Turns(1, names), StageRunner(), list[str](), threading.Event()
+
+    def work(name: str) -> None:
+        with turns.turn(name, runner):
+            took.append(name)
+            release.wait(10)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("train@f", "train@c", "train@a", "train@b")]
+    threads[0].start()
+    wait_until(lambda: took == ["train@f"], 10)
+    for thread in threads[1:]:
+        thread.start()
+    wait_until(lambda: turns._waiting == {"train@a", "train@b", "train@c"}, 10)
+    release.set()
+    for thread in threads:
+        thread.join(10)
+    assert took == ["train@f", "train@a", "train@b", "train@c"]
 
 
 def test_artifact_keys_are_what_prefect_allows() -> None:
