@@ -1,6 +1,6 @@
 """One stage as one subprocess, ``dvc repro -s STAGE``: its output line by line, its lock, its end.
 
-Every stage is the leader of a process group of its own, so that stopping a flow stops all that it started.
+Every stage is on a leash (``flows.leash``): it ends with all that it started when the flow stops, or dies.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -24,7 +23,7 @@ from tasks import paths
 
 Emit = Callable[[str], None]
 RETRY_S = 2.0
-GRACE_S = {signal.SIGINT: 8.0, signal.SIGTERM: 4.0, signal.SIGKILL: 2.0}  # in this order
+DVC = (sys.executable, "-m", "dvc")
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 BUSY = re.compile(r"is busy, it is being blocked|Unable to acquire lock")
 DVC_LINE = re.compile(
@@ -98,16 +97,15 @@ class StageRunner:
             raise Stopped
 
     def stop(self) -> None:
-        """Interrupt every running stage as Ctrl-C would, then terminate, then kill what is left of its group."""
+        """End every running stage and wait until all is gone that it started."""
         self._stopping.set()
         with self._guard:
             running = list(self._running)
-        for sign, grace in GRACE_S.items():
-            deadline = time.monotonic() + grace
-            for process in running:
-                _signal_group(process.pid, sign)
-            while (running := [p for p in running if _signal_group(p.pid, 0)]) and time.monotonic() < deadline:
-                time.sleep(0.05)
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in running:
+            process.wait()
 
     def _subprocess(self, stage: str, emit: Emit, lock: IO[str]) -> tuple[int, list[str]]:
         tail: deque[str] = deque(maxlen=200)
@@ -115,15 +113,15 @@ class StageRunner:
             if self._stopping.is_set():
                 raise Stopped(stage)
             process = subprocess.Popen(
-                [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", stage],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "flows.leash", *DVC, "--wait-for-lock", "repro", "-s", stage],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
                 env=stage_environment(),
                 start_new_session=True,
-                pass_fds=[lock.fileno()],  # so an orphan of a flow that was killed with -9 still holds its stage
+                pass_fds=[lock.fileno()],  # held until all is gone, also when this process is killed before
             )
             self._running.add(process)
         try:
@@ -188,12 +186,3 @@ def _last_error(lines: list[str], code: int) -> str:
         if choice:
             return choice[-1]
     return f"exit status {code}"
-
-
-def _signal_group(group: int, sign: int) -> bool:
-    """Whether the process group is there."""
-    try:
-        os.killpg(group, sign)
-    except ProcessLookupError:
-        return False
-    return True

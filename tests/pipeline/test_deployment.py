@@ -66,5 +66,5 @@ def test_the_deployment_names_no_machine(checkout: Path) -> None:
     text = (checkout / "prefect.yaml").read_text()
     deployments = YAML(typ="safe", pure=True).load(text)["deployments"]
     assert [deployment["entrypoint"] for deployment in deployments] == ["flows/reproduce.py:reproduce"]
-    assert "{{ $PWD }}" in text
+    assert "{{ checkout.stdout }}" in text
     assert str(checkout) not in text
