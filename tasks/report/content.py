@@ -60,7 +60,7 @@ def headline(study: Study, published: Published) -> Table:
         Column("MACs"),
         Column("paper's FLOPs"),
         Column("parameters"),
-        Column("latency", "ms, batch 1, 1 thread\np10–p90"),
+        Column("latency", "ms, batch 1\n1 thread, p10–p90"),
         Column("ratio to MobileNetV1", "p10–p90"),
         Column("throughput", "images/s"),
         Column("ONNX file"),
