@@ -12,6 +12,7 @@ from tasks.errors import UserError
 from tasks.params import Params
 
 UNLIMITED = 1000
+PAUSE_S = 0.1
 VARIABLE = "CONDENSENET_TRAININGS"
 
 
@@ -29,8 +30,9 @@ class Turns:
         """Wait for this stage's turn; raises ``Stopped`` when the flow is stopped meanwhile."""
         with self._guard:
             self._waiting.add(stage)
+        runner.pause(PAUSE_S)  # stages that become ready together line up first
         while not self._taken(stage):
-            runner.pause(0.1)
+            runner.pause(PAUSE_S)
         try:
             yield
         finally:
