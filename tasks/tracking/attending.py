@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ CODE = str(Path(__file__).resolve().parents[2])  # the flow's own code, wherever
 def courier(emit: Callable[[str], None] = say) -> Iterator[None]:
     """Have a courier on duty for the outbox of this checkout; what it has to say goes to ``emit``, line by line.
 
-    At the end it delivers what is left and is gone when this returns.
+    At the end it delivers what is left, unless an exception ends the work, and is gone when this returns.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "tasks.track", "--attend"],
@@ -41,21 +42,29 @@ def courier(emit: Callable[[str], None] = say) -> Iterator[None]:
         text=True,
         errors="replace",
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [CODE, os.environ.get("PYTHONPATH")]))},
-        start_new_session=True,  # Ctrl-C is for the stages; this one has still to deliver what they made
+        start_new_session=True,  # Ctrl-C is for the flow, which ends this one
     )
     assert process.stdin is not None
     assert process.stdout is not None
     reader = threading.Thread(target=_pass_on, args=(process.stdout, emit), daemon=True)
     reader.start()
+    patience_s = 0.0
     try:
         yield
+        patience_s = END_S
     finally:
         process.stdin.close()
-        try:
-            process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        _dismiss(process, patience_s)
         reader.join(1.0)
+
+
+def _dismiss(process: subprocess.Popen[str], patience_s: float) -> None:
+    """End the courier: at once if nothing waits or nobody has time; what is left goes out with the next stage."""
+    deadline = time.monotonic() + patience_s
+    while process.poll() is None and outbox.pending() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    process.wait()
 
 
 def attend() -> None:
