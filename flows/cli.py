@@ -15,15 +15,15 @@ from flows.terminal import at_terminal
 from tasks import params, paths
 from tasks.console import say
 from tasks.errors import UserError
-from tasks.report.table import print_table, read_table
+from tasks.report.read import read_setting
+from tasks.report.table import make_row, print_table, read_table
 
 
 def main() -> None:
     options = _arguments()
     studies.plan(options.study, options.set)  # a mistake is told before a server is started
-    in_force = params.load()
-    for name in options.setting if options.study is None else []:
-        in_force.setting(name)
+    if options.study is None:
+        _check_settings(options.setting)
     begun = time.monotonic()
     try:
         state = _run(options)
@@ -31,16 +31,26 @@ def main() -> None:
         raise UserError("interrupted: the same command goes on from here") from None
     if not state.is_completed():
         raise UserError(state.message or "the flow did not finish")
+    _tell(params.load(), options.setting, time.monotonic() - begun)
+
+
+def _check_settings(names: list[str]) -> None:
     in_force = params.load()
+    for name in names:
+        in_force.setting(name)
+
+
+def _tell(in_force: params.Params, settings: list[str], seconds: float) -> None:
+    """The table, and where to look next."""
     report = in_force.paths.report
     say("")
-    if options.setting:
-        say(f"{state.message}: only {', '.join(options.setting)}, so no report")
-    elif (report / paths.TABLE).is_file():
+    if set(settings or in_force.settings) == set(in_force.settings):
         print_table(read_table(report / paths.TABLE))
-    say(f"\n{in_force.study} in {time.monotonic() - begun:.0f} s. Where to look next:")
-    if (report / paths.REPORT_HTML).is_file():
+        say(f"\n{in_force.study} in {seconds:.0f} s. Where to look next:")
         say(f"  {report / paths.REPORT_HTML}   the report: table, curves, kept connections")
+    else:
+        print_table([make_row(read_setting(in_force, in_force.setting(name))) for name in settings])
+        say(f"\n{', '.join(settings)} in {seconds:.0f} s; the report needs all settings. Where to look next:")
     say("  make ui            every run's parameters, metrics, models and figures, in the MLflow UI")
     say("  make prefect-ui    the flow's graph, logs and artifacts, in the Prefect UI")
     say("  dvc metrics show   and dvc plots show, dvc params diff: the same figures from DVC")

@@ -18,7 +18,7 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, wait
-from prefect.states import Failed
+from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import study as studies
@@ -65,7 +65,7 @@ def run_stage(stage: str) -> Any:
         return Failed(message=f"{stage}: {error}")
     except Stopped:
         here.watcher.finished(stage, "stopped")
-        return Failed(message=f"{stage}: stopped")
+        return Cancelled(message=f"{stage}: stopped")
     here.watcher.finished(stage, f"{outcome.how} in {outcome.seconds:.1f} s")
     return outcome.how
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -94,7 +93,11 @@ def test_a_failed_stage_stops_its_dependants_alone_and_is_named(served_stub: Wor
     assert not (served_stub.path / "out/digits/report").exists()
     assert "told to fail" in (served_stub.path / "state/logs/train@g2-c2.log").read_text()
     (served_stub.path / "fail").unlink()
-    assert "train@g4-c2 unchanged" in served_stub.flow().stdout
+    alone = served_stub.flow("--setting", "g4-c2").stdout
+    assert "train@g4-c2 unchanged" in alone
+    assert "g2-c2" not in alone
+    assert "the report needs all settings" in alone
+    assert not (served_stub.path / "out/digits/report").exists()
 
 
 def test_two_flows_at_once_run_each_stage_once(stub: Workspace, tmp_path: Path) -> None:
