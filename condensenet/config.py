@@ -194,7 +194,7 @@ class TrainConfig:
             0 <= self.label_smoothing < 1,
             f"label_smoothing={self.label_smoothing} is not allowed: must be in [0, 1)",
         )
-        _require(self.seed >= 0, f"seed={self.seed} is not allowed: it must be 0 or more")
+        _require(0 <= self.seed < 2**63, f"seed={self.seed} is not allowed: it must be in [0, 2**63)")
         _require(self.precision in ("fp32", "bf16"), f"precision={self.precision!r} is not allowed: fp32 or bf16")
 
 

@@ -200,7 +200,8 @@ def _setting(name: Any, overrides: object, model: dict[str, Any], train: dict[st
     merged = {**model, **own}
     preset = merged.pop("preset", None)
     if preset is not None:
-        _require(preset in presets, f"{key}: preset={preset!r} is not allowed: {', '.join(presets)}")
+        known = isinstance(preset, str) and preset in presets
+        _require(known, f"{key}: preset={preset!r} is not allowed: {', '.join(presets)}")
         merged = {**_as_raw(presets[preset]), **merged}
     return Setting(
         name=name,

@@ -58,6 +58,8 @@ BAD = [
     (("settings", "g4-c4", "condensation_factor"), 5, "settings.g4-c4: condensation_factor=5 does not divide"),
     (("settings", "g4-c4", "group"), 4, "unknown key settings.g4-c4.group: allowed are"),
     (("settings", "g4-c4", "preset"), "vgg", "settings.g4-c4: preset='vgg' is not allowed: condensenet-50"),
+    (("settings", "g4-c4", "preset"), ["vgg"], "settings.g4-c4: preset=['vgg'] is not allowed: condensenet-50"),
+    (("train", "seed"), 10**30, "train: seed=1000000000000000000000000000000 is not allowed"),
     (("settings", "../x"), {}, "settings: name '../x' is not allowed"),
     (("settings",), {}, "settings={} is not allowed"),
     (("settings",), None, "settings must be a mapping"),

@@ -9,7 +9,7 @@ from report_outputs import digits, write_json, write_study
 
 from tasks import paths
 from tasks.errors import UserError
-from tasks.report import units
+from tasks.report import details, units
 from tasks.report.read import read_study
 from tasks.report.table import format_table, make_row, read_table, to_csv
 
@@ -96,3 +96,14 @@ def test_the_wilson_interval_of_known_examples() -> None:
     # 0 of 10 and 5 of 10: the classic table gives 0-27.8 and 23.7-76.3
     assert units.wilson_interval_pct(0, 10) == pytest.approx((0, 27.75), abs=0.01)
     assert units.wilson_interval_pct(50, 10) == pytest.approx((23.66, 76.34), abs=0.01)
+
+
+def test_a_class_without_test_images_has_no_error(study_folder: Path, checkout: Path) -> None:
+    params = digits(checkout)
+    for name in params.settings:
+        path = params.paths.setting("evaluate", name) / paths.PER_CLASS
+        path.write_text(path.read_text() + "class 10,0,,\n")  # as evaluate writes it
+    found = details.per_class(read_study(params))
+    assert found is not None
+    assert [cell.text for cell in found.rows[-1]] == ["class 10", "0", "–", "–", "–", "–"]
+    assert "–" not in [cell.text for cell in found.rows[0]]
