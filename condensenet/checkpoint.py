@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from condensenet.storage import write_atomically
+from condensenet.files import write_atomically
 
 KEPT = 2  # a damaged newest one falls back to the one before
 CHECKSUM_DIGITS = 16

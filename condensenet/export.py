@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from condensenet.files import write_atomically
 from condensenet.latency import open_session
-from condensenet.storage import write_atomically
 
 INPUT, OUTPUT = "image", "logits"
 OPSETS = range(18, 26)

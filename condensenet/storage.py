@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from condensenet.config import ModelConfig
+from condensenet.files import write_atomically
 from condensenet.models.condensenet import CondenseNet, Form
 
 KEYS = {"form", "config", "condensing_stage", "state_dict"}
@@ -70,17 +70,3 @@ def new_model(config: ModelConfig, form: Form) -> CondenseNet:
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         return CondenseNet(config, form)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write through a temporary file beside ``path``, flushed to disk before it takes the name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

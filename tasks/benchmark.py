@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from condensenet.latency import hardware, input_shape, measure_latency, versions
-from tasks import inputs, machine, paths, tracking
+from tasks import files, inputs, machine, paths, tracking
 from tasks.console import say
 from tasks.errors import run_main
 from tasks.params import Params, Setting
@@ -59,7 +59,7 @@ def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
         },
         "rows": [{key: value for key, value in dataclasses.asdict(row).items() if key != "model"} for row in rows],
     }
-    inputs.write_json(params.paths.setting("benchmark", setting.name) / paths.LATENCY, facts)
+    files.write_json(params.paths.setting("benchmark", setting.name) / paths.LATENCY, facts)
     return facts
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +13,27 @@ from condensenet.convert import convert
 from condensenet.cost import count_cost
 from condensenet.layers import LearnedGroups
 from condensenet.models.condensenet import CondenseNet
-from condensenet.storage import load_model, save_model, write_atomically
-from tasks import machine, paths, tracking
-from tasks import params as parameters
+from condensenet.storage import save_model
+from tasks import files, inputs, machine, paths, tracking
 from tasks.console import say
 from tasks.errors import UserError, run_main
+from tasks.tracking.contents import cost_metrics
 
 TOLERANCE = 1e-5  # of the largest difference of a logit, relative to the largest logit
 IMAGES = 8
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        raise UserError("usage: python -m tasks.convert SETTING")
     torch.set_num_threads(1)  # little work, and other settings are converted at the same time
-    params = parameters.load()
-    setting = params.setting(sys.argv[1])
-    trained = params.paths.setting("train", setting.name)
+    params, setting = inputs.stage_arguments()
+    run = inputs.read_run(params, setting)
     folder = params.paths.setting("convert", setting.name)
     with machine.shared():
-        model = read_model(trained / paths.MODEL)
+        model = inputs.read_model(params, setting, "train")
         cost = convert_to(folder, model, params.data.image_size)
-    grouped = cost["grouped"]
-    say(f"{folder}: {grouped['macs']:,} MACs, {grouped['params']:,} parameters, equal to {TOLERANCE:g}")
-    run = json.loads((trained / paths.RUN).read_text())
-    metrics = {name: grouped[name] for name in ("macs", "paper_flops", "params")}
-    tracking.record(run, "convert", metrics=metrics, artifacts=[(folder / paths.KEPT, "convert")])
-
-
-def read_model(path: Path) -> CondenseNet:
-    try:
-        return load_model(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: train this setting first") from None
-    except ValueError as error:
-        raise UserError(str(error)) from None
+        grouped = cost["grouped"]
+        say(f"{folder}: {grouped['macs']:,} MACs, {grouped['params']:,} parameters, equal to {TOLERANCE:g}")
+        tracking.record(run, "convert", metrics=cost_metrics(cost), artifacts=[(folder / paths.KEPT, "convert")])
 
 
 def convert_to(folder: Path, model: CondenseNet, image_size: int) -> dict[str, Any]:
@@ -67,8 +51,8 @@ def convert_to(folder: Path, model: CondenseNet, image_size: int) -> dict[str, A
         "max_relative_difference": difference,
     }
     save_model(grouped, folder / paths.MODEL)
-    _write_json(folder / paths.COST, cost)
-    _write_json(folder / paths.KEPT, {"layers": kept_inputs(model)})
+    files.write_json(folder / paths.COST, cost)
+    files.write_json(folder / paths.KEPT, {"layers": kept_inputs(model)})
     return cost
 
 
@@ -105,10 +89,6 @@ def mean_abs_weight(layer: LearnedGroups) -> list[list[float]]:
     total_GI = importance(layer.full_weight.detach(), layer.groups)
     mean_GR = total_GI.gather(1, layer.kept_inputs()) * layer.groups / layer.out_channels
     return [[float(f"{value:.4g}") for value in group] for group in mean_GR.tolist()]
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

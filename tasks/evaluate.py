@@ -14,7 +14,7 @@ from torch import Tensor
 
 from condensenet.data import ImageSplit, evaluation_batches
 from condensenet.export import onnx_logits, torch_logits
-from tasks import inputs, machine, paths, tracking
+from tasks import files, inputs, machine, paths, tracking
 from tasks.console import progress, say
 from tasks.errors import run_main
 from tasks.params import Params, Setting
@@ -59,7 +59,7 @@ def evaluate(params: Params, setting: Setting) -> dict[str, Any]:
         answers = answer(runtimes, split, params.evaluate.batch_size, f"evaluate {setting.name}")
     metrics = summarise(answers, split.labels)
     folder = params.paths.setting("evaluate", setting.name)
-    inputs.write_json(folder / paths.METRICS, metrics)
+    files.write_json(folder / paths.METRICS, metrics)
     write_csv(folder / paths.PER_CLASS, per_class(answers, split.labels, classes))
     write_csv(folder / paths.CONFUSION, confusion(answers["onnxruntime"], split.labels, classes))
     return metrics
@@ -127,7 +127,7 @@ def write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerow(first)
     writer.writerows(rows)
-    inputs.write_text(path, text.getvalue())
+    files.write(path, text.getvalue())
 
 
 if __name__ == "__main__":

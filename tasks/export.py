@@ -13,7 +13,7 @@ from condensenet.cost import count_cost
 from condensenet.data import ImageSplit, Manifest, evaluation_batches
 from condensenet.export import Difference, compare_onnx, export_onnx
 from condensenet.models.condensenet import CondenseNet
-from tasks import inputs, machine, paths, tracking
+from tasks import files, inputs, machine, paths, tracking
 from tasks.console import progress, say
 from tasks.errors import run_main
 from tasks.params import Params, Setting
@@ -51,7 +51,7 @@ def export(params: Params, setting: Setting, run: dict[str, Any]) -> dict[str, A
             path.unlink()  # a file that was not proved equal is not left lying about
             raise
     facts = _facts(path, opset, difference)
-    inputs.write_json(folder / paths.EXPORT, facts)
+    files.write_json(folder / paths.EXPORT, facts)
     return facts
 
 

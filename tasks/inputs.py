@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import files, paths
 from tasks import params as parameters
+from tasks import paths
 from tasks.errors import UserError
 from tasks.params import Params, Setting
 
@@ -43,11 +43,11 @@ def read_run(params: Params, setting: Setting) -> dict[str, Any]:
     return dict(read_json(path))
 
 
-def read_model(params: Params, setting: Setting) -> CondenseNet:
-    """The converted model, in grouped form."""
+def read_model(params: Params, setting: Setting, stage: str = "convert") -> CondenseNet:
+    """The model that ``stage`` wrote: train in training form, convert in grouped form."""
     from condensenet.storage import load_model
 
-    path = existing(params.paths.setting("convert", setting.name) / paths.MODEL, f"convert@{setting.name}")
+    path = existing(params.paths.setting(stage, setting.name) / paths.MODEL, f"{stage}@{setting.name}")
     with one_line():
         return load_model(path)
 
@@ -77,13 +77,3 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
-
-
-def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` and the folder it goes to; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, text)

@@ -14,8 +14,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tasks import paths
-from tasks.console import say
+from tasks import files, paths
 
 LOCK = "machine.lock"
 
@@ -38,13 +37,9 @@ def exclusive() -> Iterator[None]:
 def _locked(kind: int, waiting: str) -> Iterator[None]:
     folder = paths.state()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(waiting)
-            fcntl.flock(lock, kind)
+    with (folder / LOCK).open("a") as file:
+        files.lock(file.fileno(), kind, waiting)
         try:
             yield
         finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # not left to close(): a forked child may hold the file open
+            fcntl.flock(file, fcntl.LOCK_UN)  # not left to close(): a forked child may hold the file open

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from condensenet.data import Manifest, write_prepared
+from tasks import inputs, machine, sources, tracking
 from tasks import params as parameters
-from tasks import sources, tracking
 from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.params import Params
@@ -18,8 +18,9 @@ from tasks.sources.streaming import write_streams
 
 def main() -> None:
     params = parameters.load()
-    tracking.initialise()  # before several settings train at once
-    manifest = prepare(params, params.paths.data)
+    with machine.shared():
+        tracking.initialise()  # before several settings train at once
+        manifest = prepare(params, params.paths.data)
     say(f"{params.paths.data}: {summary(manifest)}")
 
 
@@ -35,9 +36,10 @@ def prepare(params: Params, root: Path) -> Manifest:
     _check_settings(params, len(source.classes))
     check_filled(source, allow_empty_classes=params.data.allow_empty_classes)
     held = hold_out(source.train.labels, params.data.validation_images, "validation")
-    if isinstance(source.train.images, np.ndarray):
-        return _write_arrays(params, source, held, root)
-    return write_streams(params.study, params.data, source, held, root)
+    with inputs.one_line():
+        if isinstance(source.train.images, np.ndarray):
+            return _write_arrays(params, source, held, root)
+        return write_streams(params.study, params.data, source, held, root)
 
 
 def _check_settings(params: Params, num_classes: int) -> None:

@@ -15,7 +15,7 @@ from condensenet.cost import count_cost
 from condensenet.data import Manifest, PreparedData
 from condensenet.export import export_onnx
 from condensenet.models.peers import mobilenet_v1
-from tasks import inputs, machine, paths
+from tasks import files, inputs, machine, paths
 from tasks import params as parameters
 from tasks.console import say
 from tasks.errors import run_main
@@ -47,7 +47,7 @@ def make_yardstick(params: Params, manifest: Manifest) -> dict[str, Any]:
         metadata={**cost, "weights": "random"},
     )
     cost["file_bytes"] = path.stat().st_size
-    inputs.write_json(folder / paths.COST, cost)
+    files.write_json(folder / paths.COST, cost)
     return cost
 
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from condensenet.data.manifest import MANIFEST, SPLITS, Manifest, fingerprint, from_json
 
-HASH_CHUNK_BYTES = 1 << 22
-
 
 class ImageSplit:
     """The images of one split, in their stored order. ``len``; ``labels`` int64 (N,) in memory."""
@@ -92,11 +90,8 @@ def _arrays(root: Path, manifest: Manifest, name: str, count: int) -> tuple[np.n
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def normalise(images: np.ndarray, manifest: Manifest) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from tasks import paths, tracking
+from tasks import files, machine, paths, tracking
 from tasks.console import say
 from tasks.errors import run_main
 from tasks.params import load
@@ -17,11 +17,12 @@ from tasks.report.table import make_row, to_csv
 
 
 def main() -> None:
-    study = read_study(load())
-    published = read_published()
-    pictures = draw(study, published)
-    write(study, published, pictures)
-    complete_runs(study, pictures)
+    params, published = load(), read_published()
+    with machine.shared():
+        study = read_study(params)
+        pictures = draw(study, published)
+        write(study, published, pictures)
+        complete_runs(study, pictures)
     say(f"report: {study.params.paths.report / paths.REPORT_HTML}")
 
 
@@ -33,14 +34,13 @@ def draw(study: Study, published: Published) -> dict[str, list[Picture]]:
 def write(study: Study, published: Published, pictures: dict[str, list[Picture]]) -> None:
     """The outputs of the stage."""
     folder = study.params.paths.report
-    folder.mkdir(parents=True, exist_ok=True)
     outputs = {
         paths.TABLE: to_csv([make_row(result) for result in study.results]),
         paths.REPORT_MD: markdown.render(study, published),
         paths.REPORT_HTML: page.render(study, published, pictures),
     }
     for name, text in outputs.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        files.write(folder / name, text)
     tracked.write_curves(study.results, folder)
     tracked.write_metrics(study.results, folder)
 

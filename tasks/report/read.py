@@ -6,14 +6,13 @@ The settings come from the parameters and never from the folders: outputs of ano
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks import paths
+from tasks import files, paths
 from tasks.errors import UserError
 from tasks.params import Params, Setting
 
@@ -122,13 +121,8 @@ def read_setting(params: Params, setting: Setting) -> SettingResult:
 
 
 def _hashes(folder: Mapping[str, Path]) -> dict[str, str]:
-    files = {f"{stage}/{name}": folder[stage] / name for stage, names in HASHED.items() for name in names}
-    return {key: _md5(path) for key, path in files.items() if path.is_file()}
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    made = {f"{stage}/{name}": folder[stage] / name for stage, names in HASHED.items() for name in names}
+    return {key: files.md5(path) for key, path in made.items() if path.is_file()}
 
 
 def _read(path: Path, parse: Callable[[str], T]) -> T | None:

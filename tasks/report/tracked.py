@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks import paths
+from tasks import files, paths
 from tasks.report.read import SettingResult
 from tasks.report.table import make_row
 
@@ -28,16 +27,14 @@ def write_curves(results: Sequence[SettingResult], folder: Path) -> None:
     writer.writerow(("setting", *BY_EPOCH))
     for result in results:
         writer.writerows([result.name, *(f"{row[name]:g}" for name in BY_EPOCH)] for row in result.history)
-    (folder / paths.CURVES).write_text(out.getvalue(), encoding="utf-8")
+    files.write(folder / paths.CURVES, out.getvalue())
 
 
 def write_metrics(results: Sequence[SettingResult], folder: Path) -> None:
     """``metrics/<setting>.json``: the headline figures; what was not measured is left out."""
     shutil.rmtree(folder / paths.ROWS, ignore_errors=True)
-    (folder / paths.ROWS).mkdir()
     for result in results:
         row, trained = make_row(result), result.train or {}
         figures = {key: row[key] for key in AS_IN_TABLE} | {key: trained.get(key) for key in AFTER_TRAINING}
         known = {key: value for key, value in figures.items() if value is not None}
-        text = json.dumps(known, indent=2) + "\n"
-        (folder / paths.ROWS / f"{result.name}.json").write_text(text, encoding="utf-8")
+        files.write_json(folder / paths.ROWS / f"{result.name}.json", known)

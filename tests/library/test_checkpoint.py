@@ -11,7 +11,7 @@ import pickle
 import pytest
 import torch
 
-from condensenet import checkpoint, storage
+from condensenet import checkpoint
 
 
 def content(step: int) -> dict:
@@ -105,7 +105,7 @@ def test_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(tmp_path, 20, content(20))
     assert names(tmp_path) == ["00000010"]

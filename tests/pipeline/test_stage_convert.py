@@ -101,7 +101,7 @@ def test_a_grouped_form_that_differs_stops_the_stage_and_writes_nothing(records,
 
 
 def test_a_missing_or_broken_model_is_one_line(records, monkeypatch):
-    with pytest.raises(UserError, match=r"train/g4-c2/model.pt is missing: train this setting first"):
+    with pytest.raises(UserError, match=r"train/g4-c2/run.json is missing: run dvc repro train@g4-c2"):
         _run("g4-c2", monkeypatch)
     _trained("g4-c2", 1)
     Path("out/digits/train/g4-c2/model.pt").write_bytes(b"nothing")
