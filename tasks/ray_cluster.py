@@ -12,7 +12,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,26 +39,27 @@ from tasks.params import RayParams  # noqa: E402
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 100 << 20  # nothing large passes through Ray
+_folder: str | None = None  # of our own cluster: its sockets and logs
 LEFT_OUT = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
 @contextmanager
 def cluster(params: RayParams) -> Iterator[None]:
     """Connect to the cluster of RAY_ADDRESS or start one; raises ``UserError`` if it lacks what ``params`` ask for."""
+    global _folder
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
-    folder = None
     on_sigterm = signal.getsignal(signal.SIGTERM)
     if is_external():
         ray.init(**quiet)
     else:
-        folder = tempfile.mkdtemp(prefix="ray-")  # short: it holds sockets
+        _folder = tempfile.mkdtemp(prefix="ray-")  # short: it holds sockets
         ray.init(
             address="local",
             num_cpus=params.num_workers * params.threads_per_worker,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=folder,
+            _temp_dir=_folder,
             _node_ip_address=LOOPBACK,
             **quiet,
         )
@@ -68,8 +69,24 @@ def cluster(params: RayParams) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove_folder()
+
+
+def abandon() -> None:
+    """End the processes of our own cluster at once, in the midst of whatever they do."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    for process in children:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(children, timeout=5)
+    _remove_folder()
+
+
+def _remove_folder() -> None:
+    if _folder is not None:
+        shutil.rmtree(_folder, ignore_errors=True)
 
 
 def is_external() -> bool:
