@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from condensenet.layers import LearnedGroups
+from condensenet.shapes import image_shape
 
 aten = torch.ops.aten
 
@@ -53,12 +54,12 @@ class Operations:
 def count_cost(model: nn.Module, input_size: int | Sequence[int]) -> Cost:
     """The cost of ``model`` for one image of ``input_size`` pixels, H = W or (H, W). ``model`` is not changed.
 
-    Raises ``ValueError`` naming the operators if some cannot be counted.
+    Raises ``ValueError`` for a size that cannot be, and naming the operators if some cannot be counted.
     """
-    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    shape = image_shape(model, input_size)
     shadow = copy.deepcopy(model).eval()
     weight = next(shadow.parameters())
-    image = torch.zeros(1, _in_channels(model), height, width, dtype=weight.dtype, device=weight.device)
+    image = torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device)
     counter = _Counter()
     with torch.no_grad(), _kept_shares(shadow, counter), counter:
         shadow(image)
@@ -218,10 +219,3 @@ def _kept_shares(model: nn.Module, counter: _Counter) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _in_channels(model: nn.Module) -> int:
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None:
-        raise ValueError(f"{type(model).__name__} has no Conv2d: its input channels are not known")
-    return first.in_channels

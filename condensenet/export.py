@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from condensenet.files import write_atomically
 from condensenet.latency import open_session
+from condensenet.shapes import image_shape
 
 INPUT, OUTPUT = "image", "logits"
 OPSETS = range(18, 26)
@@ -45,7 +46,7 @@ def export_onnx(
     """
     if opset not in OPSETS:
         raise ValueError(f"{opset=} is not allowed: {OPSETS[0]} to {OPSETS[-1]}")
-    shape = (in_channels(model), *_height_and_width(input_size))
+    shape = image_shape(model, input_size)
     onnx = _needs("onnx")
     _needs("onnxscript")
     proto = _trace(copy.deepcopy(model).cpu().eval(), shape, opset)
@@ -54,21 +55,6 @@ def export_onnx(
     onnx.checker.check_model(proto, full_check=True)
     write_atomically(Path(path), proto.SerializeToString())
     return Path(path)
-
-
-def in_channels(model: nn.Module) -> int:
-    """Channels of the images that ``model`` takes: those of its first convolution."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            return module.in_channels
-    raise ValueError(f"{type(model).__name__} has no convolution, so the channels of its input are not known")
-
-
-def _height_and_width(input_size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-    if min(height, width) < 1:
-        raise ValueError(f"{input_size=} is not allowed: height and width in pixels, 1 or more")
-    return height, width
 
 
 def _trace(model: nn.Module, shape: tuple[int, int, int], opset: int) -> Any:

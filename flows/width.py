@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 
+from condensenet.machine import usable_cores
 from flows.running import StageRunner
 from tasks.errors import UserError
 from tasks.params import Params
@@ -57,7 +58,7 @@ class Widths:
 
     @classmethod
     def of(cls, params: Params, order: Iterable[str]) -> Widths:
-        return cls(trainings_at_once(params), max(2, cores()), order)
+        return cls(trainings_at_once(params), max(2, usable_cores()), order)
 
     @contextmanager
     def turn(self, stage: str, runner: StageRunner) -> Iterator[None]:
@@ -81,9 +82,4 @@ def trainings_at_once(params: Params) -> int:
         return UNLIMITED
     if params.ray.use_gpu:
         return 1
-    return max(1, cores() // (params.ray.num_workers * params.ray.threads_per_worker))
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return max(1, usable_cores() // (params.ray.num_workers * params.ray.threads_per_worker))

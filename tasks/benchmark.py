@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from condensenet.latency import hardware, input_shape, measure_latency, versions
+from condensenet.latency import input_shape, measure_latency, versions
+from condensenet.machine import hardware
 from tasks import files, inputs, machine, paths, tracking
 from tasks.console import say
 from tasks.errors import run_main

@@ -17,6 +17,7 @@ from condensenet.data import randomness
 from condensenet.data.augment import augment_batch, resized_crop_draws
 from condensenet.data.decoding import decode, evaluation_view, training_view
 from condensenet.data.prepared import ImageSplit, normalise
+from condensenet.machine import usable_cores
 
 CHUNK = 16  # images that one thread decodes at a time
 BATCHES_AHEAD = 2
@@ -159,5 +160,4 @@ def _finished(split: ImageSplit, indices: np.ndarray, images: Tensor, jobs: list
 def _threads(world_size: int) -> int:
     """This process's part of the cores; ``LOCAL_WORLD_SIZE`` (torch's name) says how many ranks share the machine."""
     world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(1, world_size))
+    return max(1, usable_cores() // max(1, world_size))

@@ -6,7 +6,6 @@ others are stored as the files they are or, above ``data.shorter_side``, made sm
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from condensenet.data import Manifest, PreparedWriter
 from condensenet.data.decoding import decode, resize_shorter
 from condensenet.data.manifest import Encoding
 from condensenet.data.writing import histogram
+from condensenet.machine import usable_cores
 from tasks.console import progress, say
 from tasks.errors import UserError
 from tasks.params import DataParams
@@ -112,7 +112,7 @@ def _examined(data: DataParams, part: Part, label: str, encoding: Encoding) -> I
     """Every image of ``part`` in its order, decoded in threads a limited number ahead."""
     items = part.images()  # type: ignore[operator]
     waiting: deque[Future[_Examined]] = deque()
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="examine") as pool:
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="examine") as pool:
 
         def results() -> Iterator[_Examined]:
             for item in items:

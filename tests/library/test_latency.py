@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from condensenet import latency
+from condensenet import latency, machine
 from condensenet.latency import measure_latency, open_session, summarise
 
 onnx = pytest.importorskip("onnx")
@@ -77,7 +77,7 @@ def test_models_run_in_turn_the_yardstick_first_and_the_warm_up_is_not_counted(m
 def test_a_real_file_is_timed_with_one_and_with_all_threads(tmp_path: Path) -> None:
     models = {name: write_model(tmp_path / f"{name}.onnx") for name in ("small", "yard")}
     rows = measure_latency(models, yardstick="yard", batch_sizes=(1, 4, 1), threads=(1, 0))
-    threads = list(dict.fromkeys((1, latency.usable_cores())))
+    threads = list(dict.fromkeys((1, machine.usable_cores())))
     assert [(row.threads, row.batch) for row in rows] == [(count, batch) for count in threads for batch in (1, 4)]
     for row in rows:
         assert 0 < row.p10_ms <= row.median_ms <= row.p90_ms
@@ -114,11 +114,11 @@ def test_a_missing_and_a_broken_file_are_one_line(tmp_path: Path) -> None:
 
 
 def test_the_machine_is_named() -> None:
-    machine = latency.hardware()
-    assert set(machine) == {"cpu", "cores", "architecture", "memory_gib", "os"}
-    assert machine["cpu"]
-    assert machine["cores"] >= 1
-    assert machine["memory_gib"] > 0
+    found = machine.hardware()
+    assert set(found) == {"cpu", "cores", "architecture", "memory_gib", "os"}
+    assert found["cpu"]
+    assert found["cores"] >= 1
+    assert found["memory_gib"] > 0
     assert set(latency.versions()) == {"python", "numpy", "onnxruntime"}
 
 

@@ -212,9 +212,9 @@ def test_wrong_parameters_are_refused_in_one_line(
 def test_trainings_share_the_machine(inside: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = params.load()
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("flows.width.cores", lambda: 8)
+    monkeypatch.setattr("flows.width.usable_cores", lambda: 8)
     assert trainings_at_once(loaded) == 4
-    monkeypatch.setattr("flows.width.cores", lambda: 1)
+    monkeypatch.setattr("flows.width.usable_cores", lambda: 1)
     assert trainings_at_once(loaded) == 1
     monkeypatch.setenv("CONDENSENET_TRAININGS", "3")
     assert trainings_at_once(loaded) == 3

@@ -1,0 +1,21 @@
+"""The images that a network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+
+def image_shape(model: nn.Module, input_size: int | Sequence[int]) -> tuple[int, int, int]:
+    """(channels of the first convolution, height, width); ``input_size`` is in pixels, one number if H = W.
+
+    Raises ``ValueError`` for a size below 1 and for a model without a convolution.
+    """
+    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    if min(height, width) < 1:
+        raise ValueError(f"{input_size=} is not allowed: height and width in pixels, 1 or more")
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        raise ValueError(f"{type(model).__name__} has no convolution, so the channels of its input are not known")
+    return first.in_channels, height, width
