@@ -13,14 +13,15 @@ from typing import Any, Literal
 Stem = Literal["cifar", "imagenet", "densenet"]
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise ``ValueError(message)`` unless ``condition`` holds."""
     if not condition:
         raise ValueError(message)
 
 
-def _positive(**values: int) -> None:
+def at_least_one(**values: int) -> None:
     for name, value in values.items():
-        _require(value >= 1, f"{name}={value} is not allowed: it must be 1 or more")
+        require(value >= 1, f"{name}={value} is not allowed: it must be 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +50,15 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         depths, rates = self.block_depths, self.growth_rates
-        _require(len(depths) > 0, "block_depths=() is not allowed: at least one block is needed")
-        _require(
+        require(len(depths) > 0, "block_depths=() is not allowed: at least one block is needed")
+        require(
             len(depths) == len(rates),
             f"block_depths={list(depths)} and growth_rates={list(rates)} differ in length: one growth rate a block",
         )
         for name in ("block_depths", "growth_rates"):
             values = getattr(self, name)
-            _require(min(values) >= 1, f"{name}={list(values)} is not allowed: every entry must be 1 or more")
-        _positive(
+            require(min(values) >= 1, f"{name}={list(values)} is not allowed: every entry must be 1 or more")
+        at_least_one(
             groups_1x1=self.groups_1x1,
             groups_3x3=self.groups_3x3,
             condensation_factor=self.condensation_factor,
@@ -65,12 +66,12 @@ class ModelConfig:
             num_classes=self.num_classes,
             in_channels=self.in_channels,
         )
-        _require(
+        require(
             self.stem in ("cifar", "imagenet", "densenet"),
             f"stem={self.stem!r} is not allowed: cifar, imagenet or densenet",
         )
-        _require(0 <= self.dropout < 1, f"dropout={self.dropout} is not allowed: it must be in [0, 1)")
-        _require(
+        require(0 <= self.dropout < 1, f"dropout={self.dropout} is not allowed: it must be in [0, 1)")
+        require(
             self.reduction is None or 0 < self.reduction <= 1,
             f"reduction={self.reduction} is not allowed: null, or a share in (0, 1]",
         )
@@ -79,23 +80,23 @@ class ModelConfig:
     def _check_channels(self) -> None:
         for place, in_channels, out_channels in self.learned_convolutions():
             for name in ("groups_1x1", "condensation_factor"):
-                _require(
+                require(
                     in_channels % getattr(self, name) == 0,
                     f"{name}={getattr(self, name)} does not divide the {in_channels} input channels of {place}",
                 )
-            _require(
+            require(
                 out_channels % self.groups_1x1 == 0,
                 f"groups_1x1={self.groups_1x1} does not divide the {out_channels} output channels of {place}",
             )
         for block, rate in enumerate(self.growth_rates, 1):
             for channels, kind in ((self.bottleneck * rate, "input"), (rate, "output")):
-                _require(
+                require(
                     channels % self.groups_3x3 == 0,
                     f"groups_3x3={self.groups_3x3} does not divide the {channels} {kind} channels of the 3x3 "
                     f"convolutions of block {block}",
                 )
         if self.condense_classifier:
-            _require(
+            require(
                 self.num_features % 2 == 0,
                 f"condense_classifier=true is not allowed: the classifier's {self.num_features} inputs are odd",
             )
@@ -152,12 +153,12 @@ class AugmentConfig:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.crop in ("none", "pad", "resized"),
             f"crop={self.crop!r} is not allowed: none, pad or resized",
         )
-        _require(self.pad >= 0, f"pad={self.pad} is not allowed: it must be 0 or more")
-        _require((self.crop == "pad") == (self.pad > 0), f"pad={self.pad} does not go with crop={self.crop!r}")
+        require(self.pad >= 0, f"pad={self.pad} is not allowed: it must be 0 or more")
+        require((self.crop == "pad") == (self.pad > 0), f"pad={self.pad} does not go with crop={self.crop!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,21 +182,21 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
-        _positive(epochs=self.epochs, batch_size=self.batch_size, checkpoint_every_steps=self.checkpoint_every_steps)
-        _require(self.learning_rate > 0, f"learning_rate={self.learning_rate} is not allowed: it must be above 0")
-        _require(0 <= self.momentum < 1, f"momentum={self.momentum} is not allowed: it must be in [0, 1)")
+        at_least_one(epochs=self.epochs, batch_size=self.batch_size, checkpoint_every_steps=self.checkpoint_every_steps)
+        require(self.learning_rate > 0, f"learning_rate={self.learning_rate} is not allowed: it must be above 0")
+        require(0 <= self.momentum < 1, f"momentum={self.momentum} is not allowed: it must be in [0, 1)")
         for name in ("weight_decay", "group_lasso_weight"):
-            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is not allowed: it must be 0 or more")
-        _require(
+            require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is not allowed: it must be 0 or more")
+        require(
             0 < self.condensing_share <= 1,
             f"condensing_share={self.condensing_share} is not allowed: it must be in (0, 1]",
         )
-        _require(
+        require(
             0 <= self.label_smoothing < 1,
             f"label_smoothing={self.label_smoothing} is not allowed: must be in [0, 1)",
         )
-        _require(0 <= self.seed < 2**63, f"seed={self.seed} is not allowed: it must be in [0, 2**63)")
-        _require(self.precision in ("fp32", "bf16"), f"precision={self.precision!r} is not allowed: fp32 or bf16")
+        require(0 <= self.seed < 2**63, f"seed={self.seed} is not allowed: it must be in [0, 2**63)")
+        require(self.precision in ("fp32", "bf16"), f"precision={self.precision!r} is not allowed: fp32 or bf16")
 
 
 def recipe(model: ModelConfig, train: TrainConfig, augment: AugmentConfig, data_fingerprint: str) -> dict[str, Any]:

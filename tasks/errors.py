@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -12,9 +13,12 @@ class UserError(Exception):
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a stage's ``main``; a ``UserError`` becomes one line on stderr and exit status 1."""
+    """Run a stage's ``main``; a ``UserError`` becomes one line on stderr and exit status 1, Ctrl-C one and 130."""
     try:
         main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except UserError as error:
         if os.environ.get("CONDENSENET_TRACEBACK"):
             raise

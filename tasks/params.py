@@ -17,15 +17,10 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
+from condensenet.config import AugmentConfig, ModelConfig, TrainConfig, at_least_one, require
 from condensenet.models.presets import presets
 from tasks import paths
 from tasks.errors import UserError
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +45,15 @@ class DataParams:
     augment: AugmentConfig = AugmentConfig()
 
     def __post_init__(self) -> None:
-        _require(self.image_size >= 1, f"image_size={self.image_size} is not allowed: it must be 1 or more")
-        _require(self.channels in (1, 3), f"channels={self.channels} is not allowed: 3 (RGB) or 1 (grey)")
-        _require(
+        at_least_one(image_size=self.image_size)
+        require(self.channels in (1, 3), f"channels={self.channels} is not allowed: 3 (RGB) or 1 (grey)")
+        require(
             self.shorter_side is None or self.shorter_side >= self.image_size,
             f"shorter_side={self.shorter_side} is not allowed: null, or at least image_size={self.image_size}",
         )
         for name in ("validation_images", "max_corrupt"):
-            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is not allowed: it must be 0 or more")
-        _require(
+            require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is not allowed: it must be 0 or more")
+        require(
             self.source not in ("imagefolder", "parquet") or self.path is not None,
             f"path=null is not allowed with source={self.source!r}: give the folder of the images",
         )
@@ -75,9 +70,8 @@ class RayParams:
     storage: str | None = None  # folder for checkpoints in progress; must be shared when there are several nodes
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "threads_per_worker"):
-            _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} is not allowed: it must be 1 or more")
-        _require(self.max_failures >= 0, f"max_failures={self.max_failures} is not allowed: it must be 0 or more")
+        at_least_one(num_workers=self.num_workers, threads_per_worker=self.threads_per_worker)
+        require(self.max_failures >= 0, f"max_failures={self.max_failures} is not allowed: it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +79,7 @@ class ExportParams:
     opset: int = 18
 
     def __post_init__(self) -> None:
-        _require(18 <= self.opset <= 25, f"opset={self.opset} is not allowed: 18 to 25")
+        require(18 <= self.opset <= 25, f"opset={self.opset} is not allowed: 18 to 25")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +87,7 @@ class EvaluateParams:
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, f"batch_size={self.batch_size} is not allowed: it must be 1 or more")
+        at_least_one(batch_size=self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +100,9 @@ class BenchmarkParams:
     threads: tuple[int, ...] = (1, 0)  # 0: all cores
 
     def __post_init__(self) -> None:
-        _require(self.runs >= 50, f"runs={self.runs} is not allowed: the protocol takes at least 50")
-        _require(self.warmup >= 1, f"warmup={self.warmup} is not allowed: it must be 1 or more")
-        _require(self.throughput_batch >= 1, f"throughput_batch={self.throughput_batch} is not allowed: 1 or more")
-        _require(
+        require(self.runs >= 50, f"runs={self.runs} is not allowed: the protocol takes at least 50")
+        at_least_one(warmup=self.warmup, throughput_batch=self.throughput_batch)
+        require(
             len(self.threads) > 0 and min(self.threads) >= 0,
             f"threads={list(self.threads)} is not allowed: a list of thread counts, 0 for all cores",
         )
@@ -168,9 +161,9 @@ def parse(raw: object) -> Params:
     sections = _mapping(raw, "the file")
     _check_keys(sections, SECTIONS, "")
     for name in SECTIONS:
-        _require(name in sections, f"{name} is missing: the file needs {', '.join(SECTIONS)}")
+        require(name in sections, f"{name} is missing: the file needs {', '.join(SECTIONS)}")
     study = sections["study"]
-    _require(_is_name(study), f"study={study!r} is not allowed: letters, digits, - and _")
+    require(_is_name(study), f"study={study!r} is not allowed: letters, digits, - and _")
     return Params(
         study=study,
         data=_build(DataParams, sections["data"], "data"),
@@ -187,13 +180,13 @@ def _settings(sections: dict[str, Any]) -> dict[str, Setting]:
     train = _mapping(sections["train"], "train")
     _build(TrainConfig, train, "train")
     settings = _mapping(sections["settings"], "settings")
-    _require(len(settings) > 0, "settings={} is not allowed: at least one setting is needed")
+    require(len(settings) > 0, "settings={} is not allowed: at least one setting is needed")
     return {name: _setting(name, overrides, model, train) for name, overrides in settings.items()}
 
 
 def _setting(name: Any, overrides: object, model: dict[str, Any], train: dict[str, Any]) -> Setting:
     """``overrides`` holds keys of ``model`` and, under ``train``, keys of ``train``."""
-    _require(_is_name(name), f"settings: name {name!r} is not allowed: letters, digits, - and _")
+    require(_is_name(name), f"settings: name {name!r} is not allowed: letters, digits, - and _")
     key = f"settings.{name}"
     own = dict(_mapping(overrides, key))
     own_train = _mapping(own.pop("train", {}), f"{key}.train")
@@ -201,7 +194,7 @@ def _setting(name: Any, overrides: object, model: dict[str, Any], train: dict[st
     preset = merged.pop("preset", None)
     if preset is not None:
         known = isinstance(preset, str) and preset in presets
-        _require(known, f"{key}: preset={preset!r} is not allowed: {', '.join(presets)}")
+        require(known, f"{key}: preset={preset!r} is not allowed: {', '.join(presets)}")
         merged = {**_as_raw(presets[preset]), **merged}
     return Setting(
         name=name,
@@ -221,7 +214,7 @@ def _build(kind: type[T], raw: object, key: str) -> T:
     _check_keys(values, tuple(fields), f"{key}.")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        _require(name in values or not required, f"{key}.{name} is missing")
+        require(name in values or not required, f"{key}.{name} is missing")
     hints = get_type_hints(kind)
     built = {name: _value(hints[name], value, f"{key}.{name}") for name, value in values.items()}
     try:
@@ -241,13 +234,13 @@ def _value(hint: Any, value: object, key: str) -> Any:
 
 
 def _mapping(raw: object, key: str) -> dict[str, Any]:
-    _require(isinstance(raw, dict), f"{key} must be a mapping of keys to values, not {raw!r}")
+    require(isinstance(raw, dict), f"{key} must be a mapping of keys to values, not {raw!r}")
     return raw  # type: ignore[return-value]
 
 
 def _check_keys(values: dict[str, Any], allowed: tuple[str, ...], prefix: str) -> None:
     for name in values:
-        _require(name in allowed, f"unknown key {prefix}{name}: allowed are {', '.join(allowed)}")
+        require(name in allowed, f"unknown key {prefix}{name}: allowed are {', '.join(allowed)}")
 
 
 def _is_name(value: object) -> bool:

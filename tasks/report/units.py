@@ -10,13 +10,7 @@ Number = str | int | float | None
 
 def count(value: Number) -> str:
     """65816394 -> "65.8 M"; 520202 -> "520 k"; three digits are kept."""
-    if value is None:
-        return NOT_RUN
-    number = float(value)
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= 0.9995 * size:
-            return f"{_three_digits(number / size)} {unit}"
-    return f"{number:.0f}"
+    return _in_units(value, ("G", "M", "k"), "")
 
 
 def published_count(value: float) -> str:
@@ -26,13 +20,7 @@ def published_count(value: float) -> str:
 
 def file_size(value: Number) -> str:
     """Bytes in units of 1000: 152300 -> "152 kB"."""
-    if value is None:
-        return NOT_RUN
-    number = float(value)
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= 0.9995 * size:
-            return f"{_three_digits(number / size)} {unit}"
-    return f"{number:.0f} B"
+    return _in_units(value, ("GB", "MB", "kB"), " B")
 
 
 def percent(value: Number) -> str:
@@ -80,3 +68,14 @@ def _three_digits(number: float) -> str:
     if number < 9.995:
         return f"{number:.3f}" if number < 0.9995 else f"{number:.2f}"
     return f"{number:.1f}" if number < 99.95 else f"{number:,.0f}"
+
+
+def _in_units(value: Number, units: tuple[str, str, str], none: str) -> str:
+    """Three digits and the largest of ``units`` (10**9, 10**6, 10**3) that fits; whole and with ``none`` below."""
+    if value is None:
+        return NOT_RUN
+    number = float(value)
+    for unit, size in zip(units, (1e9, 1e6, 1e3), strict=True):
+        if number >= 0.9995 * size:
+            return f"{_three_digits(number / size)} {unit}"
+    return f"{number:.0f}{none}"

@@ -363,6 +363,12 @@ def test_a_hopeless_source_is_not_read_to_its_end() -> None:
     assert "11 corrupt images, data.max_corrupt=0" in refusal(CLASSES, **parquet())
 
 
+def test_a_source_without_a_whole_image_is_refused_whatever_the_limit() -> None:
+    made.shards(Path("raw"))
+    made.shard(Path("raw/train.parquet"), [b"no image"] * 12)
+    assert "has no training images" in refusal(CLASSES, **parquet(max_corrupt=100))
+
+
 def test_corrupt_image_files_are_named() -> None:
     made.image_tree(Path("raw"))
     Path("raw/train/bee/1.jpg").write_bytes(b"oops")
@@ -404,6 +410,16 @@ def test_real_large_images_from_parquet(shared: Path) -> None:
 
 
 # The stage itself
+
+
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        run_main(interrupted)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_the_stage_says_a_mistake_in_one_line(
