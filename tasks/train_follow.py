@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from tasks import paths, tracking, train_worker
 from tasks.console import progress, say
+from tasks.errors import UserError
 from tasks.files import write
 from tasks.params import Params, Setting
 
@@ -59,6 +60,8 @@ class Follower:
             for row in rows:
                 if row["epoch"] > recorded:
                     self._show_and_record(row)
+        except OSError as error:
+            self._error = UserError(f"training {self.setting.name} cannot be recorded: {error}")
         except BaseException as error:
             self._error = error
 

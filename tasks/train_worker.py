@@ -19,7 +19,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,8 @@ def run(config: dict[str, Any]) -> None:
             _train(job, rank)
     except Exception as error:
         if _is_final(error):
-            write(job.folder / ERROR, f"{' '.join(str(error).split())}\n{traceback.format_exc()}")
+            with suppress(OSError):  # the disk may be full; then Ray brings the message
+                write(job.folder / ERROR, f"{' '.join(str(error).split())}\n{traceback.format_exc()}")
         raise
     dist.destroy_process_group()
 

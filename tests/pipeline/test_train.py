@@ -1,0 +1,211 @@
+"""The train stage without Ray: what it refuses, writes, resumes and says. With Ray: tests/faults."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_example import AUGMENT, MODEL, TRAIN, write_stripes
+
+from condensenet.storage import load_model
+from tasks import paths, train, train_worker
+from tasks.errors import UserError
+from tasks.params import BenchmarkParams, DataParams, EvaluateParams, ExportParams, Params, RayParams, Setting
+
+HISTORY_COLUMNS = [
+    "epoch",
+    "condensing_stage",
+    "learning_rate",
+    "train_loss",
+    "group_lasso",
+    "train_error_pct",
+    "validation_loss",
+    "validation_error_pct",
+    "kept_pct",
+    "seconds",
+]
+METRICS = {
+    "epochs",
+    "train_loss",
+    "train_error_pct",
+    "validation_loss",
+    "validation_error_pct",
+    "validation_split",
+    "seconds",
+    "images_per_second",
+    "num_workers",
+}
+
+
+class OneWorker(types.ModuleType):
+    """Stands for ``tasks.ray_cluster``: one worker, in this process. ``fails`` makes Ray give up with that reason."""
+
+    fails: str | None = None
+
+    @contextmanager
+    def cluster(self, _params: RayParams) -> Iterator[None]:
+        yield
+
+    def train(self, worker: Any, job: train_worker.Job, _params: RayParams, _storage: Path) -> str | None:
+        try:
+            worker({"job": job})
+        except Exception as error:
+            return str(error)
+        return self.fails
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> OneWorker:
+    stand_in = OneWorker("tasks.ray_cluster")
+    monkeypatch.setitem(sys.modules, "tasks.ray_cluster", stand_in)
+    monkeypatch.setattr("tasks.ray_cluster", stand_in, raising=False)
+    monkeypatch.setattr(train_worker, "_start_process_group", lambda _job: 0)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    return stand_in
+
+
+@pytest.fixture
+def setting() -> Setting:
+    return Setting(name="g2-c4", model=MODEL, train=TRAIN)
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: Setting) -> Params:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    write_stripes(Path("out/stripes/data"))
+    return Params(
+        study="stripes",
+        data=DataParams(source="digits", image_size=8, channels=1, augment=AUGMENT),
+        ray=RayParams(num_workers=1),
+        export=ExportParams(),
+        evaluate=EvaluateParams(),
+        benchmark=BenchmarkParams(),
+        settings={setting.name: setting},
+    )
+
+
+def run(params: Params, setting: Setting) -> Path:
+    train.train(params, setting, train.read_manifest(params, setting))
+    return params.paths.setting("train", setting.name)
+
+
+def in_progress() -> list[Path]:
+    return [path.parent for path in Path("state/train").glob("*/*/*/recipe.json")]
+
+
+def test_outputs(params, setting, ray, capsys):
+    out = run(params, setting)
+    assert {path.name for path in out.iterdir()} == {"model.pt", "run.json", "metrics.json", "history.csv"}
+    with (out / paths.HISTORY).open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == HISTORY_COLUMNS
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    metrics = json.loads((out / paths.METRICS).read_text())
+    assert set(metrics) == METRICS
+    assert metrics["epochs"] == 4
+    assert metrics["validation_split"] == "validation"
+    assert metrics["train_loss"] == pytest.approx(float(rows[-1]["train_loss"]))
+    assert load_model(out / paths.MODEL).is_condensed
+    assert json.loads((out / paths.RUN).read_text())["setting"] == "g2-c4"
+    assert "g2-c4: epoch 4 of 4, condensing stage 3 of 3, loss" in capsys.readouterr().out
+
+
+def test_finished_training_leaves_nothing_and_trains_anew(params, setting, ray):
+    out = run(params, setting)
+    first, weights = json.loads((out / paths.RUN).read_text()), (out / paths.MODEL).read_bytes()
+    assert not list(Path("state/train/stripes/g2-c4").iterdir())
+    run(params, setting)
+    assert json.loads((out / paths.RUN).read_text())["execution_id"] != first["execution_id"]
+    assert (out / paths.MODEL).read_bytes() == weights
+
+
+def test_lost_workers_leave_a_training_that_goes_on_under_its_identity(params, setting, ray, capsys):
+    ray.fails = "a worker was lost"
+    with pytest.raises(UserError, match=r"training g2-c4 failed: a worker was lost; run it again to go on"):
+        run(params, setting)
+    (folder,) = in_progress()
+    identity = (folder / paths.RUN).read_text()
+    ray.fails = None
+    capsys.readouterr()
+    out = run(params, setting)
+    assert (out / paths.RUN).read_text() == identity
+    said = capsys.readouterr().out
+    assert "resumed after step 20" in said
+    assert "g2-c4: epoch 4 of 4" not in said  # said before
+    assert in_progress() == []
+
+
+def test_interrupted_training_with_other_parameters_is_named_and_left_alone(params, setting, ray, capsys):
+    ray.fails = "a worker was lost"
+    with pytest.raises(UserError):
+        run(params, setting)
+    ray.fails = None
+    other = replace(setting, train=replace(TRAIN, learning_rate=0.05))
+    run(params, other)
+    said = capsys.readouterr().out
+    (folder,) = in_progress()
+    assert f"an interrupted training with other parameters is left in {folder.resolve()}" in said
+    assert "(train.learning_rate was 0.1, is 0.05)" in said
+
+
+def test_number_of_workers_and_checkpoints_do_not_begin_another_training(params, setting, ray):
+    ray.fails = "a worker was lost"
+    with pytest.raises(UserError):
+        run(params, setting)
+    ray.fails = None
+    others = replace(params, ray=replace(params.ray, num_workers=2))
+    run(others, replace(setting, train=replace(TRAIN, checkpoint_every_steps=1000)))
+    assert in_progress() == []
+
+
+def test_diverged_loss_is_one_line_and_not_tried_again(params, setting, ray):
+    diverging = replace(setting, train=replace(TRAIN, learning_rate=1e30))
+    with pytest.raises(UserError, match=r"^the loss is not finite at step \d+ \(epoch 1\) with learning_rate=1e\+30$"):
+        run(params, diverging)
+    (folder,) = in_progress()
+    job = train_worker.Job(
+        folder=folder, data=Path("none"), model=MODEL, train=TRAIN, augment=AUGMENT, threads=1, use_gpu=False
+    )
+    train_worker.run({"job": job})  # as Ray would start it again: nothing is done
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": replace(MODEL, num_classes=4)}, "settings.g2-c4: num_classes=4 is not allowed"),
+        ({"model": replace(MODEL, in_channels=3)}, "settings.g2-c4: in_channels=3 is not allowed"),
+        ({"train": replace(TRAIN, batch_size=9)}, "train.batch_size=9 is not allowed: it must be divisible by"),
+        ({"train": replace(TRAIN, batch_size=44)}, "train.batch_size=44 is not allowed: there are 43 images"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_work_starts(params, setting, change, message):
+    two_workers = replace(params, ray=RayParams(num_workers=2))
+    with pytest.raises(UserError) as error:
+        train.read_manifest(two_workers, replace(setting, **change))
+    assert str(error.value).startswith(message)
+
+
+def test_missing_data_is_one_line(params, setting):
+    (params.paths.data / paths.MANIFEST).unlink()
+    with pytest.raises(UserError, match=r"out/stripes/data/manifest.json is missing: prepare the data first"):
+        train.read_manifest(params, setting)
+
+
+def test_worker_and_stage_start_lean():
+    """Neither imports what costs seconds in every process and is not needed there."""
+    import subprocess
+
+    code = "import sys, tasks.train, tasks.train_worker; print([m for m in {} if m in sys.modules])"
+    heavy = ["torch", "torchvision", "mlflow", "prefect", "ray", "pandas"]
+    shown = subprocess.run([sys.executable, "-c", code.format(heavy)], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
