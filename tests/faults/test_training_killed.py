@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +18,9 @@ import pytest
 import torch
 import yaml
 from training_example import write_stripes
+
+from tasks import train_worker
+from tasks.params import parse
 
 SETTING = "g2-c4"
 TIMEOUT_S = 300
@@ -81,14 +85,16 @@ class Checkout:
         folder = self.state / "checkpoints" if self.state else None
         return max((int(path.name.split("-")[1]) for path in folder.glob("*.pt")), default=0) if folder else 0
 
-    def weights(self) -> dict[str, bytes]:
-        content = torch.load(self.out / "model.pt", weights_only=True)
-        assert content["condensing_stage"] == 3
-        return {name: value.numpy().tobytes() for name, value in content["state_dict"].items()}
 
-    def history(self) -> list[dict[str, str]]:
-        with (self.out / "history.csv").open() as file:
-            return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+def weights(folder: Path) -> dict[str, bytes]:
+    content = torch.load(folder / "model.pt", weights_only=True)
+    assert content["condensing_stage"] == 3
+    return {name: value.numpy().tobytes() for name, value in content["state_dict"].items()}
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
@@ -96,7 +102,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None
     while not condition():
         assert process.poll() is None, f"ended too early:\n{process.communicate()[0]}"
         assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def descendants(process: subprocess.Popen) -> list[psutil.Process]:
@@ -119,12 +125,31 @@ def finish(process: subprocess.Popen) -> str:
     return output
 
 
+def _rank(rank: int, job: train_worker.Job) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
+    meeting = f"file://{job.folder}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    train_worker._train(job, rank)
+    torch.distributed.destroy_process_group()
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, checkout) -> Checkout:
-    folder = Checkout(tmp_path_factory.mktemp("whole") / "checkout", checkout)
-    output = finish(folder.start())
-    assert f"{SETTING}: epoch 24 of 24, condensing stage 3 of 3" in output
-    assert folder.state is None  # a finished training leaves nothing that a new one could go on from
+def uninterrupted(tmp_path_factory) -> Path:
+    """The folder of a training by two processes without Ray, which nobody disturbs."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    data = write_stripes(folder / "data").root
+    setting = parse(PARAMS).setting(SETTING)
+    augment = parse(PARAMS).data.augment
+    job = train_worker.Job(
+        folder=folder, data=data, model=setting.model, train=setting.train, augment=augment, threads=1, use_gpu=False
+    )
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=_rank, args=(rank, job), daemon=True) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(TIMEOUT_S)
+        assert process.exitcode == 0
     return folder
 
 
@@ -161,8 +186,9 @@ def test_rerun_of_a_killed_training_gives_the_same_bits(tmp_path, checkout, unin
     output = finish(process)
     assert output.count("resumed after step") == 2
 
-    assert folder.weights() == uninterrupted.weights()
-    assert folder.history() == uninterrupted.history()
+    assert weights(folder.out) == weights(uninterrupted)
+    assert history(folder.out) == history(uninterrupted)
     assert json.loads((folder.out / "run.json").read_text())["execution_id"] == execution
-    assert folder.state is None
+    assert f"{SETTING}: epoch 24 of 24, condensing stage 3 of 3" in output
+    assert folder.state is None  # a finished training leaves nothing that a new one could go on from
     assert_gone(agents, timeout_s=120)
