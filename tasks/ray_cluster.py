@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +39,7 @@ from tasks.errors import UserError  # noqa: E402
 from tasks.params import RayParams  # noqa: E402
 
 LOOPBACK = "127.0.0.1"
+REACHABLE_S = 10.0
 OBJECT_STORE_BYTES = 100 << 20  # nothing large passes through Ray
 _folder: str | None = None  # of our own cluster: its sockets and logs
 LEFT_OUT = ("DatasetsCallback", "PlacementGroupCleanerCallback")
@@ -51,6 +53,7 @@ def cluster(params: RayParams) -> Iterator[None]:
     quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     if is_external():
+        _check_reachable(os.environ["RAY_ADDRESS"])
         ray.init(**quiet)
     else:
         _folder = tempfile.mkdtemp(prefix="ray-")  # short: it holds sockets
@@ -125,6 +128,17 @@ def _reason(error: TrainingFailedError) -> str:
     failures = getattr(error, "worker_failures", None) or {0: error}
     lines = [line for line in str(next(iter(failures.values()))).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # "auto" and the like
+    try:
+        socket.create_connection((host, int(port)), REACHABLE_S).close()
+    except OSError as error:
+        raise UserError(f"RAY_ADDRESS={address} is not allowed: nothing listens there ({error})") from None
 
 
 def _check_resources(params: RayParams) -> None:

@@ -18,8 +18,7 @@ from typing import Any, NoReturn
 
 from condensenet.config import recipe
 from condensenet.data.manifest import Manifest, from_json
-from tasks import machine, paths, tracking, train_worker
-from tasks import params as parameters
+from tasks import inputs, machine, paths, tracking, train_worker
 from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.files import owned, write
@@ -31,10 +30,7 @@ DONE = ".done"  # suffix of a folder that is being removed
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        raise UserError("usage: python -m tasks.train SETTING")
-    params = parameters.load()
-    setting = params.setting(sys.argv[1])
+    params, setting = inputs.stage_arguments()
     manifest = read_manifest(params, setting)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
@@ -44,12 +40,10 @@ def main() -> None:
 
 def read_manifest(params: Params, setting: Setting) -> Manifest:
     """The prepared images' manifest; raises ``UserError`` when ``setting`` cannot be trained on them."""
-    path = params.paths.data / paths.MANIFEST
+    path = inputs.existing(params.paths.data / paths.MANIFEST, "prepare")
     try:
         manifest = from_json(path.read_text(), path)
         manifest.check_model(setting.model)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: prepare the data first") from None
     except ValueError as error:
         raise UserError(f"settings.{setting.name}: {error}") from None
     batch, workers = setting.train.batch_size, params.ray.num_workers
@@ -105,7 +99,7 @@ def summary(
 
 
 def _folder(params: Params, setting: str, whole_recipe: dict[str, Any]) -> Path:
-    root = Path(params.ray.storage) if params.ray.storage else paths.state()
+    root = paths.checkout() / params.ray.storage if params.ray.storage else paths.state()
     digest = hashlib.sha256(json.dumps(whole_recipe, sort_keys=True).encode()).hexdigest()
     return root.resolve() / "train" / params.study / setting / digest[:12]
 
@@ -123,8 +117,11 @@ def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower) 
         threads=params.ray.threads_per_worker,
         use_gpu=params.ray.use_gpu,
     )
-    with follower, ray_cluster.cluster(params.ray):
-        failure = ray_cluster.train(train_worker.run, job, params.ray, folder)
+    try:
+        with follower, ray_cluster.cluster(params.ray):
+            failure = ray_cluster.train(train_worker.run, job, params.ray, folder)
+    except UserError as refusal:  # by the cluster, which is not there or too small
+        _fail(follower, str(refusal))
     error = folder / train_worker.ERROR
     if error.exists():
         _fail(follower, error.read_text())

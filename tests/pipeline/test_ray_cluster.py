@@ -1,0 +1,24 @@
+"""The cluster that RAY_ADDRESS names: one that is not there is told of at once."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from tasks.errors import UserError
+from tasks.params import RayParams
+
+
+def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks import ray_cluster
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]  # bound, and nobody listens
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        with (
+            pytest.raises(UserError, match=f"RAY_ADDRESS=127.0.0.1:{port} is not allowed: nothing listens there"),
+            ray_cluster.cluster(RayParams()),
+        ):
+            pass
