@@ -8,11 +8,11 @@ import pytest
 from conftest import Workspace
 
 WRONG = {  # what is written instead in params.yaml -> what the line says
-    "a wrong key": ("learning_rate: 0.1", "learning_rat: 0.1", "unknown key train.learning_rat: allowed are epochs"),
-    "a wrong type": ("epochs: 24", "epochs: many", "train.epochs='many' is not allowed"),
+    "a wrong key": ("momentum: 0.9", "momentun: 0.9", "unknown key train.momentun: allowed are epochs"),
+    "a wrong type": ("momentum: 0.9", "momentum: many", "train.momentum='many' is not allowed"),
     "G does not divide": ("groups_1x1: 4", "groups_1x1: 3", "settings.g4-c2: groups_1x1=3 does not divide the"),
     "C does not divide": ("condensation_factor: 2", "condensation_factor: 5", "condensation_factor=5 does not divide"),
-    "no YAML": ("epochs: 24", "epochs: [24", "params.yaml is not valid YAML"),
+    "no YAML": ("momentum: 0.9", "momentum: [0.9", "params.yaml is not valid YAML"),
 }
 
 

@@ -197,7 +197,7 @@ def test_what_cannot_be_trained_is_refused_before_work_starts(params, setting, c
 
 def test_missing_data_is_one_line(params, setting):
     (params.paths.data / paths.MANIFEST).unlink()
-    with pytest.raises(UserError, match=r"out/stripes/data/manifest.json is missing: prepare the data first"):
+    with pytest.raises(UserError, match=r"out/stripes/data/manifest.json is missing: run dvc repro prepare"):
         train.read_manifest(params, setting)
 
 
