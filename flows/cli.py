@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from flows import study as studies
-from flows.server import start_if_none_is_given
+from flows.server import server_for_this_flow
 from flows.terminal import at_terminal
 from tasks import params, paths
 from tasks.console import say
@@ -62,8 +62,7 @@ def _run(options: argparse.Namespace) -> Any:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what we started ends with us
     for handler in logging.getLogger().handlers:  # the stages' lines go to the flow's log; the watcher shows progress
         handler.setLevel(logging.CRITICAL)
-    start_if_none_is_given()
-    with at_terminal() as screen:
+    with server_for_this_flow(), at_terminal() as screen:
         watcher.set(screen)
         return reproduce(
             study=options.study, settings=options.setting or None, overrides=options.set or None, return_state=True

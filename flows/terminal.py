@@ -51,6 +51,7 @@ class PlainLines:
     def __init__(self) -> None:
         self._begun = time.monotonic()
         self._last: dict[str, float] = {}
+        self._guard = threading.Lock()
 
     def started(self, stage: str) -> None:
         self._last[stage] = time.monotonic()
@@ -68,7 +69,8 @@ class PlainLines:
         self._say(text)
 
     def _say(self, text: str) -> None:
-        say(f"{time.monotonic() - self._begun:5.0f} s  {text}")
+        with self._guard:
+            say(f"{time.monotonic() - self._begun:5.0f} s  {text}")
 
 
 class LiveLines:
