@@ -21,9 +21,7 @@ from tasks.report.table import make_row, print_table, read_table
 
 def main() -> None:
     options = _arguments()
-    studies.plan(options.study, options.set)  # a mistake is told before a server is started
-    if options.study is None:
-        _check_settings(options.setting)
+    studies.plan(options.study, options.set, options.setting)  # a mistake is told before a server is started
     begun = time.monotonic()
     try:
         state = _run(options)
@@ -32,12 +30,6 @@ def main() -> None:
     if not state.is_completed():
         raise UserError(state.message or "the flow did not finish")
     _tell(params.load(), options.setting, time.monotonic() - begun)
-
-
-def _check_settings(names: list[str]) -> None:
-    in_force = params.load()
-    for name in names:
-        in_force.setting(name)
 
 
 def _tell(in_force: params.Params, settings: list[str], seconds: float) -> None:

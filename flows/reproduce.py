@@ -94,7 +94,7 @@ def reproduce(
 
 def _reproduce(study: str | None, settings: list[str] | None, overrides: studies.Overrides) -> Any:
     log = get_run_logger()
-    text = studies.plan(study, overrides)
+    text = studies.plan(study, overrides, settings)
     with studies.in_force(text, composed=study is not None) as changed:
         if changed:
             log.info("params.yaml changed: %s (what was there: state/params)", ", ".join(changed))

@@ -29,15 +29,15 @@ Overrides = Mapping[str, Any] | Sequence[str] | None
 CONFIG = paths.STUDIES.parent
 
 
-def plan(study: str | None, overrides: Overrides) -> str:
-    """The text that ``params.yaml`` is to have, checked. Changes nothing; raises ``UserError``.
+def plan(study: str | None, overrides: Overrides, settings: Sequence[str] | None = None) -> str:
+    """The text that ``params.yaml`` is to have, checked: it has all ``settings``. Changes nothing.
 
     With ``study`` the file is composed anew (base, study, overrides). Without it the overrides go on top of the
-    file as it is, edits included.
+    file as it is, edits included. Raises ``UserError``.
     """
     changes = as_hydra(overrides)
     if study is None and not changes:
-        params.load()
+        _check_settings(params.load(), settings)
         return paths.PARAMS.read_text()
     if study is not None and not (paths.STUDIES / f"{study}.yaml").is_file():
         known = ", ".join(sorted(path.stem for path in paths.STUDIES.glob("*.yaml")))
@@ -46,7 +46,7 @@ def plan(study: str | None, overrides: Overrides) -> str:
         file = Path(folder) / "params.yaml"
         _compose(file, study, changes)
         try:
-            params.load(file)
+            _check_settings(params.load(file), settings)
         except UserError as error:
             raise UserError(str(error).replace(str(file), str(paths.PARAMS))) from None
         return file.read_text()
@@ -97,6 +97,11 @@ def changed_keys(old: object, new: object, prefix: str = "") -> list[str]:
     dotted = {key: f"{prefix}.{key}" if prefix else str(key) for key in keys}
     absent = object()
     return [name for key in keys for name in changed_keys(old.get(key, absent), new.get(key, absent), dotted[key])]
+
+
+def _check_settings(planned: params.Params, settings: Sequence[str] | None) -> None:
+    for name in settings or ():
+        planned.setting(name)
 
 
 def _compose(file: Path, study: str | None, overrides: list[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,9 @@ def read(data: DataParams) -> Source:
     path = downloaded(form.url, form.md5) if data.path is None else _find(given_path(data), form)
     place, content = (str(path), _folder(path)) if path.is_dir() else (str(path), _archive(path))
     names = _field(_load(content(form.meta), f"{place}/{form.meta}"), form.names, f"{place}/{form.meta}")
-    classes = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+    if not isinstance(names, list) or not all(isinstance(name, bytes | str) for name in names):
+        raise UserError(f"{place}/{form.meta}: {form.names} is not a list of names")
+    classes = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names)
     parts = []
     for files in (form.train, form.test):
         batches = [_batch(content(file), f"{place}/{file}", form, len(classes)) for file in files]
@@ -114,8 +117,10 @@ def _archive(path: Path) -> Read:
                 for member in archive
                 if member.isfile()
             }
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{path} is not a whole tar archive: {error}") from None
+            while archive.fileobj is not None and archive.fileobj.read(1 << 20):  # gzip's checksum stands at the end
+                pass
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise UserError(f"{path} is not a whole tar archive: {str(error).partition(chr(10))[0]}") from None
 
     def content(file: str) -> bytes:
         if file not in files:

@@ -25,7 +25,7 @@ def read(data: DataParams) -> Source:
         where = data.train if odd[0] in classes else data.test
         raise UserError(
             f"{root / data.test}: its classes are not those of {root / data.train}: {len(odd)} stand in one of them "
-            f"only, the first is {odd[0]} (in {where})"
+            f"only, the first is {odd[0]!r} (in {where})"
         )
     parts, facts = [], {}
     for name in (data.train, data.test):

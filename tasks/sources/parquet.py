@@ -43,7 +43,10 @@ def _shards(root: Path, pattern: str, key: str) -> list[Path]:
     """The files that a name, a glob, or several of them with commas between, mean: those of a glob in sorted order."""
     files: list[Path] = []
     for piece in pattern.split(","):
-        found = sorted(path for path in root.glob(piece.strip()) if path.is_file())
+        try:
+            found = sorted(path for path in root.glob(piece.strip()) if path.is_file())
+        except (ValueError, IndexError, NotImplementedError):  # an empty name, ".", a path from the root
+            found = []
         if not found:
             raise UserError(f"data.{key}={piece.strip()} is no file in {root}")
         files += found

@@ -92,6 +92,8 @@ def _write(name: str, data: DataParams, source: Source, held: np.ndarray, root: 
                 if into == "train":
                     writer.histogram_CV += image.histogram_CV
             _check_corrupt(corrupt, data, part)
+            if not writer.splits[split].labels:
+                raise UserError(f"{part.place}: none of its {len(part.labels)} images for {split} is whole")
         return writer.finish(source=source.facts, corrupt=corrupt)
 
 

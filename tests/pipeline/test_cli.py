@@ -46,6 +46,11 @@ def test_dvc_repro_tells_the_same_line(stub: Workspace) -> None:
         ("tasks.train", [], "usage: python -m tasks.train SETTING"),
         ("tasks.convert", ["g8-c8"], "setting 'g8-c8' is not in params.yaml: g2-c2, g4-c2"),
         ("flows.reproduce", ["--setting", "g8-c8"], "setting 'g8-c8' is not in params.yaml: g2-c2, g4-c2"),
+        (
+            "flows.reproduce",
+            ["--study", "digits", "--setting", "g8-c8"],
+            "setting 'g8-c8' is not in params.yaml: g1-c1",
+        ),
         ("flows.reproduce", ["--study", "mnist"], "study='mnist' is not allowed: "),
         ("flows.reproduce", ["--set", "train.epochs"], "override 'train.epochs' is not allowed: key=value"),
     ],

@@ -179,6 +179,14 @@ def test_a_study_replaces_what_a_study_wrote(inside: Workspace) -> None:
         assert params.load().study == name
 
 
+def test_a_setting_that_the_study_lacks_is_told_before_params_yaml_changes(inside: Workspace) -> None:
+    with pytest.raises(UserError, match=r"setting 'g4-c2' is not in params.yaml: condensenet-50, "):
+        studies.plan("cifar10", None, ["g4-c2"])
+    assert "g4-c2" in params.load().settings
+    with pytest.raises(UserError, match=r"setting 'g4-c3' is not in params.yaml"):
+        studies.plan(None, None, ["g4-c2", "g4-c3"])
+
+
 def test_parameters_do_not_change_under_a_running_flow(inside: Workspace) -> None:
     with (
         studies.in_force(studies.plan(None, None), composed=False) as changed,

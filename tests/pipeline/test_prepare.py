@@ -162,6 +162,13 @@ BAD_BATCHES: list[tuple[Any, str]] = [
 ]
 
 
+@pytest.mark.parametrize("names", [5, [b"a", 1], b"ab"])
+def test_class_names_that_are_none_are_told(names: Any) -> None:
+    made.cifar10_folder(Path("raw"), **{"batches.meta": {b"label_names": names}})
+    told = refusal(10, source="cifar10", path="raw")
+    assert "raw/batches.meta: label_names is not a list of names" in told
+
+
 @pytest.mark.parametrize(("content", "message"), BAD_BATCHES, ids=range(len(BAD_BATCHES)))
 def test_a_bad_cifar_batch_is_named(content: Any, message: str) -> None:
     made.cifar10_folder(Path("raw"), data_batch_3=content)
@@ -173,6 +180,14 @@ def test_a_bad_cifar_place_is_named() -> None:
     made.cifar10_folder(Path("raw/cifar-10-batches-py"))
     whole = made.archive(Path("raw/cifar-10-batches-py"), Path("whole.tar.gz")).read_bytes()
     Path("cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    assert "cut.tar.gz is not a whole tar archive" in refusal(10, source="cifar10", path="cut.tar.gz")
+    Path("cut.tar.gz").write_bytes(b"no archive")
+    assert "cut.tar.gz is not a whole tar archive" in refusal(10, source="cifar10", path="cut.tar.gz")
+    for place in range(100, len(whole), len(whole) // 7):  # one bit, in a pixel too
+        Path("cut.tar.gz").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        told = refusal(10, source="cifar10", path="cut.tar.gz")
+        assert "cut.tar.gz is not a whole tar archive" in told
+    Path("cut.tar.gz").write_bytes(b"no archive")
     assert "cut.tar.gz is not a whole tar archive" in refusal(10, source="cifar10", path="cut.tar.gz")
     Path("empty").mkdir()
     assert "empty: neither batches.meta, cifar-10-batches-py/ nor" in refusal(10, source="cifar10", path="empty")
@@ -246,6 +261,7 @@ def test_grey_images_for_a_network_of_one_channel() -> None:
         ({"train/a/x.jpg": b"", "test/b/x.jpg": b""}, "its classes are not those of"),
         ({"train/a/x.txt": b"", "test/a/x.txt": b""}, "raw/train: it holds no images"),
         ({"train/a/1.jpg": b"", "train/b/1.txt": b"", "test/a/1.jpg": b"", "test/b/1.jpg": b""}, "the first is b"),
+        ({"train/a\nb/1.jpg": b"", "test/c/1.jpg": b""}, r"the first is 'a\nb'"),
     ],
 )
 def test_a_bad_image_folder_is_named(files: dict[str, bytes], message: str) -> None:
@@ -302,7 +318,9 @@ def test_training_on_the_test_images_is_said_aloud(capsys: pytest.CaptureFixture
 
 def test_a_missing_or_foreign_shard_is_named() -> None:
     made.shards(Path("raw"))
-    assert "data.train=none-*.parquet is no file in" in refusal(CLASSES, **parquet(train="none-*.parquet"))
+    for name in ("none-*.parquet", "", ".", "/raw/train.parquet"):
+        assert f"data.train={name} is no file in" in refusal(CLASSES, **parquet(train=name))
+    assert "data.train= is no file in" in refusal(CLASSES, **parquet(train="train.parquet,"))
     Path("raw/test.parquet").write_bytes(b"PAR1 not really PAR1")
     assert "raw/test.parquet is not a whole Parquet file" in refusal(CLASSES, **parquet())
     import pyarrow as pa
@@ -366,7 +384,10 @@ def test_a_hopeless_source_is_not_read_to_its_end() -> None:
 def test_a_source_without_a_whole_image_is_refused_whatever_the_limit() -> None:
     made.shards(Path("raw"))
     made.shard(Path("raw/train.parquet"), [b"no image"] * 12)
-    assert "has no training images" in refusal(CLASSES, **parquet(max_corrupt=100))
+    assert "none of its 12 images for train is whole" in refusal(CLASSES, **parquet(max_corrupt=100))
+    made.shards(Path("raw"))
+    made.shard(Path("raw/test.parquet"), [b"no image"] * 6)
+    assert "none of its 6 images for test is whole" in refusal(CLASSES, **parquet(max_corrupt=100))
 
 
 def test_corrupt_image_files_are_named() -> None:
