@@ -84,7 +84,10 @@ class Workspace:
 
 
 def copy_checkout(checkout: Path, target: Path) -> Workspace:
-    """The files of the checkout that git knows or would take, committed in a new repository."""
+    """The files of the checkout that git knows or would take, committed in a new repository.
+
+    Without ``dvc.lock``: what was run in the checkout (``make demo`` before ``make test``) is not what is tested.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=checkout,
@@ -93,7 +96,7 @@ def copy_checkout(checkout: Path, target: Path) -> Workspace:
         check=True,
     )
     for name in filter(None, listed.stdout.split("\0")):
-        if (checkout / name).is_file():
+        if (checkout / name).is_file() and name != "dvc.lock":
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(checkout / name, target / name)
     workspace = Workspace(target)
