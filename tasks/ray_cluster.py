@@ -54,7 +54,7 @@ def cluster(params: RayParams) -> Iterator[None]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     if is_external():
         _check_reachable(os.environ["RAY_ADDRESS"])
-        ray.init(**quiet)
+        _connect(quiet)
     else:
         _folder = tempfile.mkdtemp(prefix="ray-")  # short: it holds sockets
         ray.init(
@@ -90,6 +90,16 @@ def abandon() -> None:
 def _remove_folder() -> None:
     if _folder is not None:
         shutil.rmtree(_folder, ignore_errors=True)
+
+
+def _connect(options: dict[str, Any]) -> None:
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise UserError(
+            f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {error}; "
+            f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')}: a cluster with tokens needs token"
+        ) from None
 
 
 def is_external() -> bool:
