@@ -6,12 +6,14 @@ preemption watcher, no autoscaler, no dataset manager. It listens on this machin
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +43,8 @@ from tasks.params import RayParams  # noqa: E402
 LOOPBACK = "127.0.0.1"
 REACHABLE_S = 10.0
 OBJECT_STORE_BYTES = 100 << 20  # nothing large passes through Ray
+PREFIX = "cn-ray-"
+NEW_S = 60.0  # a folder this young may be about to be locked
 _folder: str | None = None  # of our own cluster: its sockets and logs
 LEFT_OUT = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
@@ -56,7 +60,7 @@ def cluster(params: RayParams) -> Iterator[None]:
         _check_reachable(os.environ["RAY_ADDRESS"])
         _connect(quiet)
     else:
-        _folder = tempfile.mkdtemp(prefix="ray-")  # short: it holds sockets
+        _folder = _new_folder()
         ray.init(
             address="local",
             num_cpus=params.num_workers * params.threads_per_worker,
@@ -85,6 +89,25 @@ def abandon() -> None:
             process.kill()
     psutil.wait_procs(children, timeout=5)
     _remove_folder()
+
+
+def _new_folder() -> str:
+    """A folder with a short path, for it holds sockets, whose lock says that this process lives.
+
+    Those of processes that were killed are removed on the way.
+    """
+    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):  # another user's, or another process is at the same
+            descriptor = os.open(old, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - old.stat().st_mtime > NEW_S:
+                    shutil.rmtree(old, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+    folder = tempfile.mkdtemp(prefix=PREFIX)
+    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
+    return folder
 
 
 def _remove_folder() -> None:

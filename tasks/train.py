@@ -130,7 +130,8 @@ def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower) 
 
 
 def _fail(follower: Follower, report: str) -> NoReturn:
-    tracking.record(follower.run, "train", failed=True)
+    if follower.run:
+        tracking.record(follower.run, "train", failed=True)
     if os.environ.get("CONDENSENET_TRACEBACK"):
         say(report)
     raise UserError(report.splitlines()[0])
