@@ -37,6 +37,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy  # noqa: E402
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # noqa: E402
 
+from tasks import paths  # noqa: E402
 from tasks.errors import UserError  # noqa: E402
 from tasks.params import RayParams  # noqa: E402
 
@@ -44,6 +45,8 @@ LOOPBACK = "127.0.0.1"
 REACHABLE_S = 10.0
 OBJECT_STORE_BYTES = 100 << 20  # nothing large passes through Ray
 PREFIX = "cn-ray-"
+START_LOCK = "ray-start.lock"
+START_ATTEMPTS = 3
 NEW_S = 60.0  # a folder this young may be about to be locked
 _folder: str | None = None  # of our own cluster: its sockets and logs
 LEFT_OUT = ("DatasetsCallback", "PlacementGroupCleanerCallback")
@@ -52,7 +55,6 @@ LEFT_OUT = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 @contextmanager
 def cluster(params: RayParams) -> Iterator[None]:
     """Connect to the cluster of RAY_ADDRESS or start one; raises ``UserError`` if it lacks what ``params`` ask for."""
-    global _folder
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -60,16 +62,7 @@ def cluster(params: RayParams) -> Iterator[None]:
         _check_reachable(os.environ["RAY_ADDRESS"])
         _connect(quiet)
     else:
-        _folder = _new_folder()
-        ray.init(
-            address="local",
-            num_cpus=params.num_workers * params.threads_per_worker,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=_folder,
-            _node_ip_address=LOOPBACK,
-            **quiet,
-        )
+        _start(params, quiet)
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own aborts this process
     try:
         _check_resources(params)
@@ -77,6 +70,35 @@ def cluster(params: RayParams) -> Iterator[None]:
     finally:
         ray.shutdown()
         _remove_folder()
+
+
+def _start(params: RayParams, options: dict[str, Any]) -> None:
+    """Start a cluster of our own: after others that start, and again if the machine was too busy.
+
+    Ray gives its processes half a minute, which a few clusters that start at once on two cores do not keep.
+    """
+    global _folder
+    paths.state().mkdir(parents=True, exist_ok=True)
+    with (paths.state() / START_LOCK).open("a") as starting:
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        for attempt in range(1, START_ATTEMPTS + 1):
+            _folder = _new_folder()
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=params.num_workers * params.threads_per_worker,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=_folder,
+                    _node_ip_address=LOOPBACK,
+                    **options,
+                )
+                break
+            except Exception as error:  # Ray raises no narrower one
+                abandon()
+                if attempt == START_ATTEMPTS:
+                    raise UserError(f"Ray did not start in {attempt} attempts: {error}") from error
+        fcntl.flock(starting, fcntl.LOCK_UN)  # not left to close(): Ray's processes may hold the file open
 
 
 def abandon() -> None:
