@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any, Literal
 
 Stem = Literal["cifar", "imagenet", "densenet"]
@@ -183,7 +183,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least_one(epochs=self.epochs, batch_size=self.batch_size, checkpoint_every_steps=self.checkpoint_every_steps)
-        require(self.learning_rate > 0, f"learning_rate={self.learning_rate} is not allowed: it must be above 0")
+        require(
+            0 < self.learning_rate < inf,
+            f"learning_rate={self.learning_rate} is not allowed: it must be above 0 and finite",
+        )
         require(0 <= self.momentum < 1, f"momentum={self.momentum} is not allowed: it must be in [0, 1)")
         for name in ("weight_decay", "group_lasso_weight"):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is not allowed: it must be 0 or more")

@@ -148,6 +148,8 @@ def load(path: Path = paths.PARAMS) -> Params:
         raw = YAML(typ="safe", pure=True).load(path)  # YAML 1.2, as DVC reads it: 1e-4 is a number
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run from the folder that holds it") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     try:

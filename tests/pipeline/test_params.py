@@ -49,6 +49,7 @@ BAD = [
     (("train", "epochs"), 2.5, "train.epochs=2.5 is not allowed"),
     (("train", "epochs"), True, "train.epochs=True is not allowed"),
     (("train", "epochs"), 0, "train: epochs=0 is not allowed"),
+    (("train", "learning_rate"), float("inf"), "train: learning_rate=inf is not allowed: it must be above 0"),
     (("train", "epoch"), 3, "unknown key train.epoch: allowed are epochs"),
     (("train", "precision"), "fp8", "train.precision='fp8' is not allowed"),
     (("data", "source"), "mnist", "data.source='mnist' is not allowed"),
@@ -104,6 +105,11 @@ def test_a_broken_file_is_one_line(tmp_path: Path, text: str, message: str) -> N
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         params.load(tmp_path / "params.yaml")
+
+
+def test_a_folder_in_its_place_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        params.load(tmp_path)
 
 
 def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path, raw: Raw) -> None:
