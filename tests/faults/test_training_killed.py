@@ -24,6 +24,7 @@ from tasks.params import parse
 
 SETTING = "g2-c4"
 TIMEOUT_S = 300
+EPOCHS = 100  # of five steps: some ten seconds, for the workers of a killed stage train on for a moment
 PARAMS = {
     "study": "stripes",
     "data": {"source": "digits", "image_size": 8, "channels": 1, "augment": {"crop": "pad", "pad": 1}},
@@ -38,7 +39,7 @@ PARAMS = {
         "in_channels": 1,
         "dropout": 0.1,
     },
-    "train": {"epochs": 24, "batch_size": 8, "group_lasso_weight": 1.0e-4, "checkpoint_every_steps": 7},
+    "train": {"epochs": EPOCHS, "batch_size": 8, "group_lasso_weight": 1.0e-4, "checkpoint_every_steps": 7},
     "ray": {"num_workers": 2, "max_failures": 2},
     "export": {},
     "evaluate": {},
@@ -66,7 +67,13 @@ class Checkout:
     def start(self) -> subprocess.Popen:
         command = [sys.executable, "-m", "tasks.train", SETTING]
         return subprocess.Popen(
-            command, cwd=self.root, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=self.root,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
     @property
@@ -189,6 +196,6 @@ def test_rerun_of_a_killed_training_gives_the_same_bits(tmp_path, checkout, unin
     assert weights(folder.out) == weights(uninterrupted)
     assert history(folder.out) == history(uninterrupted)
     assert json.loads((folder.out / "run.json").read_text())["execution_id"] == execution
-    assert f"{SETTING}: epoch 24 of 24, condensing stage 3 of 3" in output
+    assert f"{SETTING}: epoch {EPOCHS} of {EPOCHS}, condensing stage 3 of 3" in output
     assert folder.state is None  # a finished training leaves nothing that a new one could go on from
     assert_gone(agents, timeout_s=120)
