@@ -96,7 +96,7 @@ def test_an_execution_becomes_one_run_of_the_studys_experiment(workspace: Path, 
     assert (found.data.params["G"], found.data.params["C"]) == ("4", "2")
     assert found.data.params["model.block_depths"] == "2-2-2"
     assert found.data.params["model.reduction"] == "null"
-    assert found.data.params["train.learning_rate"] == "0.1"
+    assert found.data.params["train.learning_rate"] == str(params.load().setting("g4-c2").train.learning_rate)
     assert found.data.params["data.augment.pad"] == "1"
     assert history(client, found.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
     (used,) = found.inputs.dataset_inputs
