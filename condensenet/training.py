@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from condensenet import checkpoint, parallel
 from condensenet.condensing import condensing_stage
 from condensenet.config import AugmentConfig, TrainConfig, recipe
-from condensenet.data import ImageSplit, PreparedData, evaluation_batches, steps_per_epoch, train_batches
+from condensenet.data import PreparedData, steps_per_epoch, train_batches
+from condensenet.evaluation import autocast, evaluate, to_device
 from condensenet.models.condensenet import CondenseNet, group_lasso
 from condensenet.optimizer import NesterovSGD
 
@@ -69,46 +70,20 @@ def fit(
     this training alone; what stands there is resumed. Raises ``ValueError`` when it is of another training, and
     ``TrainingStopped`` when the loss is no longer finite.
     """
-    run = _Run(model, data, augment, config, checkpoints, torch.device(device))
-    run.resume()
-    yield from list(run.history)
-    while run.epoch < config.epochs:
-        started = time.monotonic() - run.seconds
-        for images, labels in run.batches():
-            run.condense()
-            run.train_step(images, labels)
-            if run.step % config.checkpoint_every_steps == 0 and run.step % run.steps_per_epoch:
-                run.save(seconds=time.monotonic() - started)
-        if run.progress == 1:
-            run.condense()  # a drop that is due at the very end has no step after it
-        run.finish_epoch(started)
-        yield run.history[-1]
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    split: ImageSplit,
-    batch_size: int,
-    device: torch.device | str = "cpu",
-    *,
-    precision: str = "fp32",
-) -> tuple[float, float]:
-    """(mean cross-entropy, top-1 error in %) over all images of ``split``, shared between the ranks."""
-    was_training = model.training
-    model.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, errors, images
-    for images, labels in evaluation_batches(split, batch_size, parallel.rank(), parallel.world_size()):
-        images, labels = _to(device, images, labels)
-        with _autocast(device, precision):
-            logits = model(images).float()
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        errors = (logits.argmax(dim=1) != labels).sum()
-        sums += torch.stack([loss.double(), errors.double(), torch.full_like(sums[0], len(labels))])
-    parallel.sum_(sums)
-    model.train(was_training)
-    loss_sum, error_sum, images_seen = sums.tolist()
-    return loss_sum / images_seen, 100 * error_sum / images_seen
+    trainer = Trainer(model, data, augment, config, checkpoints, torch.device(device))
+    trainer.resume()
+    yield from list(trainer.history)
+    while trainer.epoch < config.epochs:
+        started = time.monotonic() - trainer.seconds
+        for images, labels in trainer.batches():
+            trainer.condense()
+            trainer.train_step(images, labels)
+            if trainer.step % config.checkpoint_every_steps == 0 and trainer.step % trainer.steps_per_epoch:
+                trainer.save(seconds=time.monotonic() - started)
+        if trainer.progress == 1:
+            trainer.condense()  # a drop that is due at the very end has no step after it
+        trainer.finish_epoch(started)
+        yield trainer.history[-1]
 
 
 def cosine_learning_rate(learning_rate: float, progress: float) -> float:
@@ -123,8 +98,8 @@ def kept_pct(model: CondenseNet) -> float:
     return 100 * kept / sum(layer.full_weight.numel() for layer in layers)
 
 
-class _Run:
-    """One training: the model, its optimizer, and how far it is."""
+class Trainer:
+    """One training: the model, its optimizer, and how far it is. ``fit`` drives it; a benchmark may take its steps."""
 
     def __init__(
         self,
@@ -192,11 +167,11 @@ class _Run:
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         config, model = self.config, self.model
-        images, labels = _to(self.device, images, labels)
+        images, labels = to_device(self.device, images, labels)
         if model.config.dropout > 0:
             torch.manual_seed(_dropout_seed(config.seed, self.step, parallel.rank()))
         self.learning_rate = cosine_learning_rate(config.learning_rate, self.progress)
-        with _autocast(self.device, config.precision):
+        with autocast(self.device, config.precision):
             logits = model(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
         objective = loss
@@ -302,16 +277,6 @@ class _Run:
             raise TrainingStopped(
                 f"the loss is not finite at step {step} (epoch {epoch}) with learning_rate={self.config.learning_rate}"
             )
-
-
-def _to(device: torch.device | str, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Channels last: measured at half the time of a step on a CPU for the digits, two thirds for CondenseNet-86."""
-    images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
-    return images, labels.to(device, non_blocking=True)
-
-
-def _autocast(device: torch.device | str, precision: str) -> torch.autocast:
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

@@ -13,8 +13,9 @@ from training_example import AUGMENT, MODEL, TRAIN, bits, new_model, without_tim
 from condensenet import CondenseNet, training
 from condensenet.config import TrainConfig
 from condensenet.data import PreparedData
+from condensenet.evaluation import evaluate
 from condensenet.optimizer import NesterovSGD
-from condensenet.training import TrainingStopped, cosine_learning_rate, evaluate, fit, kept_pct
+from condensenet.training import TrainingStopped, cosine_learning_rate, fit, kept_pct
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,7 +44,7 @@ class Killed(BaseException):
 
 def train_until(step: int, data, folder: Path, monkeypatch, config: TrainConfig = TRAIN) -> None:
     """Train in ``folder`` and die before step ``step``, wherever that is."""
-    original = training._Run.train_step
+    original = training.Trainer.train_step
 
     def train_step(self, images, labels):
         if self.step >= step:
@@ -51,7 +52,7 @@ def train_until(step: int, data, folder: Path, monkeypatch, config: TrainConfig 
         original(self, images, labels)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "train_step", train_step)
+        patch.setattr(training.Trainer, "train_step", train_step)
         with pytest.raises(Killed):
             list(fit(new_model(), data, AUGMENT, config, checkpoints=folder))
 
@@ -162,12 +163,12 @@ def test_how_often_checkpoints_are_written_changes_nothing(data, uninterrupted, 
 
 
 def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch):
-    original = training._Run.train_step
+    original = training.Trainer.train_step
 
     def train_step(self, images, labels):
         original(self, images * float("nan") if self.step == 7 else images, labels)
 
-    monkeypatch.setattr(training._Run, "train_step", train_step)
+    monkeypatch.setattr(training.Trainer, "train_step", train_step)
     with pytest.raises(TrainingStopped, match=r"not finite at step 7 \(epoch 2\)"):
         list(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
     assert [path.name.split("-")[1] for path in sorted(tmp_path.glob("*.pt"))] == ["00000005", "00000006"]

@@ -15,7 +15,7 @@ from training_example import AUGMENT, TRAIN, bits, new_model, without_time, writ
 
 from condensenet import checkpoint, parallel
 from condensenet.data import PreparedData
-from condensenet.training import _Run, fit
+from condensenet.training import Trainer, fit
 
 WORLD_SIZE = 2
 
@@ -27,14 +27,14 @@ def _rank(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD_SIZE)
     results = {}
     for job in JOBS:
-        untouched = _Run.condense, _Run.train_step
+        untouched = Trainer.condense, Trainer.train_step
         own = folder / job.__name__
         own.mkdir(exist_ok=True)
         try:
             results[job.__name__] = job(folder / "data", own / "checkpoints", rank)
         except Exception as error:
             results[job.__name__] = {"error": f"{type(error).__name__}: {error}"}
-        _Run.condense, _Run.train_step = untouched
+        Trainer.condense, Trainer.train_step = untouched
     torch.save(results, folder / f"results-{rank}.pt")
     dist.destroy_process_group()
 
@@ -42,14 +42,14 @@ def _rank(rank: int, folder: Path) -> None:
 def train_and_watch(data: Path, checkpoints: Path, rank: int) -> dict:
     """Masks after each condensing stage, and all of the state in the end; the starting weights differ on purpose."""
     masks: dict[int, list] = {}
-    condense = _Run.condense
+    condense = Trainer.condense
 
-    def watched(self: _Run) -> None:
+    def watched(self: Trainer) -> None:
         condense(self)
         stage = self.model.condensing_stage
         masks.setdefault(stage, [layer.group_mask.clone() for layer in self.model.learned_layers()])
 
-    _Run.condense = watched
+    Trainer.condense = watched
     model = new_model()
     if rank == 1:
         with torch.no_grad():
@@ -60,21 +60,21 @@ def train_and_watch(data: Path, checkpoints: Path, rank: int) -> dict:
 
 def resume_in_mid_epoch(data: Path, checkpoints: Path, rank: int) -> dict:
     """As ``train_and_watch``, stopped in the second epoch and resumed."""
-    train_step = _Run.train_step
+    train_step = Trainer.train_step
 
     class Stop(Exception):
         pass
 
-    def stopping(self: _Run, *batch: torch.Tensor) -> None:
+    def stopping(self: Trainer, *batch: torch.Tensor) -> None:
         if self.step == 8:
             raise Stop
         train_step(self, *batch)
 
-    _Run.train_step = stopping
+    Trainer.train_step = stopping
     try:
         list(fit(new_model(), PreparedData(data), AUGMENT, TRAIN, checkpoints=checkpoints))
     except Stop:
-        _Run.train_step = train_step
+        Trainer.train_step = train_step
     assert [path.name.split("-")[1] for path in sorted(checkpoints.glob("*.pt"))] == ["00000005", "00000006"]
     model = new_model()
     history = list(fit(model, PreparedData(data), AUGMENT, TRAIN, checkpoints=checkpoints))
@@ -83,16 +83,16 @@ def resume_in_mid_epoch(data: Path, checkpoints: Path, rank: int) -> dict:
 
 def tampered_weights(data: Path, checkpoints: Path, rank: int) -> dict:
     """Rank 1 changes weights behind everybody's back before the first drop."""
-    train_step = _Run.train_step
+    train_step = Trainer.train_step
 
-    def tampering(self: _Run, *batch: torch.Tensor) -> None:
+    def tampering(self: Trainer, *batch: torch.Tensor) -> None:
         train_step(self, *batch)
         if rank == 1 and self.step == 2:
             weight = next(self.model.learned_layers()).full_weight
             with torch.no_grad():
                 weight.copy_(weight.flip(1))
 
-    _Run.train_step = tampering
+    Trainer.train_step = tampering
     list(fit(new_model(), PreparedData(data), AUGMENT, TRAIN))
     return {"error": None}
 

@@ -1,0 +1,46 @@
+"""How good a model is on a set of images, and how a batch reaches its device."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from condensenet import parallel
+from condensenet.data import ImageSplit, evaluation_batches
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    split: ImageSplit,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    *,
+    precision: str = "fp32",
+) -> tuple[float, float]:
+    """(mean cross-entropy, top-1 error in %) over all images of ``split``, shared between the ranks."""
+    was_training = model.training
+    model.eval()
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, errors, images
+    for images, labels in evaluation_batches(split, batch_size, parallel.rank(), parallel.world_size()):
+        images, labels = to_device(device, images, labels)
+        with autocast(device, precision):
+            logits = model(images).float()
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        errors = (logits.argmax(dim=1) != labels).sum()
+        sums += torch.stack([loss.double(), errors.double(), torch.full_like(sums[0], len(labels))])
+    parallel.sum_(sums)
+    model.train(was_training)
+    loss_sum, error_sum, images_seen = sums.tolist()
+    return loss_sum / images_seen, 100 * error_sum / images_seen
+
+
+def to_device(device: torch.device | str, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Channels last: measured at half the time of a step on a CPU for the digits, two thirds for CondenseNet-86."""
+    images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+    return images, labels.to(device, non_blocking=True)
+
+
+def autocast(device: torch.device | str, precision: str) -> torch.autocast:
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")
