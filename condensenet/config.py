@@ -6,8 +6,9 @@ Every ``ValueError`` raised here is one line that names the field, its value and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import ceil, inf
+from numbers import Integral, Real
 from typing import Any, Literal
 
 Stem = Literal["cifar", "imagenet", "densenet"]
@@ -22,6 +23,45 @@ def require(condition: bool, message: str) -> None:
 def at_least_one(**values: int) -> None:
     for name, value in values.items():
         require(value >= 1, f"{name}={value} is not allowed: it must be 1 or more")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, lists as tuples: what files hold as plain data, and what compares equal."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(entry) for entry in value)
+    if type(value) in (bool, int, float) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+KINDS = {  # by annotation: what a value must be, in words, and whether it is
+    "int": ("a whole number", _whole),
+    "float": ("a number", _number),
+    "float | None": ("null or a number", lambda value: value is None or _number(value)),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "tuple[int, ...]": (
+        "a list of whole numbers",
+        lambda value: isinstance(value, (list, tuple)) and all(_whole(entry) for entry in value),
+    ),
+}
+
+
+def check_types(config: Any) -> None:
+    """Refuse values of another type than their field's; to be called first in ``__post_init__``."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type in KINDS:
+            kind, is_kind = KINDS[field.type]
+            require(is_kind(value), f"{field.name}={value!r} is not allowed: it must be {kind}")
+            object.__setattr__(config, field.name, _plain(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +89,7 @@ class ModelConfig:
     condense_classifier: bool = False  # learned condensation of the classifier: G=1, C=2, at the last stage
 
     def __post_init__(self) -> None:
+        check_types(self)
         depths, rates = self.block_depths, self.growth_rates
         require(len(depths) > 0, "block_depths=() is not allowed: at least one block is needed")
         require(
@@ -153,6 +194,7 @@ class AugmentConfig:
     flip: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(
             self.crop in ("none", "pad", "resized"),
             f"crop={self.crop!r} is not allowed: none, pad or resized",
@@ -182,6 +224,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
+        check_types(self)
         at_least_one(epochs=self.epochs, batch_size=self.batch_size, checkpoint_every_steps=self.checkpoint_every_steps)
         require(
             0 < self.learning_rate < inf,

@@ -23,8 +23,10 @@ def convert(model: CondenseNet) -> CondenseNet:
 
     Any G and C; with C = 1 a learned group convolution becomes a plain convolution. The result shares no tensor
     with ``model`` and is in its mode (training or evaluation); it has no dropout. Raises ``ValueError`` if
-    ``model`` is not fully condensed, or is in grouped form already.
+    ``model`` is not fully condensed, or is in grouped form already, and ``TypeError`` for any other network.
     """
+    if not isinstance(model, CondenseNet):
+        raise TypeError(f"convert takes a CondenseNet, not a {type(model).__name__}")
     if model.form != "training":
         raise ValueError("the model is in grouped form already: convert takes the training form")
     if not model.is_condensed:

@@ -54,7 +54,7 @@ class Operations:
 def count_cost(model: nn.Module, input_size: int | Sequence[int]) -> Cost:
     """The cost of ``model`` for one image of ``input_size`` pixels, H = W or (H, W). ``model`` is not changed.
 
-    Raises ``ValueError`` for a size that cannot be, and naming the operators if some cannot be counted.
+    Raises ``ValueError`` for a size that cannot be or is too small, and naming the operators if some cannot be counted.
     """
     shape = image_shape(model, input_size)
     shadow = copy.deepcopy(model).eval()
@@ -62,10 +62,19 @@ def count_cost(model: nn.Module, input_size: int | Sequence[int]) -> Cost:
     image = torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device)
     counter = _Counter()
     with torch.no_grad(), _kept_shares(shadow, counter), counter:
-        shadow(image)
+        _run(shadow, image)
     if counter.unknown:
         raise ValueError(f"operators that cannot be counted: {', '.join(sorted(counter.unknown))}")
     return Cost(counter.macs, counter.macs + counter.others, count_params(model))
+
+
+def _run(model: nn.Module, image: Tensor) -> None:
+    try:
+        model(image)
+    except RuntimeError as error:
+        height, width = image.shape[2:]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{type(model).__name__} takes no image of {height}x{width} pixels: {reason}") from None
 
 
 def count_params(model: nn.Module) -> int:

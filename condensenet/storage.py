@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
+import warnings
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -17,6 +20,8 @@ from condensenet.files import write_atomically
 from condensenet.models.condensenet import CondenseNet, Form
 
 KEYS = {"form", "config", "condensing_stage", "state_dict"}
+UNFIT = "Error(s) in loading state_dict for CondenseNet:"  # torch's heading over what does not fit
+CODE = re.compile(r"(?<=GLOBAL )[\w.]+|TorchScript")  # in what torch says of a pickle that is more than data
 
 
 def save_model(model: CondenseNet, path: Path | str) -> None:
@@ -42,18 +47,25 @@ def load_model(path: Path | str) -> CondenseNet:
         raise ValueError(f"{path} is not a model file of this library: it needs {', '.join(sorted(KEYS))}")
     try:
         return build_model(ModelConfig(**content["config"]), content["form"], content["state_dict"])
-    except (TypeError, RuntimeError) as error:  # a field of another version; a tensor that does not fit
-        raise ValueError(f"{path} does not hold the model that it names: {str(error).splitlines()[0]}") from None
+    except (AttributeError, TypeError, RuntimeError) as error:  # a field of another version; an unfit tensor
+        reason = shorten(str(error).removeprefix(UNFIT), 300)
+        raise ValueError(f"{path} does not hold the model that it names: {reason}") from None
 
 
 def read_plain(path: Path | str) -> Any:
     """What ``torch.save`` wrote, plain data and tensors alone, on the CPU; ``ValueError`` for any other content."""
     data = Path(path).read_bytes()
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that are then refused
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # for a broken file torch has half a dozen kinds
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path} is not a file of plain tensors, or not all of it: {reason}") from None
+        code = CODE.search(str(error))
+        if code is not None:
+            raise ValueError(
+                f"{path} names code ({code[0]}), which is never run: only tensors and plain data are read"
+            ) from None
+        raise ValueError(f"{path} is not a file of plain tensors, or not all of it") from None
 
 
 def build_model(config: ModelConfig, form: Form, state_dict: dict[str, Any]) -> CondenseNet:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from networks import configs, random_network, relative_difference
+from torch import nn
 
 from condensenet import CondenseNet, ModelConfig, convert, count_cost
 from condensenet.layers import CondensedGroupConv, CondensedLinear, LearnedGroups, NormReluConv
@@ -128,3 +129,55 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
         load_model(path)
     with pytest.raises(FileNotFoundError):
         load_model(tmp_path / "none.pt")
+
+
+class _Code:
+    def __reduce__(self) -> tuple[object, ...]:
+        return print, ("run",)
+
+
+@pytest.mark.parametrize(
+    ("content", "old_format", "message"),
+    [
+        (b"nothing", None, r"model.pt is not a file of plain tensors, or not all of it$"),
+        (b"", None, r"model.pt is not a file of plain tensors, or not all of it$"),
+        ({"state_dict": _Code()}, False, r"model.pt names code \((?:builtins.)?print\), which is never run"),
+        ({"state_dict": _Code()}, True, r"model.pt names code \((?:builtins.)?print\), which is never run"),
+        (nn.Linear(1, 1), False, r"model.pt names code \(torch.nn.modules.linear.Linear\), which is never run"),
+    ],
+)
+def test_junk_and_code_are_told_apart_in_one_line(content, old_format, message, tmp_path, capfd):
+    path = tmp_path / "model.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=not old_format)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": None}, "does not hold the model that it names: .*mapping"),
+        ({"config": {"depth": 3}}, "does not hold the model that it names: .*depth"),
+        ({"state_dict": {}}, "does not hold the model that it names: Missing key.*stem.weight"),
+        ({"state_dict": None}, "does not hold the model that it names: "),
+        ({"form": "other"}, "form='other' is not allowed"),
+    ],
+)
+def test_a_model_file_with_other_content_is_refused_in_one_line(changes, message, tmp_path):
+    path = tmp_path / "model.pt"
+    save_model(_condensed(SMALL), path)
+    torch.save({**torch.load(path, weights_only=True), **changes}, path)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500 + len(str(path))
+
+
+def test_converting_what_is_no_condensenet_is_refused():
+    with pytest.raises(TypeError, match="convert takes a CondenseNet, not a Linear"):
+        convert(nn.Linear(2, 2))

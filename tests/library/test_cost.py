@@ -167,3 +167,13 @@ def test_what_cannot_be_counted_is_named_and_not_guessed():
         count_cost(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU(), nn.LayerNorm(8)), 8)
     with pytest.raises(ValueError, match="transposed convolution"):
         count_cost(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ConvTranspose2d(4, 4, 2)), 8)
+
+
+def test_a_size_that_cannot_be_is_refused():
+    model = CondenseNet(presets["condensenet-50"])
+    for size in ("32", 32.0, (32, 32, 32), 0, None):
+        with pytest.raises(ValueError, match=r"input_size=.* is not allowed: height and width in pixels, 1 or more"):
+            count_cost(model, size)
+    assert count_cost(model, 4).macs > 0
+    with pytest.raises(ValueError, match=r"^CondenseNet takes no image of 3x3 pixels: .*too small$"):
+        count_cost(model, 3)
