@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from condensenet import parallel
-from condensenet.data import ImageSplit, evaluation_batches
+from condensenet.data import ImageSplit, ResidentSplit, evaluation_batches
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    split: ImageSplit,
+    split: ImageSplit | ResidentSplit,
     batch_size: int,
     device: torch.device | str = "cpu",
     *,

@@ -28,6 +28,7 @@ from condensenet import checkpoint, parallel
 from condensenet.condensing import condensing_stage
 from condensenet.config import AugmentConfig, TrainConfig, recipe
 from condensenet.data import PreparedData, steps_per_epoch, train_batches
+from condensenet.data.resident import place
 from condensenet.evaluation import autocast, evaluate, to_device
 from condensenet.models.condensenet import CondenseNet, group_lasso
 from condensenet.optimizer import NesterovSGD
@@ -113,7 +114,8 @@ class Trainer:
         self.model, self.augment, self.config, self.device = model.to(device), augment, config, device
         self.checkpoints = checkpoints
         data.manifest.check_model(model.config)
-        self.train_split, self.evaluation_split = data.split("train"), data.evaluation_split
+        self.train_split = place(data.split("train"), device, augment=augment)
+        self.evaluation_split = place(data.evaluation_split, device)
         self.recipe = recipe(model.config, config, augment, data.manifest.fingerprint)
         self.steps_per_epoch = steps_per_epoch(self.train_split, config.batch_size)
         self.optimizer = NesterovSGD(model.parameters(), momentum=config.momentum, weight_decay=config.weight_decay)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from condensenet.data.batches import evaluation_batches, steps_per_epoch, train_batches
     from condensenet.data.manifest import Manifest
     from condensenet.data.prepared import ImageSplit, PreparedData
+    from condensenet.data.resident import ResidentSplit
     from condensenet.data.writing import PreparedWriter, write_prepared
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Manifest",
     "PreparedData",
     "PreparedWriter",
+    "ResidentSplit",
     "evaluation_batches",
     "steps_per_epoch",
     "train_batches",
@@ -27,6 +29,7 @@ _HOMES = {  # imported when first used: the manifest is read without torch
     "Manifest": "manifest",
     "PreparedData": "prepared",
     "PreparedWriter": "writing",
+    "ResidentSplit": "resident",
     "evaluation_batches": "batches",
     "steps_per_epoch": "batches",
     "train_batches": "batches",

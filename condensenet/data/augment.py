@@ -5,6 +5,7 @@ Everything random comes from ``condensenet.data.randomness``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import exp, log, sqrt
 
 import numpy as np
@@ -18,20 +19,37 @@ RATIO = (3 / 4, 4 / 3)  # of its width to its height
 ATTEMPTS = 10
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn for each of N images: where its window begins in the padded image, and whether it is mirrored."""
+
+    rows_N: np.ndarray  # int64, 0..2*pad
+    columns_N: np.ndarray
+    flipped_N: np.ndarray  # bool
+
+
+def draw(indices: np.ndarray, augment: AugmentConfig, seed: int, epoch: int) -> Draws:
+    """The draws of ``augment`` for the images ``indices``; the resized crop has its own."""
+    rows_N, columns_N = (
+        randomness.below(2 * augment.pad + 1, seed, epoch, indices, number)
+        if augment.pad
+        else np.zeros(len(indices), dtype=np.int64)
+        for number in (randomness.SHIFT_ROWS, randomness.SHIFT_COLUMNS)
+    )
+    flipped_N = np.zeros(len(indices), dtype=bool)
+    if augment.flip:
+        flipped_N = randomness.bits(seed, epoch, indices, randomness.FLIP) >> np.uint64(63) == 1
+    return Draws(rows_N, columns_N, flipped_N)
+
+
 def augment_batch(
     images_NCHW: np.ndarray, indices: np.ndarray, augment: AugmentConfig, seed: int, epoch: int
 ) -> np.ndarray:
     """Pad and crop back, then flip, the whole batch at once. A resized crop was taken when the image was decoded."""
+    draws = draw(indices, augment, seed, epoch)
     if augment.crop == "pad":
-        shifts = (
-            randomness.below(2 * augment.pad + 1, seed, epoch, indices, draw)
-            for draw in (randomness.SHIFT_ROWS, randomness.SHIFT_COLUMNS)
-        )
-        images_NCHW = shift(images_NCHW, augment.pad, *shifts)
-    if augment.flip:
-        flipped = randomness.bits(seed, epoch, indices, randomness.FLIP) >> np.uint64(63) == 1
-        images_NCHW = flip(images_NCHW, flipped)
-    return images_NCHW
+        images_NCHW = shift(images_NCHW, augment.pad, draws.rows_N, draws.columns_N)
+    return flip(images_NCHW, draws.flipped_N) if augment.flip else images_NCHW
 
 
 def shift(images_NCHW: np.ndarray, pad: int, rows_N: np.ndarray, columns_N: np.ndarray) -> np.ndarray:

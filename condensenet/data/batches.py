@@ -16,17 +16,17 @@ from condensenet.config import AugmentConfig
 from condensenet.data import randomness
 from condensenet.data.augment import augment_batch, resized_crop_draws
 from condensenet.data.decoding import decode, evaluation_view, training_view
-from condensenet.data.prepared import ImageSplit, normalise
+from condensenet.data.prepared import Batch, ImageSplit, normalise
+from condensenet.data.resident import ResidentSplit
 from condensenet.machine import usable_cores
 
 CHUNK = 16  # images that one thread decodes at a time
 BATCHES_AHEAD = 2
 SMALL = 64  # raw images up to this many pixels a side are loaded as they are asked for, without threads
-Batch = tuple[Tensor, Tensor]  # images float32 (N, C, H, W), normalised; labels int64 (N,)
 Loader = Callable[[np.ndarray], Tensor]  # indices to images
 
 
-def steps_per_epoch(split: ImageSplit, batch_size: int) -> int:
+def steps_per_epoch(split: ImageSplit | ResidentSplit, batch_size: int) -> int:
     """Whole global batches in an epoch; raises ``ValueError`` when there is none."""
     if batch_size > len(split):
         raise ValueError(
@@ -36,7 +36,7 @@ def steps_per_epoch(split: ImageSplit, batch_size: int) -> int:
 
 
 def train_batches(
-    split: ImageSplit,
+    split: ImageSplit | ResidentSplit,
     *,
     augment: AugmentConfig,
     batch_size: int,
@@ -51,7 +51,8 @@ def train_batches(
 
     ``batch_size`` is the global batch; rank r of w yields the r-th of w equal parts of each. The last, incomplete
     global batch is left out: other images are left out in the next epoch. ``threads`` decode encoded images
-    (default: the cores of this process, shared between ranks). Raises ``ValueError`` at the call, not later.
+    (default: the cores of this process, shared between ranks). Resident images give the same batches, on their device.
+    Raises ``ValueError`` at the call, not later.
     """
     if world_size < 1 or not 0 <= rank < world_size:
         raise ValueError(f"rank={rank} is not allowed: it must be in 0..{world_size - 1}")
@@ -63,11 +64,17 @@ def train_batches(
     share = batch_size // world_size
     order = randomness.permutation(len(split), seed, epoch)[: steps * batch_size]
     parts = order.reshape(steps, world_size, share)[start_step:, rank]
+    if isinstance(split, ResidentSplit):
+        return split.training_batches(parts.reshape(-1), share, augment, seed, epoch)
     return _load(split, parts, _TrainingLoader(split, augment, seed, epoch), threads or _threads(world_size))
 
 
 def evaluation_batches(
-    split: ImageSplit, batch_size: int, rank: int = 0, world_size: int = 1, threads: int | None = None
+    split: ImageSplit | ResidentSplit,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    threads: int | None = None,
 ) -> Iterator[Batch]:
     """All images once, unchanged, in their stored order; the last batch may be smaller.
 
@@ -76,6 +83,8 @@ def evaluation_batches(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is not allowed: it must be 1 or more")
     own = np.arange(rank, len(split), world_size)
+    if isinstance(split, ResidentSplit):
+        return split.evaluation_batches(own, batch_size)
     parts = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
     return _load(split, parts, _EvaluationLoader(split), threads or _threads(world_size))
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from condensenet.data.manifest import MANIFEST, SPLITS, Manifest, fingerprint, from_json
 
+Batch = tuple[Tensor, Tensor]  # images float32 (N, C, H, W), normalised; labels int64 (N,)
+
 
 class ImageSplit:
     """The images of one split, in their stored order. ``len``; ``labels`` int64 (N,) in memory."""
@@ -94,9 +96,15 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def pixel_mean_and_std(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the training images by channel, in 0..255 units: float32 (C,)."""
+    mean, std = (np.float32(255) * np.array(values, dtype=np.float32) for values in (manifest.mean, manifest.std))
+    return mean, std
+
+
 def normalise(images: np.ndarray, manifest: Manifest) -> Tensor:
     """float32 (N, C, H, W) with the mean and deviation of the training images, of uint8 (N, C, H, W)."""
-    mean, std = (np.float32(255) * np.array(values, dtype=np.float32) for values in (manifest.mean, manifest.std))
+    mean, std = pixel_mean_and_std(manifest)
     result = images.astype(np.float32)  # by numpy, in this thread alone: several threads load images at once
     result -= mean[:, None, None]
     result /= std[:, None, None]

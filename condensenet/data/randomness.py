@@ -7,6 +7,8 @@ generators, OOPSLA 2014); it is written out here so that no library's version ca
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -15,9 +17,7 @@ PERMUTATION, SHIFT_ROWS, SHIFT_COLUMNS, FLIP, RESIZED_CROP = range(5)  # draws; 
 
 def bits(seed: int, epoch: int, indices: np.ndarray, draw: int | np.ndarray) -> np.ndarray:
     """64 random bits for each of ``indices`` and ``draw``: uint64 of the shape to which these broadcast."""
-    state = np.zeros(1, dtype=np.uint64)
-    for number in (seed, epoch, draw):
-        state = _mix(state + np.asarray(number).astype(np.uint64))
+    state = _mix(_stream(seed, epoch) + np.asarray(draw).astype(np.uint64))
     return _mix(state + indices.astype(np.uint64))
 
 
@@ -34,6 +34,12 @@ def below(limit: int, seed: int, epoch: int, indices: np.ndarray, draw: int) -> 
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     """The order of an epoch: int64 (count,)."""
     return np.argsort(bits(seed, epoch, np.arange(count), PERMUTATION), kind="stable")
+
+
+@lru_cache(maxsize=8)
+def _stream(seed: int, epoch: int) -> np.ndarray:
+    """The state from which an epoch's draws go out; kept, since every batch asks for it."""
+    return _mix(_mix(np.array([seed], dtype=np.uint64)) + np.array([epoch], dtype=np.uint64))
 
 
 def _mix(state: np.ndarray) -> np.ndarray:
