@@ -176,7 +176,10 @@ def beside_published(study: Study, published: Published) -> Table | None:
         for _, name in names:
             cells += [_own_figure(result, name), Cell(published_text(match, name))]
         rows.append(cells)
-    notes = [f"The recipe in force may be shorter than the published one: epochs here {_epochs(study)}."]
+    notes = [
+        "The recipe in force may differ from the published one: here "
+        f"{_recipes(study, 'epochs')} epochs, arithmetic in {_recipes(study, 'precision')}."
+    ]
     notes += image_set_notes(study, dataset)
     return Table("Measured beside published", columns, rows, [*notes, *mark_notes(published)])
 
@@ -193,8 +196,10 @@ def image_set_notes(study: Study, dataset: str | None) -> list[str]:
     return notes
 
 
-def _epochs(study: Study) -> str:
-    return ", ".join(sorted({str(result.setting.train.epochs) for result in study.results}, key=int))
+def _recipes(study: Study, name: str) -> str:
+    """The values of one key of the recipe over all settings."""
+    values = {getattr(result.setting.train, name) for result in study.results}
+    return ", ".join(str(value) for value in sorted(values))
 
 
 def _own_figure(result: SettingResult, name: str) -> Cell:

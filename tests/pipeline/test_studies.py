@@ -16,11 +16,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 STUDIES = sorted(path.stem for path in (CHECKOUT / "conf/study").glob("*.yaml"))
 
 
-def composed(study: str, folder: Path) -> dict[str, Any]:
+def composed(study: str, folder: Path, *overrides: str) -> dict[str, Any]:
     from dvc.utils.hydra import compose_and_dump
 
     target = folder / "params.yaml"
-    compose_and_dump(target, str(CHECKOUT / "conf"), None, "config", str(CHECKOUT), [f"study={study}"])
+    compose_and_dump(target, str(CHECKOUT / "conf"), None, "config", str(CHECKOUT), [f"study={study}", *overrides])
     return read(target)
 
 
@@ -42,7 +42,7 @@ def test_a_study_is_named_like_its_file_and_fits_its_data(study: tuple[str, Para
 
 def test_a_preset_keeps_what_the_study_does_not_override(study: tuple[str, Params], tmp_path: Path) -> None:
     name, params = study
-    raw = read(CHECKOUT / "conf/study" / f"{name}.yaml")
+    raw = composed(name, tmp_path)
     for key, setting in params.settings.items():
         said = {**raw["model"], **(raw["settings"][key] or {})}
         if "preset" not in said:
@@ -62,6 +62,35 @@ def test_the_header_says_how_to_run_and_what_to_expect(study: tuple[str, Params]
 
 def test_the_papers_studies_are_there() -> None:
     assert {"digits", "cifar10", "cifar100", "imagenet"} <= set(STUDIES)
+
+
+def test_arithmetic_is_that_of_the_paper_unless_the_fast_recipe_is_asked_for(
+    study: tuple[str, Params], tmp_path: Path
+) -> None:
+    name, params = study
+    precisions = {setting.train.precision for setting in params.settings.values()}
+    assert precisions == ({"bf16"} if name.endswith("-fast") else {"fp32"})
+    for recipe, precision in (("fast", "bf16"), ("paper", "fp32")):
+        asked = composed(name, tmp_path, f"recipe={recipe}")
+        assert asked["train"].pop("precision") == precision
+        plain = composed(name, tmp_path)
+        del plain["train"]["precision"]
+        assert asked == plain  # and nothing else changes
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-jpeg"])
+def test_a_fast_study_is_its_study_but_for_name_and_recipe(name: str, tmp_path: Path) -> None:
+    fast, plain = composed(f"{name}-fast", tmp_path), composed(name, tmp_path, "recipe=fast")
+    assert fast.pop("study") == f"{plain.pop('study')}-fast"
+    assert fast == plain
+
+
+def test_the_rows_of_c_at_g_4_are_one_network_but_for_c(tmp_path: Path) -> None:
+    settings = parse(composed("cifar10-jpeg", tmp_path)).settings
+    for c, suffix in ((1, "-c1"), (2, "-c2"), (4, ""), (8, "-c8")):
+        expected = dataclasses.replace(presets["condensenet-86"], condensation_factor=c)
+        assert settings[f"condensenet-86{suffix}"].model == expected
+        assert expected.groups_1x1 == 4
 
 
 def test_params_yaml_in_git_is_the_composed_digits_study(tmp_path: Path) -> None:
