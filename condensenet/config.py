@@ -6,7 +6,7 @@ Every ``ValueError`` raised here is one line that names the field, its value and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from math import ceil, inf
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -243,16 +243,3 @@ class TrainConfig:
         )
         require(0 <= self.seed < 2**63, f"seed={self.seed} is not allowed: it must be in [0, 2**63)")
         require(self.precision in ("fp32", "bf16"), f"precision={self.precision!r} is not allowed: fp32 or bf16")
-
-
-def recipe(model: ModelConfig, train: TrainConfig, augment: AugmentConfig, data_fingerprint: str) -> dict[str, Any]:
-    """All that decides the weights that a training ends with, as plain data by dotted name.
-
-    A checkpoint is resumed under the recipe it was written under and no other. How often checkpoints are written is
-    not part of it.
-    """
-    parts = {"model": asdict(model), "train": asdict(train), "augment": asdict(augment)}
-    flat = {f"{part}.{name}": value for part, fields in parts.items() for name, value in fields.items()}
-    del flat["train.checkpoint_every_steps"]
-    flat = {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}
-    return {**flat, "data.fingerprint": data_fingerprint}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from condensenet import parallel
 from condensenet.data import ImageSplit, ResidentSplit, evaluation_batches
+
+
+class Interrupted(Exception):
+    """A ``stop`` that was asked said so, in this process or in another of the same training."""
 
 
 @torch.no_grad()
@@ -18,21 +24,30 @@ def evaluate(
     device: torch.device | str = "cpu",
     *,
     precision: str = "fp32",
+    stop: Callable[[], bool] | None = None,
 ) -> tuple[float, float]:
-    """(mean cross-entropy, top-1 error in %) over all images of ``split``, shared between the ranks."""
+    """(mean cross-entropy, top-1 error in %) over all images of ``split``, shared between the ranks.
+
+    ``stop`` is asked after every batch; once it says yes on one rank, all raise ``Interrupted``.
+    """
     was_training = model.training
     model.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, errors, images
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, errors, images, ranks that stop
     for images, labels in evaluation_batches(split, batch_size, parallel.rank(), parallel.world_size()):
         images, labels = to_device(device, images, labels)
         with autocast(device, precision):
             logits = model(images).float()
         loss = F.cross_entropy(logits, labels, reduction="sum")
         errors = (logits.argmax(dim=1) != labels).sum()
-        sums += torch.stack([loss.double(), errors.double(), torch.full_like(sums[0], len(labels))])
+        sums[:3] += torch.stack([loss.double(), errors.double(), torch.full_like(sums[0], len(labels))])
+        if stop is not None and stop():
+            sums[3] = 1
+            break
     parallel.sum_(sums)
     model.train(was_training)
-    loss_sum, error_sum, images_seen = sums.tolist()
+    loss_sum, error_sum, images_seen, stopping = sums.tolist()
+    if stopping:
+        raise Interrupted
     return loss_sum / images_seen, 100 * error_sum / images_seen
 
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the disk is full or closed to us: trying again would come to the same end."""
+    return isinstance(error, OSError) and error.errno in REFUSALS
 
 
 def write_atomically(path: Path, content: bytes) -> None:

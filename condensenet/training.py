@@ -12,48 +12,30 @@ Paper: section 4.1 and the recipe in section 5.1.
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condensenet import checkpoint, parallel
+from condensenet import parallel, resuming
 from condensenet.condensing import condensing_stage
-from condensenet.config import AugmentConfig, TrainConfig, recipe
+from condensenet.config import AugmentConfig, TrainConfig
 from condensenet.data import PreparedData, steps_per_epoch, train_batches
 from condensenet.data.resident import place
-from condensenet.evaluation import autocast, evaluate, to_device
+from condensenet.evaluation import Interrupted, autocast, evaluate, to_device
 from condensenet.models.condensenet import CondenseNet, group_lasso
 from condensenet.optimizer import NesterovSGD
+from condensenet.recipe import recipe
+from condensenet.resuming import EpochResult, TrainingPaused, TrainingStopped
 
-log = logging.getLogger(__name__)
+__all__ = ["EpochResult", "Trainer", "TrainingPaused", "TrainingStopped", "cosine_learning_rate", "fit", "kept_pct"]
 
-
-class TrainingStopped(Exception):
-    """Training cannot go on; its message is one line. The last good checkpoint is kept."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochResult:
-    """One row of the history. Losses are cross-entropies a image; ``group_lasso`` is unweighted, at the epoch's end."""
-
-    epoch: int  # from 1
-    condensing_stage: int  # at the epoch's end
-    learning_rate: float  # of the epoch's last step
-    train_loss: float  # mean over the epoch, without the group lasso
-    group_lasso: float
-    train_error_pct: float
-    validation_loss: float
-    validation_error_pct: float
-    kept_pct: float  # share of the weights of all learned layers that is not dropped
-    seconds: float  # evaluation included
+# Steps on GPUs after which the ranks see whether one of them was told to stop: looking makes them wait.
+LOOK_EVERY = 16
 
 
 def fit(
@@ -64,26 +46,30 @@ def fit(
     *,
     checkpoints: Path | None = None,
     device: torch.device | str = "cpu",
+    stop: Callable[[], bool] | None = None,
 ) -> Iterator[EpochResult]:
     """Train ``model`` in place and yield one result an epoch; all that a resumed training already had come first.
 
     With an initialised process group every rank calls this and consumes it alike. ``checkpoints`` is a folder for
-    this training alone; what stands there is resumed. Raises ``ValueError`` when it is of another training, and
-    ``TrainingStopped`` when the loss is no longer finite.
+    this training alone; what stands there is resumed. ``stop`` is asked after every step, in each rank that has one,
+    so it should be cheap: once it says yes, all ranks raise ``TrainingPaused`` after the same step, which is saved.
+    Raises ``ValueError`` when the folder is of another training (other parameters, data or code), and
+    ``TrainingStopped`` when the loss is no longer finite or the disk is full.
     """
-    trainer = Trainer(model, data, augment, config, checkpoints, torch.device(device))
+    trainer = Trainer(model, data, augment, config, checkpoints, torch.device(device), stop)
     trainer.resume()
     yield from list(trainer.history)
-    while trainer.epoch < config.epochs:
+    while len(trainer.history) < config.epochs:
         started = time.monotonic() - trainer.seconds
-        for images, labels in trainer.batches():
-            trainer.condense()
-            trainer.train_step(images, labels)
-            if trainer.step % config.checkpoint_every_steps == 0 and trainer.step % trainer.steps_per_epoch:
-                trainer.save(seconds=time.monotonic() - started)
-        if trainer.progress == 1:
-            trainer.condense()  # a drop that is due at the very end has no step after it
-        trainer.finish_epoch(started)
+        try:
+            if trainer.step < (len(trainer.history) + 1) * trainer.steps_per_epoch:  # else the evaluation alone is left
+                trainer.take_steps(started)
+            if trainer.progress == 1:
+                trainer.condense()  # a drop that is due at the very end has no step after it
+            trainer.finish_epoch(started)
+        except Interrupted:
+            trainer.save(seconds=time.monotonic() - started)
+            raise TrainingPaused(trainer.step, trainer.steps_per_epoch * config.epochs) from None
         yield trainer.history[-1]
 
 
@@ -110,9 +96,10 @@ class Trainer:
         config: TrainConfig,
         checkpoints: Path | None,
         device: torch.device,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
         self.model, self.augment, self.config, self.device = model.to(device), augment, config, device
-        self.checkpoints = checkpoints
+        self.checkpoints, self.stop = checkpoints, stop
         data.manifest.check_model(model.config)
         self.train_split = place(data.split("train"), device, augment=augment)
         self.evaluation_split = place(data.evaluation_split, device)
@@ -130,6 +117,7 @@ class Trainer:
         self.learning_rate = config.learning_rate
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of this epoch's steps: loss, error
         self.first_bad_step = torch.full((), -1, device=device)
+        self.wish = torch.zeros(1, device=device)  # to stop; averaged with the gradients, so that all ranks see it
         self.seconds = 0.0  # of this epoch, before the resume
         self.history: list[EpochResult] = []
 
@@ -167,6 +155,25 @@ class Trainer:
         for layer in model.learned_layers():
             self.optimizer.forget(layer.full_weight, layer.mask)
 
+    def take_steps(self, started: float) -> None:
+        """What is left of this epoch, with its checkpoints; raises ``Interrupted`` on all ranks after the same step."""
+        for images, labels in self.batches():
+            self.condense()
+            self.train_step(images, labels)
+            if self._told_to_stop():
+                raise Interrupted
+            if self.step % self.config.checkpoint_every_steps == 0 and self.step % self.steps_per_epoch:
+                self.save(seconds=time.monotonic() - started)
+
+    def _told_to_stop(self) -> bool:
+        told = self.stop is not None and self.stop()
+        if parallel.world_size() == 1:
+            return told
+        agreed = (self.device.type == "cpu" or self.step % LOOK_EVERY == 0) and bool(self.wish > 0)
+        if told:
+            self.wish.fill_(1)  # the others hear of it with the next step
+        return agreed
+
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         config, model = self.config, self.model
         images, labels = to_device(self.device, images, labels)
@@ -183,7 +190,7 @@ class Trainer:
         objective.backward()
         error = (logits.argmax(dim=1) != labels).float().mean()
         figures = torch.stack([loss.detach(), error])
-        parallel.average_([*self.optimizer.gradients, *self.statistics, figures])
+        parallel.average_([*self.optimizer.gradients, *self.statistics, figures, self.wish])
         self.optimizer.step(self.learning_rate)
         self._add(figures)
         self.step += 1
@@ -198,7 +205,7 @@ class Trainer:
         """Evaluate, add the epoch's row to the history and save; the step count stands at the next epoch's start."""
         model, config = self.model, self.config
         validation_loss, validation_error_pct = evaluate(
-            model, self.evaluation_split, config.batch_size, self.device, precision=config.precision
+            model, self.evaluation_split, config.batch_size, self.device, precision=config.precision, stop=self.stop
         )
         train_loss, train_error = (self.sums / self.steps_per_epoch).tolist()
         self.history.append(
@@ -221,64 +228,11 @@ class Trainer:
 
     def resume(self) -> None:
         """Take up the newest whole checkpoint, which rank 0 reads, or start with the weights of rank 0."""
-        found = None
-        if self.checkpoints is not None and parallel.rank() == 0:
-            found = checkpoint.load_newest(self.checkpoints)
-        saved = parallel.from_rank_0(found)
-        if saved is None:
-            parallel.broadcast_(self.model.state_dict().values())
-            return
-        self._check_recipe(saved["recipe"])
-        if saved["world_size"] != parallel.world_size():
-            log.warning(
-                "resumed with %d processes, begun with %d: the weights will not be those of an uninterrupted training "
-                "to the bit",
-                parallel.world_size(),
-                saved["world_size"],
-            )
-        self.model.load_state_dict(saved["model"])
-        for velocity, value in zip(self.optimizer.velocities, saved["velocities"], strict=True):
-            velocity.copy_(value)
-        self.step, self.seconds = saved["step"], saved["seconds"]
-        self.sums.copy_(saved["sums"])
-        self.history = [EpochResult(**row) for row in saved["history"]]
-        log.info("resumed after step %d (epoch %d)", self.step, self.epoch + 1)
-
-    def _check_recipe(self, saved: dict[str, Any]) -> None:
-        names = sorted(self.recipe.keys() | saved.keys())
-        different = [
-            f"{name} is {self.recipe.get(name)!r}, was {saved.get(name)!r}"
-            for name in names
-            if self.recipe.get(name) != saved.get(name)
-        ]
-        if different:
-            raise ValueError(f"{self.checkpoints} holds a training with other parameters: {'; '.join(different)}")
+        resuming.resume(self)
 
     def save(self, seconds: float) -> None:
         """Write a checkpoint, after checking that it is worth one. Rank 0 writes; the others go on."""
-        self._check_finite()
-        if self.checkpoints is None or parallel.rank() != 0:
-            return
-        content = {
-            "recipe": self.recipe,
-            "world_size": parallel.world_size(),
-            "step": self.step,
-            "seconds": seconds,
-            "sums": self.sums,
-            "history": [asdict(row) for row in self.history],
-            "model": self.model.state_dict(),
-            "velocities": self.optimizer.velocities,
-        }
-        checkpoint.save(self.checkpoints, self.step, content)
-
-    def _check_finite(self) -> None:
-        finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all()
-        step = int(torch.where((self.first_bad_step < 0) & ~finite, self.step, self.first_bad_step))
-        if step >= 0:
-            epoch = step // self.steps_per_epoch + 1
-            raise TrainingStopped(
-                f"the loss is not finite at step {step} (epoch {epoch}) with learning_rate={self.config.learning_rate}"
-            )
+        resuming.save(self, seconds)
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

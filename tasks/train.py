@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from condensenet.config import recipe
 from condensenet.data.manifest import Manifest, from_json
+from condensenet.recipe import recipe
 from tasks import inputs, machine, paths, tracking, train_worker
 from tasks.console import say
 from tasks.errors import UserError, run_main

@@ -10,12 +10,12 @@ import pytest
 import torch
 from training_example import AUGMENT, MODEL, TRAIN, bits, new_model, without_time, write_stripes
 
-from condensenet import CondenseNet, training
+from condensenet import CondenseNet, checkpoint, recipe, training
 from condensenet.config import TrainConfig
 from condensenet.data import PreparedData
 from condensenet.evaluation import evaluate
 from condensenet.optimizer import NesterovSGD
-from condensenet.training import TrainingStopped, cosine_learning_rate, fit, kept_pct
+from condensenet.training import TrainingPaused, TrainingStopped, cosine_learning_rate, fit, kept_pct
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -113,6 +113,41 @@ def test_closed_generator_resumes(data, uninterrupted, tmp_path):
     assert without_time(history) == uninterrupted[1]
 
 
+def at_call(number: int):
+    """A ``stop`` that says yes when it is asked for the ``number``-th time, and from then on."""
+    calls = iter(range(1, 10**6))
+    return lambda: next(calls) >= number
+
+
+@pytest.mark.parametrize(
+    ("call", "step"),
+    # five steps and three batches of evaluation an epoch, a question after each
+    [(1, 1), (3, 3), (5, 5), (6, 5), (8, 5), (9, 6), (12, 9), (29, 20), (30, 20), (32, 20)],
+)
+def test_told_to_stop_it_saves_the_last_step_and_goes_on_from_there(call, step, data, uninterrupted, tmp_path):
+    with pytest.raises(TrainingPaused, match=rf"^paused after step {step} of 20$") as paused:
+        list(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path, stop=at_call(call)))
+    assert paused.value.step == step
+    assert checkpoint.load_newest(tmp_path)["step"] == step
+    model = new_model()
+    history = list(fit(model, data, AUGMENT, TRAIN, checkpoints=tmp_path))
+    assert bits(model) == uninterrupted[0]
+    assert without_time(history) == uninterrupted[1]
+
+
+def test_stopped_again_and_again_it_ends_with_the_same_bits(data, uninterrupted, tmp_path):
+    paused, history = 0, None
+    while history is None:
+        model = new_model()
+        try:
+            history = list(fit(model, data, AUGMENT, TRAIN, checkpoints=tmp_path, stop=at_call(4)))
+        except TrainingPaused:
+            paused += 1
+    assert paused > 5
+    assert bits(model) == uninterrupted[0]
+    assert without_time(history) == uninterrupted[1]
+
+
 def test_finished_training_gives_its_history_again_and_trains_nothing(data, uninterrupted, tmp_path):
     first = list(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
     model = new_model()
@@ -148,11 +183,27 @@ def test_group_lasso_is_off_after_the_last_condensing_stage(data, tmp_path):
 
 def test_resume_under_other_parameters_is_refused_with_the_difference(data, tmp_path):
     next(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
-    with pytest.raises(ValueError, match=r"train\.learning_rate is 0\.2, was 0\.1; train\.seed is 5, was 0"):
+    with pytest.raises(ValueError, match=r"train\.learning_rate was 0\.1, is 0\.2; train\.seed was 0, is 5$"):
         next(fit(new_model(), data, AUGMENT, replace(TRAIN, learning_rate=0.2, seed=5), checkpoints=tmp_path))
     other = replace(MODEL, condensation_factor=2)
-    with pytest.raises(ValueError, match=r"model\.condensation_factor is 2, was 4"):
+    with pytest.raises(ValueError, match=r"model\.condensation_factor was 4, is 2$"):
         next(fit(new_model(other), data, AUGMENT, TRAIN, checkpoints=tmp_path))
+
+
+def test_resume_under_other_code_is_refused_with_the_file(data, tmp_path, monkeypatch):
+    next(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
+    code = {**recipe.training_code(), "code.layers.py": "0123456789ab"}
+    monkeypatch.setattr(recipe, "training_code", lambda: code)
+    with pytest.raises(ValueError, match=r"code: code\.layers\.py was '[0-9a-f]{12}', is '0123456789ab'$"):
+        next(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
+
+
+def test_the_code_that_counts_is_all_but_what_is_named(checkout):
+    sources = {path.relative_to(checkout / "condensenet").as_posix() for path in checkout.glob("condensenet/**/*.py")}
+    assert sources >= recipe.WITHOUT_WEIGHT
+    counted = {name.removeprefix("code.") for name in recipe.training_code()}
+    assert counted == sources - recipe.WITHOUT_WEIGHT
+    assert counted >= {"training.py", "optimizer.py", "layers.py", "condensing.py", "parallel.py", "data/augment.py"}
 
 
 def test_how_often_checkpoints_are_written_changes_nothing(data, uninterrupted, tmp_path, monkeypatch):
@@ -172,6 +223,19 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data, 
     with pytest.raises(TrainingStopped, match=r"not finite at step 7 \(epoch 2\)"):
         list(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
     assert [path.name.split("-")[1] for path in sorted(tmp_path.glob("*.pt"))] == ["00000005", "00000006"]
+
+
+@pytest.mark.parametrize("what", ["parameters", "statistics", "velocities"])
+def test_no_checkpoint_holds_what_is_not_finite(what, data, tmp_path):
+    trainer = training.Trainer(new_model(), data, AUGMENT, TRAIN, tmp_path, torch.device("cpu"))
+    batch = next(trainer.batches())
+    trainer.train_step(*batch)
+    tensors = {"parameters": list(trainer.model.parameters()), "statistics": trainer.statistics}
+    with torch.no_grad():
+        tensors.get(what, trainer.optimizer.velocities)[-1].view(-1)[-1] = float("inf")
+    with pytest.raises(TrainingStopped, match=r"not finite at step 1 \(epoch 1\)"):
+        trainer.save(seconds=0.0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_images_that_do_not_fit_the_model_are_refused(data):

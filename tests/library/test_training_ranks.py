@@ -15,7 +15,7 @@ from training_example import AUGMENT, TRAIN, bits, new_model, without_time, writ
 
 from condensenet import checkpoint, parallel
 from condensenet.data import PreparedData
-from condensenet.training import Trainer, fit
+from condensenet.training import Trainer, TrainingPaused, TrainingStopped, fit
 
 WORLD_SIZE = 2
 
@@ -81,6 +81,23 @@ def resume_in_mid_epoch(data: Path, checkpoints: Path, rank: int) -> dict:
     return {"bits": bits(model), "history": without_time(history)}
 
 
+def pause_and_resume(data: Path, checkpoints: Path, rank: int) -> dict:
+    """As ``train_and_watch``; first one rank alone is told to stop, then the other, then one in the evaluation."""
+    steps = []
+    # (told rank, call): questions are asked after each of five steps and of the two batches of an epoch's evaluation
+    for told, call in ((0, 3), (1, 4), (1, 3)):
+        calls = iter(range(1, 1000))
+        stop = (lambda calls=calls, call=call: next(calls) >= call) if rank == told else None
+        try:
+            list(fit(new_model(), PreparedData(data), AUGMENT, TRAIN, checkpoints=checkpoints, stop=stop))
+        except TrainingPaused as paused:
+            steps.append(paused.step)
+        dist.barrier()
+    model = new_model()
+    history = list(fit(model, PreparedData(data), AUGMENT, TRAIN, checkpoints=checkpoints))
+    return {"steps": steps, "bits": bits(model), "history": without_time(history)}
+
+
 def tampered_weights(data: Path, checkpoints: Path, rank: int) -> dict:
     """Rank 1 changes weights behind everybody's back before the first drop."""
     train_step = Trainer.train_step
@@ -108,7 +125,31 @@ def diverging(data: Path, checkpoints: Path, rank: int) -> dict:
     return {"error": None}
 
 
-JOBS = (train_and_watch, resume_in_mid_epoch, tampered_weights, averages, diverging)
+def nan_on_one_rank(data: Path, checkpoints: Path, rank: int) -> dict:
+    """Rank 1 alone sees an image that is not a number, at step 7; the last checkpoint before is that of step 6."""
+    train_step = Trainer.train_step
+
+    def poisoned(self: Trainer, images: torch.Tensor, labels: torch.Tensor) -> None:
+        train_step(self, images * float("nan") if rank == 1 and self.step == 7 else images, labels)
+
+    Trainer.train_step = poisoned
+    error = None
+    try:
+        list(fit(new_model(), PreparedData(data), AUGMENT, TRAIN, checkpoints=checkpoints))
+    except TrainingStopped as stopped:
+        error = str(stopped)
+    return {"error": error, "left": sorted(path.name.split("-")[1] for path in checkpoints.glob("*.pt"))}
+
+
+JOBS = (
+    train_and_watch,
+    resume_in_mid_epoch,
+    pause_and_resume,
+    tampered_weights,
+    averages,
+    diverging,
+    nan_on_one_rank,
+)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +189,15 @@ def test_two_ranks_resume_to_the_bit(results):
         assert resumed["history"] == uninterrupted["history"]
 
 
+def test_one_rank_that_is_told_to_stop_stops_all_after_the_same_step(results):
+    first, second = results["pause_and_resume"]
+    # told after step 3, heard of with step 4; told after step 6, heard of with step 7; told in the evaluation at 10
+    assert first["steps"] == second["steps"] == [4, 7, 10]
+    for uninterrupted, resumed in zip(results["train_and_watch"], (first, second), strict=True):
+        assert resumed["bits"] == uninterrupted["bits"]
+        assert resumed["history"] == uninterrupted["history"]
+
+
 def test_masks_that_differ_are_noticed_on_every_rank(results):
     for result in results["tampered_weights"]:
         assert result["error"] == "RuntimeError: masks of condensing stage 1 of rank [1] differ from those of rank 0"
@@ -158,20 +208,33 @@ def test_loss_that_is_not_finite_stops_every_rank(results):
         assert result["error"].startswith("TrainingStopped: the loss is not finite at step")
 
 
+def test_nan_on_one_rank_stops_both_and_reaches_no_checkpoint(results):
+    for result in results["nan_on_one_rank"]:
+        assert result["error"].startswith("the loss is not finite at step 7 (epoch 2)")
+        assert result["left"] == ["00000005", "00000006"]
+
+
 def test_average(results):
     for result in results["averages"]:
         assert torch.equal(result["tensors"][0], torch.tensor([1.5, 3.0]))
         assert torch.equal(result["tensors"][1], torch.full((2, 2), 0.5))
 
 
-def test_resume_with_fewer_processes_goes_on_and_says_that_it_is_not_exact(tmp_path, caplog):
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_resume_with_fewer_processes_goes_on_and_says_that_it_is_not_exact(tmp_path, caplog, one_thread):
     data, checkpoints = write_stripes(tmp_path / "data"), tmp_path / "checkpoints"
     next(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=checkpoints))
     content = checkpoint.load_newest(checkpoints)
-    checkpoint.save(checkpoints, content["step"], {**content, "world_size": 2})
     for path in checkpoints.glob("*.pt"):
-        if torch.load(path)["world_size"] == 1:
-            path.unlink()
+        path.unlink()
+    checkpoint.save(checkpoints, content["step"], {**content, "made_with": {**content["made_with"], "processes": 2}})
     history = list(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=checkpoints))
     assert [row.epoch for row in history] == [1, 2, 3, 4]
-    assert "resumed with 1 processes, begun with 2" in caplog.text
+    assert "not be those of an uninterrupted training to the bit: processes was 2, is 1" in caplog.text

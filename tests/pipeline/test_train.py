@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from training_example import AUGMENT, MODEL, TRAIN, write_stripes
 
+from condensenet.recipe import training_code
 from condensenet.storage import load_model
 from tasks import paths, train, train_worker
 from tasks.errors import UserError
@@ -199,6 +201,13 @@ def test_missing_data_is_one_line(params, setting):
     (params.paths.data / paths.MANIFEST).unlink()
     with pytest.raises(UserError, match=r"out/stripes/data/manifest.json is missing: run dvc repro prepare"):
         train.read_manifest(params, setting)
+
+
+def test_dvc_trains_anew_after_a_change_of_any_code_that_decides_weights(checkout):
+    dependencies = yaml.safe_load((checkout / "dvc.yaml").read_text())["stages"]["train"]["do"]["deps"]
+    folders = tuple(f"{name}/" for name in dependencies)
+    counted = [f"condensenet/{name.removeprefix('code.')}" for name in training_code()]
+    assert [name for name in counted if name not in dependencies and not name.startswith(folders)] == []
 
 
 def test_worker_and_stage_start_lean():
