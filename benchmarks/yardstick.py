@@ -72,7 +72,7 @@ class LearnedConv(nn.Module):
         self.register_buffer("_mask", torch.ones_like(self.conv.weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        self._drop_if_due()
+        self.drop_if_due()
         x = self.relu(self.norm(x))
         if self.dropout is not None:
             x = self.dropout(x)
@@ -85,7 +85,7 @@ class LearnedConv(nn.Module):
         weight_KGI = self._by_group(self.conv.weight * self._mask)
         return weight_KGI.pow(2).sum(0).clamp(min=LASSO_FLOOR).sqrt().sum()
 
-    def _drop_if_due(self) -> None:
+    def drop_if_due(self) -> None:
         last = self.factor - 1
         stage = next((i for i in range(last) if self.clock.progress * 2 < (i + 1) / last), last)
         if not self._reached(stage):
@@ -162,6 +162,12 @@ class YardstickNet(nn.Module):
         if progress:
             self.clock.progress = progress
         return self.classifier(self.features(images).flatten(1))
+
+    def reach(self, progress: float) -> None:
+        """Set the progress and do the drop that is due there, as the next forward pass would."""
+        self.clock.progress = progress
+        for layer in self.learned():
+            layer.drop_if_due()
 
     def learned(self) -> list[LearnedConv]:
         return [module for module in self.modules() if isinstance(module, LearnedConv)]

@@ -1,0 +1,119 @@
+"""The plumbing of the throughput script: schedules, rows, turns, and one run of the whole with a tiny network."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import pytest
+import torch
+
+from benchmarks import reporting, sides, train_throughput
+from benchmarks.sides import Block, Step
+from condensenet import ModelConfig, presets
+from condensenet.condensing import condensing_stage
+from condensenet.config import TrainConfig
+
+TINY = ModelConfig(block_depths=(1, 1), growth_rates=(4, 4), num_classes=3)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_shares_are_those_of_the_condensing_schedule(factor):
+    config = ModelConfig(block_depths=(1,), growth_rates=(8,), condensation_factor=factor)
+    counts = [0] * factor
+    moments = 10_080  # divisible by every number of stages here
+    for moment in range(moments):
+        counts[condensing_stage(moment / moments, factor - 1)] += 1
+    assert train_throughput.stage_shares(config) == pytest.approx([count / moments for count in counts])
+
+
+def test_rows_by_hand():
+    """Two blocks a side; the schedule is half a second and a half of stage 2's figures and half of stage 3's."""
+    measured = {
+        2: [[Block(1.0, 0.5), Block(1.0, 0.0)], [Block(3.0, 0.0), Block(3.0, 0.0)]],
+        3: [[Block(0.5, 0.0), Block(0.5, 0.0)], [Block(3.0, 3.0), Block(3.0, 3.0)]],
+    }
+    rows = train_throughput.rows_of(measured, [1 / 6, 1 / 6, 1 / 6, 0.5], batch_size=6)
+    assert [row["phase"] for row in rows] == ["condensing stage 2", "optimization", "schedule"]
+    assert [row["ratio"] for row in rows] == pytest.approx([3, 6, 4])
+    assert [row["ours_images_per_s"] for row in rows] == pytest.approx([6, 12, 8])
+    assert [row["yardstick_images_per_s"] for row in rows] == pytest.approx([2, 2, 2])
+    assert rows[0]["ours_data_pct"] == pytest.approx(25)
+    assert rows[1]["yardstick_data_pct"] == pytest.approx(100)
+
+
+def test_schedule_weighs_each_stage_by_its_share():
+    step_s = {0: 1.0, 1: 2.0, 2: 3.0, 3: 10.0}
+    assert train_throughput.schedule_seconds(step_s, [0.1, 0.2, 0.2, 0.5]) == pytest.approx(6.1)
+    assert train_throughput.schedule_seconds({0: 5.0}, [1.0]) == 5
+
+
+class Counting:
+    def __init__(self, name: str, calls: list[str], seconds: float = 0.0) -> None:
+        self.name, self.calls, self.seconds = name, calls, seconds
+
+    def go_to(self, progress: float) -> None: ...
+
+    def step(self) -> Step:
+        self.calls.append(self.name)
+        time.sleep(self.seconds)
+        return Step(0.0, self.seconds)
+
+
+def test_sides_take_turns_in_turned_order():
+    calls: list[str] = []
+    pair = [Counting("a", calls), Counting("b", calls)]
+    found = sides.in_turn(pair, blocks=2, steps=2, settle=1, device=torch.device("cpu"))
+    assert "".join(calls) == "aaabbbbbbaaa"
+    assert [len(blocks) for blocks in found] == [2, 2]
+
+
+def test_turns_end_before_the_deadline_but_there_is_one():
+    slow = [Counting("a", [], 0.01)]
+    cpu = torch.device("cpu")
+    assert len(sides.in_turn(slow, 100, 1, 0, cpu, until=time.monotonic() - 1)[0]) == 1
+    assert 1 <= len(sides.in_turn(slow, 100, 1, 0, cpu, until=time.monotonic() + 0.05)[0]) <= 4
+
+
+def test_both_sides_drop_the_same_at_each_stage():
+    config = TrainConfig(batch_size=4, epochs=60)
+    with sides.prepared(None, 16, 8, 3) as data:
+        model = sides.new_model(TINY)
+        cpu = torch.device("cpu")
+        theirs = sides.Yardstick(model, data, config, cpu, workers=0)
+        ours = sides.Ours(model, data, config, cpu)
+        for progress, dropped in ((0.1, 0), (0.2, 1), (0.4, 2), (0.9, 3)):
+            for side in (ours, theirs):
+                side.go_to(progress)
+                for _ in range(5):  # across the end of an epoch of four steps
+                    side.step()
+            for layer in theirs.net.learned():
+                assert (layer._mask == 0).float().mean() == dropped / 4
+            assert {layer.condensing_stage for layer in ours.trainer.model.learned_layers()} == {dropped}
+
+
+def test_the_script_prints_and_writes_its_rows(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(presets, "condensenet-50", TINY)
+    path = tmp_path / "rows.json"
+    line = (
+        f"--model condensenet-50 --batch 4 --device cpu --images 16 --image-size 8 --blocks 2 --threads 1 --json {path}"
+    )
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["train_throughput.py", *line.split()])
+    train_throughput.main()
+    torch.set_num_threads(threads)
+    rows = json.loads(path.read_text())
+    stages = [f"condensing stage {stage}" for stage in range(3)]
+    assert [row["phase"] for row in rows] == [*stages, "optimization", "schedule"]
+    for row in rows:
+        assert row["ratio"] == pytest.approx(row["ours_images_per_s"] / row["yardstick_images_per_s"])
+        assert row["model"] == "condensenet-50"
+        assert row["device"] == reporting.device_name(torch.device("cpu")).replace(f"{threads} threads", "1 threads")
+    printed = capsys.readouterr().out
+    assert all(stage in printed for stage in stages)
+
+
+def test_table_aligns_and_shows_what_is_missing():
+    text = reporting.table([{"phase": "a", "x": 1234.5}, {"phase": "bb", "x": None}], ("phase", "x"))
+    assert text.split("\n") == ["phase     x", "a      1234", "bb        -"]
