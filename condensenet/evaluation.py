@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from condensenet import parallel
-from condensenet.data import ImageSplit, ResidentSplit, evaluation_batches
+from condensenet.data import evaluation_batches
+from condensenet.data.resident import Split
 
 
 class Interrupted(Exception):
@@ -19,7 +20,7 @@ class Interrupted(Exception):
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    split: ImageSplit | ResidentSplit,
+    split: Split,
     batch_size: int,
     device: torch.device | str = "cpu",
     *,

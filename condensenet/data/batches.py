@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,16 +17,15 @@ from condensenet.data import randomness
 from condensenet.data.augment import augment_batch, resized_crop_draws
 from condensenet.data.decoding import decode, evaluation_view, training_view
 from condensenet.data.prepared import Batch, ImageSplit, normalise
-from condensenet.data.resident import ResidentSplit
+from condensenet.data.resident import ResidentSplit, Split, StreamedSplit
 from condensenet.machine import usable_cores
 
 CHUNK = 16  # images that one thread decodes at a time
 BATCHES_AHEAD = 2
 SMALL = 64  # raw images up to this many pixels a side are loaded as they are asked for, without threads
-Loader = Callable[[np.ndarray], Tensor]  # indices to images
 
 
-def steps_per_epoch(split: ImageSplit | ResidentSplit, batch_size: int) -> int:
+def steps_per_epoch(split: Split, batch_size: int) -> int:
     """Whole global batches in an epoch; raises ``ValueError`` when there is none."""
     if batch_size > len(split):
         raise ValueError(
@@ -36,7 +35,7 @@ def steps_per_epoch(split: ImageSplit | ResidentSplit, batch_size: int) -> int:
 
 
 def train_batches(
-    split: ImageSplit | ResidentSplit,
+    split: Split,
     *,
     augment: AugmentConfig,
     batch_size: int,
@@ -51,8 +50,8 @@ def train_batches(
 
     ``batch_size`` is the global batch; rank r of w yields the r-th of w equal parts of each. The last, incomplete
     global batch is left out: other images are left out in the next epoch. ``threads`` decode encoded images
-    (default: the cores of this process, shared between ranks). Resident images give the same batches, on their device.
-    Raises ``ValueError`` at the call, not later.
+    (default: the cores of this process, shared between ranks). A resident or streamed split gives the same batches, the
+    images on its device. Raises ``ValueError`` at the call, not later.
     """
     if world_size < 1 or not 0 <= rank < world_size:
         raise ValueError(f"rank={rank} is not allowed: it must be in 0..{world_size - 1}")
@@ -66,11 +65,12 @@ def train_batches(
     parts = order.reshape(steps, world_size, share)[start_step:, rank]
     if isinstance(split, ResidentSplit):
         return split.training_batches(parts.reshape(-1), share, augment, seed, epoch)
-    return _load(split, parts, _TrainingLoader(split, augment, seed, epoch), threads or _threads(world_size))
+    loader = _TrainingLoader(_source(split), augment, seed, epoch)
+    return _load(split, parts, loader, threads or _threads(world_size))
 
 
 def evaluation_batches(
-    split: ImageSplit | ResidentSplit,
+    split: Split,
     batch_size: int,
     rank: int = 0,
     world_size: int = 1,
@@ -86,7 +86,11 @@ def evaluation_batches(
     if isinstance(split, ResidentSplit):
         return split.evaluation_batches(own, batch_size)
     parts = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
-    return _load(split, parts, _EvaluationLoader(split), threads or _threads(world_size))
+    return _load(split, parts, _EvaluationLoader(_source(split)), threads or _threads(world_size))
+
+
+def _source(split: ImageSplit | StreamedSplit) -> ImageSplit:
+    return split.source if isinstance(split, StreamedSplit) else split
 
 
 @dataclass(frozen=True)
@@ -131,20 +135,24 @@ class _TrainingLoader(_EvaluationLoader):
         return np.stack([training_view(self.decode(index), size, own).numpy() for index, own in every])
 
 
-def _load(split: ImageSplit, parts: Iterable[np.ndarray], loader: Loader, threads: int) -> Iterator[Batch]:
-    if split.manifest.encoding == "raw" and split.manifest.image_size <= SMALL:  # cheap: a copy of some pages
-        return ((loader(indices), split.labels[indices]) for indices in parts)
+def _load(
+    split: ImageSplit | StreamedSplit, parts: Iterable[np.ndarray], loader: _EvaluationLoader, threads: int
+) -> Iterator[Batch]:
+    manifest = split.manifest
+    if isinstance(split, ImageSplit) and manifest.encoding == "raw" and manifest.image_size <= SMALL:
+        return ((loader(indices), split.labels[indices]) for indices in parts)  # cheap: a copy of some pages
     return _load_ahead(split, parts, loader, threads)
 
 
-def _load_ahead(split: ImageSplit, parts: Iterable[np.ndarray], loader: Loader, threads: int) -> Iterator[Batch]:
+def _load_ahead(
+    split: ImageSplit | StreamedSplit, parts: Iterable[np.ndarray], loader: _EvaluationLoader, threads: int
+) -> Iterator[Batch]:
     """Decode in threads, a few batches ahead, and yield in order."""
-    size = split.manifest.image_size
     waiting: deque[tuple[np.ndarray, Tensor, list[Future[None]]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
             for indices in parts:
-                images = torch.empty(len(indices), split.manifest.channels, size, size)
+                images = _buffer(split, len(indices))
                 places = [slice(start, start + CHUNK) for start in range(0, len(indices), CHUNK)]
                 jobs = [pool.submit(_fill, images[place], indices[place], loader) for place in places]
                 waiting.append((indices, images, jobs))
@@ -156,14 +164,23 @@ def _load_ahead(split: ImageSplit, parts: Iterable[np.ndarray], loader: Loader, 
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _fill(images: Tensor, indices: np.ndarray, loader: Loader) -> None:
-    images.copy_(loader(indices))
+def _buffer(split: ImageSplit | StreamedSplit, count: int) -> Tensor:
+    if isinstance(split, StreamedSplit):
+        return split.buffer(count)
+    return torch.empty(count, split.manifest.channels, split.manifest.image_size, split.manifest.image_size)
 
 
-def _finished(split: ImageSplit, indices: np.ndarray, images: Tensor, jobs: list[Future[None]]) -> Batch:
+def _fill(images: Tensor, indices: np.ndarray, loader: _EvaluationLoader) -> None:
+    is_pixels = images.dtype == torch.uint8
+    images.copy_(torch.from_numpy(loader.pixels(indices)) if is_pixels else loader(indices))
+
+
+def _finished(
+    split: ImageSplit | StreamedSplit, indices: np.ndarray, images: Tensor, jobs: list[Future[None]]
+) -> Batch:
     for job in jobs:
         job.result()
-    return images, split.labels[indices]
+    return split.send(images) if isinstance(split, StreamedSplit) else images, split.labels[indices]
 
 
 def _threads(world_size: int) -> int:

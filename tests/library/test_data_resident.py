@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from training_example import TRAIN, bits, new_model, without_time, write_stripes
 
 from condensenet import training
@@ -25,7 +27,8 @@ from condensenet.data import (
     write_prepared,
 )
 from condensenet.data import resident as module
-from condensenet.data.resident import cut, place
+from condensenet.data.resident import StreamedSplit, cut, place
+from condensenet.data.writing import histogram
 from condensenet.training import fit
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -70,7 +73,7 @@ def assert_same(resident: Batches, stored: Batches) -> None:
     for (images, labels), (expected, expected_labels) in zip(resident, stored, strict=True):
         assert torch.equal(images.view(torch.int32), expected.view(torch.int32))  # the bits: -0.0 is not 0.0
         assert torch.equal(labels, expected_labels)
-        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert images.is_contiguous(memory_format=torch.channels_last)  # as ``to_device`` would make them
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -135,25 +138,49 @@ def test_every_step_of_the_way_is_possible_without_reading_the_device(data: Prep
     assert list(evaluation_batches(resident, 8))[-1][0].shape[0] == 45 % 8
 
 
+@pytest.mark.parametrize("augment", [*AUGMENTS, AugmentConfig(crop="resized", flip=True)], ids=str)
+def test_streamed_batches_are_those_of_the_disk_to_the_bit(data: PreparedData, augment: AugmentConfig) -> None:
+    stored = data.split("train")
+    streamed = StreamedSplit(stored, "cpu")
+    for rank, world_size, start_step in ((0, 1, 0), (1, 2, 1)):
+        epoch = {**EPOCH, "augment": augment, "rank": rank, "world_size": world_size, "start_step": start_step}
+        assert_same(list(train_batches(streamed, **epoch, threads=2)), list(train_batches(stored, **epoch)))
+    assert_same(list(evaluation_batches(streamed, 19, 1, 2)), list(evaluation_batches(stored, 19, 1, 2)))
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
+def test_encoded_images_can_be_streamed(tmp_path: Path) -> None:
+    stored = encoded_split(tmp_path / "encoded", 21)
+    streamed = StreamedSplit(stored, "cpu")
+    epoch = {**EPOCH, "augment": AugmentConfig(crop="resized", flip=True)}
+    assert_same(list(train_batches(streamed, **epoch)), list(train_batches(stored, **epoch)))
+    assert_same(list(evaluation_batches(streamed, 4)), list(evaluation_batches(stored, 4)))
+
+
 def test_the_rule_by_which_a_split_becomes_resident(data: PreparedData, tmp_path: Path) -> None:
     train, meta = data.split("train"), torch.device("meta")
     size = 45 * data.manifest.channels * data.manifest.image_size**2
     assert isinstance(place(train, meta, budget_bytes=size), ResidentSplit)
     assert isinstance(place(train, meta, augment=AUGMENTS[-1], budget_bytes=size), ResidentSplit)
-    assert place(train, meta, budget_bytes=size - 1) is train
-    assert place(train, meta, augment=AugmentConfig(crop="resized"), budget_bytes=size) is train
-    assert place(train, torch.device("cpu")) is train
-    nothing = data.split("validation")
-    assert place(nothing, meta, budget_bytes=size) is nothing
-    encoded = encoded_split(tmp_path / "encoded")
-    assert place(encoded, meta, budget_bytes=2**40) is encoded
+    assert isinstance(place(train, meta, budget_bytes=size - 1), StreamedSplit)
+    assert isinstance(place(train, meta, augment=AugmentConfig(crop="resized"), budget_bytes=size), StreamedSplit)
+    encoded = encoded_split(tmp_path / "encoded", 1)
+    assert isinstance(place(encoded, meta, budget_bytes=2**40), StreamedSplit)
     with pytest.raises(ValueError, match="encoded images cannot be resident"):
         ResidentSplit(encoded, "cpu")
+    assert place(train, torch.device("cpu"), budget_bytes=2**40) is train
+    nothing = data.split("validation")
+    assert place(nothing, meta, budget_bytes=size) is nothing
 
 
-def encoded_split(root: Path) -> ImageSplit:
+def encoded_split(root: Path, count: int) -> ImageSplit:
+    pictures = np.random.default_rng(0).integers(0, 256, (count, 13, 17, 3), dtype=np.uint8)
     with PreparedWriter(root, name="pictures", classes=["a"], encoding="encoded", image_size=8, channels=3) as writer:
-        writer.splits["train"].add(b"whatever", 0)
+        for picture in pictures:
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, "PNG")
+            writer.splits["train"].add(buffer.getvalue(), 0)
+        writer.histogram_CV += histogram(pictures.transpose(0, 3, 1, 2))
         writer.finish()
     return PreparedData(root).split("train")
 
