@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from condensenet.convert import convert
     from condensenet.cost import Cost, count_cost
     from condensenet.export import export_onnx
-    from condensenet.interop import load_authors_checkpoint
+    from condensenet.interop import load_authors_checkpoint, save_authors_checkpoint
     from condensenet.latency import measure_latency
     from condensenet.models.condensenet import CondenseNet, group_lasso
     from condensenet.models.presets import presets
@@ -31,6 +31,7 @@ __all__ = [
     "load_authors_checkpoint",
     "measure_latency",
     "presets",
+    "save_authors_checkpoint",
 ]
 
 _HOMES = {
@@ -44,6 +45,7 @@ _HOMES = {
     "load_authors_checkpoint": "condensenet.interop",
     "measure_latency": "condensenet.latency",
     "presets": "condensenet.models.presets",
+    "save_authors_checkpoint": "condensenet.interop",
 }
 
 

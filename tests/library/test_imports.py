@@ -24,6 +24,7 @@ PUBLIC = [
     "load_authors_checkpoint",
     "measure_latency",
     "presets",
+    "save_authors_checkpoint",
 ]
 ALLOWED = {"torch", "torchvision", "numpy", "condensenet", *sys.stdlib_module_names}
 ROOMS = ["condensenet", "tasks", "flows"]  # a room imports from itself and from those before it

@@ -195,12 +195,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "broken.pth.tar").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="not a file of plain tensors"):
         load_authors_checkpoint(tmp_path / "broken.pth.tar", SMALL)
-    with pytest.raises(ValueError, match="stem='densenet' is not allowed"):
+    with pytest.raises(ValueError, match="init_conv does not fit: stem='densenet' is a 7x7 convolution"):
         load_authors_checkpoint(_checkpoint(SMALL), dataclasses.replace(SMALL, stem="densenet"))
 
 
 def test_an_index_beyond_the_inputs_is_refused():
     state = authors_state_dict(convert(load_authors_checkpoint(_checkpoint(SMALL, 1), SMALL)))
     state["features.denseblock_1.denselayer_2.conv_1.index"][3] = 24
-    with pytest.raises(ValueError, match=r"denselayer_2.conv_1 does not fit: index reaches beyond its 24 inputs"):
+    with pytest.raises(
+        ValueError, match=r"denselayer_2.conv_1 does not fit: index goes from 0 to 24, beyond its 24 inputs"
+    ):
         load_authors_checkpoint(state, SMALL)

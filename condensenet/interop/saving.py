@@ -1,0 +1,137 @@
+"""From our networks to the authors' checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from condensenet import condensing
+from condensenet.convert import PER_CHANNEL, gather_weight
+from condensenet.files import write_atomically
+from condensenet.interop.layout import State, named_layers
+from condensenet.layers import LearnedGroupConv, LearnedLinear, NormReluConv
+from condensenet.models.condensenet import CondenseNet
+from condensenet.storage import build_model
+
+
+def save_authors_checkpoint(model: CondenseNet, path: str | os.PathLike[str], *, epoch: int = -1) -> None:
+    """Write ``model``, either form, to ``path`` as a checkpoint that the authors' ``main.py`` loads.
+
+    A training form serves ``--evaluate-from``, ``--convert-from`` and, named in ``save_models/latest.txt``,
+    ``--resume``, which goes on with epoch ``epoch + 1``, momentum from zero and their default optimizer settings.
+    A converted form serves ``--model condensenet_converted --evaluate-from`` if G = C and it is no light form; for
+    the others their code has no class, and a network of theirs loads the file after their ``convert_model``. Any
+    PyTorch from 1.1 on reads the file, with ``weights_only=True`` as well. It is whole or not there.
+
+    What their format cannot hold, and must be given or known again:
+
+    - the configuration: their command line repeats it (``--stages``, ``--growth``, ``--group-1x1``, ...). Their
+      ``main.py`` knows 10, 100 and 1000 classes, and pools 8x8 (CIFAR) or 7x7 pixels in the end, so that images of
+      32 or 224 pixels need 3 or 5 blocks; their classes take any number of classes;
+    - the mask of a classifier that is condensed in training form: its dropped weights are written as zeros, which
+      keeps the function (and their conversion, which halves the classifier, drops just these).
+
+    Raises ``ValueError`` for what their networks cannot be: a first convolution of other than 3 channels or of
+    another kind, and a converted form with a whole classifier: ``halve_classifier`` makes it a halved one.
+    """
+    if not isinstance(model, CondenseNet):
+        raise TypeError(f"save_authors_checkpoint takes a CondenseNet, not a {type(model).__name__}")
+    if model.config.in_channels != 3:
+        raise ValueError(f"in_channels={model.config.in_channels} is not allowed: the authors' networks take 3")
+    if model.form == "grouped" and isinstance(model.classifier, nn.Linear):
+        raise ValueError(
+            "the classifier is whole, and the authors' converted form has a halved one alone: "
+            "save the training form, or halve_classifier(model), which changes the logits"
+        )
+    state = {f"module.{name}": _portable(value) for name, value in authors_state_dict(model).items()}
+    content = {
+        "epoch": epoch,
+        "model": _their_class(model),
+        "state_dict": state,
+        "best_prec1": 0.0,
+        "optimizer": _fresh_optimizer(sum(name.endswith((".weight", ".bias")) for name in state)),
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=False)  # the only format that PyTorch 1.1 reads
+    write_atomically(Path(path), buffer.getvalue())
+
+
+def authors_state_dict(model: CondenseNet) -> State:
+    """The state dict of ``model``, either form, under the authors' names, without ``module.`` prefix.
+
+    A training form whose classifier is condensed has no place in their layout for the classifier's mask: its
+    dropped weights are written as zeros. Raises ``ValueError`` if the stem is not of their kind.
+    """
+    state: State = {}
+    for theirs, ours, module in named_layers(model):
+        tensors: dict[str, Any]
+        if isinstance(module, LearnedGroupConv):
+            tensors = {name: value for name, value in module.state_dict().items() if name != "group_mask"}
+            tensors["_mask"] = module.mask.to(module.full_weight.dtype)
+            tensors["_count"] = torch.tensor([float(module.num_dropped)])
+            tensors["_stage"] = torch.tensor([float(min(module.condensing_stage, module.condensation_factor - 1))])
+        elif isinstance(module, LearnedLinear):
+            tensors = {"weight": module.weight_in_use(), "bias": module.linear.bias}
+        elif isinstance(module, NormReluConv) and ours.endswith("conv_1x1"):
+            tensors = _gather_every_input(module, model.config.groups_1x1)
+        else:
+            tensors = module.state_dict()
+        state.update({f"{theirs}.{name}": value.detach().clone() for name, value in tensors.items()})
+    return state
+
+
+def halve_classifier(model: CondenseNet) -> CondenseNet:
+    """A new model whose classifier keeps the half of its inputs with the largest L1 norms, without training.
+
+    The authors' conversion does this; it changes the logits. Either form; raises ``ValueError`` if the classifier
+    is condensed already.
+    """
+    classifier = model.classifier
+    linear = classifier.linear if isinstance(classifier, LearnedLinear) else classifier
+    if not isinstance(linear, nn.Linear) or (isinstance(classifier, LearnedLinear) and classifier.is_condensed):
+        raise ValueError("the classifier is condensed already")
+    config = dataclasses.replace(model.config, condense_classifier=True)
+    state = {name: value.clone() for name, value in model.state_dict().items() if not name.startswith("classifier.")}
+    every_input = torch.ones(1, linear.in_features, dtype=torch.bool, device=linear.weight.device)
+    mask = condensing.drop_mask(every_input, linear.weight, linear.in_features // 2)
+    weight, bias = linear.weight.detach().clone(), linear.bias.detach().clone()
+    if model.form == "training":
+        state["classifier.group_mask"] = mask
+    else:
+        state["classifier.index"] = mask[0].nonzero()[:, 0]
+        weight = weight[:, mask[0]]
+    state.update({"classifier.linear.weight": weight, "classifier.linear.bias": bias})
+    return build_model(config, model.form, state).train(model.training)
+
+
+def _gather_every_input(module: NormReluConv, groups: int) -> State:
+    """The authors' converted layer for C = 1: every group gathers all inputs, filters stand group by group."""
+    every_GI = torch.arange(module.conv.in_channels, device=module.conv.weight.device).repeat(groups, 1)
+    norm = {f"norm.{name}": value for name, value in module.norm.state_dict().items()}
+    for name in PER_CHANNEL:
+        norm[f"norm.{name}"] = norm[f"norm.{name}"][every_GI.flatten()]
+    weight = gather_weight(module.conv.weight.detach(), every_GI)
+    return {**norm, "conv.weight": weight, "index": every_GI.flatten()}
+
+
+def _their_class(model: CondenseNet) -> str:
+    if model.config.reduction is not None:
+        return "densenet_LGC"
+    return "condensenet" if model.form == "training" else "condensenet_converted"
+
+
+def _portable(value: Tensor) -> Tensor:
+    """On the CPU, of a type that every PyTorch knows."""
+    return value.to("cpu", torch.float32 if value.is_floating_point() else value.dtype).contiguous()
+
+
+def _fresh_optimizer(num_parameters: int) -> dict[str, Any]:
+    """The state of their optimizer before its first step, with the defaults of their command line."""
+    settings = {"lr": 0.1, "momentum": 0.9, "dampening": 0, "weight_decay": 1e-4, "nesterov": True}
+    return {"state": {}, "param_groups": [{**settings, "params": list(range(num_parameters))}]}
