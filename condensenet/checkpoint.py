@@ -11,6 +11,8 @@ import io
 import logging
 import pickle
 import re
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +35,29 @@ def save(folder: Path, step: int, content: dict[str, Any]) -> Path:
     path = folder / f"checkpoint-{step:08d}-{_checksum(data)}.pt"
     write_atomically(path, data)
     for old in _newest_first(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
+        _remove(old)
     for partial in folder.glob(".checkpoint-*.tmp"):  # of a process that was killed: only one writes in a folder
-        partial.unlink(missing_ok=True)
+        _remove(partial)
     return path
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint that is whole, or None. Each damaged one is named in a warning and passed over."""
-    for path in _newest_first(folder):
+    found = _newest_first(folder)
+    for path in found:
         try:
             return _load(path)
         except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            log.warning("checkpoint %s is damaged (%s): taking the one before", path.name, _one_line(error))
-            path.replace(path.with_suffix(".damaged"))  # no longer one of those that are kept
+            instead = "there is no other, so training begins again" if path == found[-1] else "taking the one before"
+            log.warning("checkpoint %s is damaged (%s): %s", path.name, _one_line(error), instead)
+            with suppress(OSError):
+                path.replace(path.with_suffix(f".{uuid.uuid4().hex[:8]}.damaged"))  # not one of those that are kept
     return None
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # what is in the way of nobody is no reason to stop
+        path.unlink()
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 
-GRACE_S = {signal.SIGINT: 8.0, signal.SIGTERM: 4.0, signal.SIGKILL: 2.0}  # in this order
+# In this order. A training saves before it ends; in all it is less than the 30 s that who stops us may have.
+GRACE_S = {signal.SIGINT: 20.0, signal.SIGTERM: 4.0, signal.SIGKILL: 2.0}
 
 
 def main() -> int:

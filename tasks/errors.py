@@ -7,19 +7,24 @@ import signal
 import sys
 from collections.abc import Callable
 
+from condensenet.files import is_refusal
+
 
 class UserError(Exception):
     """Its message is one line: what is wrong, with which value, and what is allowed."""
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a stage's ``main``; a ``UserError`` becomes one line on stderr and exit status 1, Ctrl-C one and 130."""
+    """Run a stage's ``main``; Ctrl-C becomes one line on stderr and exit status 130.
+
+    A ``UserError``, or a disk that is full or closed to us, becomes one line and exit status 1.
+    """
     try:
         main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    except UserError as error:
-        if os.environ.get("CONDENSENET_TRACEBACK"):
+    except (UserError, OSError) as error:
+        if os.environ.get("CONDENSENET_TRACEBACK") or not (isinstance(error, UserError) or is_refusal(error)):
             raise
         sys.exit(f"error: {error}")

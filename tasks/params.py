@@ -166,7 +166,7 @@ def parse(raw: object) -> Params:
         require(name in sections, f"{name} is missing: the file needs {', '.join(SECTIONS)}")
     study = sections["study"]
     require(_is_name(study), f"study={study!r} is not allowed: letters, digits, - and _")
-    return Params(
+    params = Params(
         study=study,
         data=_build(DataParams, sections["data"], "data"),
         ray=_build(RayParams, sections["ray"], "ray"),
@@ -175,6 +175,18 @@ def parse(raw: object) -> Params:
         benchmark=_build(BenchmarkParams, sections["benchmark"], "benchmark"),
         settings=_settings(sections),
     )
+    _check_shares(params)
+    return params
+
+
+def _check_shares(params: Params) -> None:
+    workers = params.ray.num_workers
+    for name, setting in params.settings.items():
+        require(
+            setting.train.batch_size % workers == 0,
+            f"settings.{name}: train.batch_size={setting.train.batch_size} is not allowed: "
+            f"it must be divisible by ray.num_workers={workers}",
+        )
 
 
 def _settings(sections: dict[str, Any]) -> dict[str, Setting]:

@@ -57,19 +57,30 @@ def cluster(params: RayParams) -> Iterator[None]:
     """Connect to the cluster of RAY_ADDRESS or start one; raises ``UserError`` if it lacks what ``params`` ask for."""
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    if is_external():
-        _check_reachable(os.environ["RAY_ADDRESS"])
-        _connect(quiet)
-    else:
-        _start(params, quiet)
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own aborts this process
+    with _own_sigterm():
+        if is_external():
+            _check_reachable(os.environ["RAY_ADDRESS"])
+            _connect(quiet)
+        else:
+            _start(params, quiet)
     try:
         _check_resources(params)
         yield
     finally:
         ray.shutdown()
         _remove_folder()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's handler: those that Ray puts in its place end it in the midst, or abort it."""
+    put, ray._private.utils.set_sigterm_handler = ray._private.utils.set_sigterm_handler, lambda _handler: None
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler = put
+        signal.signal(signal.SIGTERM, on_sigterm)  # that of Ray's core is not Python's
 
 
 def _start(params: RayParams, options: dict[str, Any]) -> None:
@@ -156,7 +167,7 @@ def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: P
 
     Returns None, or in one line why the training failed.
     """
-    trainer_class = DataParallelTrainer if is_external() else _LocalTrainer
+    trainer_class = _Trainer if is_external() else _LocalTrainer
     trainer = trainer_class(
         worker,
         train_loop_config={"job": job},
@@ -217,14 +228,16 @@ class _FixedSize(FixedScalingPolicy):
         pass
 
 
-class _LocalTrainer(DataParallelTrainer):
+class _Trainer(DataParallelTrainer):
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave Ctrl-C to the stage: when its process ends, so do the workers."""
+
+
+class _LocalTrainer(_Trainer):
     """Without the actors that serve Ray Data sets and that clean up after us in a shared cluster."""
 
     def _create_default_callbacks(self) -> list[Any]:
         return [each for each in super()._create_default_callbacks() if type(each).__name__ not in LEFT_OUT]
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """Leave Ctrl-C to Python: the cluster ends with this process."""
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         return super()._initialize_and_run_controller(

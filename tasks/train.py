@@ -1,8 +1,8 @@
 """Train: one setting on Ray Train's workers, with checkpoints that an interrupted run goes on from.
 
 A training in progress has a folder of its own, ``state/train/<study>/<setting>/<fingerprint>/``, named for all that
-decides its weights. The same parameters find it again and resume; others begin their own. It is removed when the
-outputs are written, so ``dvc repro -f`` trains anew.
+decides its weights: parameters, data and code. The same ones find it again and resume. Others never do: they begin
+their own and tell what differs. It is removed when the outputs are written, so ``dvc repro -f`` trains anew.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from condensenet.data.manifest import Manifest, from_json
-from condensenet.recipe import recipe
+from condensenet.recipe import differences, recipe
 from tasks import inputs, machine, paths, tracking, train_worker
 from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.files import owned, write
 from tasks.params import Params, Setting
 from tasks.train_follow import Follower
+from tasks.train_stopping import Stopper
 
 RECIPE = "recipe.json"
 DONE = ".done"  # suffix of a folder that is being removed
@@ -32,10 +32,9 @@ DONE = ".done"  # suffix of a folder that is being removed
 def main() -> None:
     params, setting = inputs.stage_arguments()
     manifest = read_manifest(params, setting)
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    stopper = Stopper()
     with machine.shared():
-        train(params, setting, manifest)
+        train(params, setting, manifest, stopper)
 
 
 def read_manifest(params: Params, setting: Setting) -> Manifest:
@@ -46,15 +45,13 @@ def read_manifest(params: Params, setting: Setting) -> Manifest:
         manifest.check_model(setting.model)
     except ValueError as error:
         raise UserError(f"settings.{setting.name}: {error}") from None
-    batch, workers = setting.train.batch_size, params.ray.num_workers
-    if batch % workers:
-        raise UserError(f"train.batch_size={batch} is not allowed: it must be divisible by ray.num_workers={workers}")
-    if batch > manifest.splits["train"]:
-        raise UserError(f"train.batch_size={batch} is not allowed: there are {manifest.splits['train']} images")
+    batch, images = setting.train.batch_size, manifest.splits["train"]
+    if batch > images:
+        raise UserError(f"train.batch_size={batch} is not allowed: there are {images} images to train on")
     return manifest
 
 
-def train(params: Params, setting: Setting, manifest: Manifest) -> None:
+def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper | None = None) -> None:
     """Train ``setting`` or go on with it, and write its outputs; raises ``UserError``."""
     whole = recipe(setting.model, setting.train, params.data.augment, manifest.fingerprint)
     folder = _folder(params, setting.name, whole)
@@ -63,7 +60,8 @@ def train(params: Params, setting: Setting, manifest: Manifest) -> None:
         write(folder / RECIPE, json.dumps(whole, indent=1) + "\n")
         (folder / train_worker.ERROR).unlink(missing_ok=True)
         follower = Follower(folder, params, setting)
-        _on_ray(folder, params, setting, follower)
+        with stopper.training(folder) if stopper else nullcontext():
+            _on_ray(folder, params, setting, follower, stopper)
         metrics = summary(follower.rows, params, setting, manifest)
         out = params.paths.setting("train", setting.name)
         _write_outputs(folder, out, metrics)
@@ -104,7 +102,7 @@ def _folder(params: Params, setting: str, whole_recipe: dict[str, Any]) -> Path:
     return root.resolve() / "train" / params.study / setting / digest[:12]
 
 
-def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower) -> None:
+def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower, stopper: Stopper | None) -> None:
     """Train on Ray's workers; ``follower`` meanwhile shows and records what they write."""
     from tasks import ray_cluster  # before the follower's thread imports anything itself
 
@@ -120,9 +118,11 @@ def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower) 
     try:
         with follower, ray_cluster.cluster(params.ray):
             failure = ray_cluster.train(train_worker.run, job, params.ray, folder)
+            paused, error = folder / train_worker.PAUSED, folder / train_worker.ERROR
+            if stopper and stopper.told and (paused.exists() or failure) and not error.exists():
+                stopper.end()
     except UserError as refusal:  # by the cluster, which is not there or too small
         _fail(follower, str(refusal))
-    error = folder / train_worker.ERROR
     if error.exists():
         _fail(follower, error.read_text())
     if failure is not None:
@@ -131,21 +131,21 @@ def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower) 
 
 def _fail(follower: Follower, report: str) -> NoReturn:
     if follower.run:
-        tracking.record(follower.run, "train", failed=True)
+        with suppress(OSError):  # the disk may be full: that is what ends this training, then
+            tracking.record(follower.run, "train", failed=True)
     if os.environ.get("CONDENSENET_TRACEBACK"):
         say(report)
-    raise UserError(report.splitlines()[0])
+    raise UserError(report.partition("\n")[0] or f"training {follower.setting.name} failed")
 
 
 def _tell_of_others(folder: Path, whole_recipe: dict[str, Any]) -> None:
-    """Name the trainings of this setting that were interrupted under other parameters."""
+    """Name the trainings of this setting that were interrupted under other parameters, data or code."""
     for path in sorted(folder.parent.glob(f"*/{RECIPE}")):
         if path.parent == folder or path.parent.suffix == DONE:
             continue
-        other = json.loads(path.read_text())
-        names = sorted(name for name in whole_recipe.keys() | other.keys() if whole_recipe.get(name) != other.get(name))
-        differences = "; ".join(f"{name} was {other.get(name)}, is {whole_recipe.get(name)}" for name in names)
-        say(f"an interrupted training with other parameters is left in {path.parent} ({differences})")
+        with suppress(OSError, ValueError):  # another process may just have ended it
+            different = differences(whole_recipe, json.loads(path.read_text()))
+            say(f"the interrupted training in {path.parent} is not resumed: {different}; it goes on if that is undone")
 
 
 def _write_outputs(folder: Path, out: Path, metrics: dict[str, Any]) -> None:
@@ -161,17 +161,6 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(done, ignore_errors=True)
     folder.rename(done)
     shutil.rmtree(done, ignore_errors=True)
-
-
-def _stop(number: int, _frame: object) -> NoReturn:
-    """End at once, also in the midst of a call into Ray, which would not let an exception through.
-
-    Nothing is lost but the steps since the last checkpoint: files are whole or not there.
-    """
-    say("stopped: the training goes on from its last checkpoint when it is run again")
-    if "tasks.ray_cluster" in sys.modules:
-        sys.modules["tasks.ray_cluster"].abandon()
-    os._exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,8 @@ class Follower:
                 if row["epoch"] > recorded:
                     self._show_and_record(row)
         except OSError as error:
-            self._error = UserError(f"training {self.setting.name} cannot be recorded: {error}")
+            self._error = UserError(f"training {self.setting.name} cannot be recorded: {error}; run it again to do so")
+            say(f"training {self.setting.name} goes on, but cannot be recorded: {error}")
         except BaseException as error:
             self._error = error
 

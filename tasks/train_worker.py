@@ -1,14 +1,14 @@
 """What runs in each Ray worker. No Ray Data, MLflow, Prefect or torchvision: a worker should start fast.
 
 Workers and the stage share a folder, the training's own: checkpoints, ``history.csv`` after every epoch, messages
-for the user, and in the end ``model.pt`` or ``error.txt``. Rank 0 alone writes there.
+for the user, and in the end ``model.pt``, ``paused.txt`` or ``error.txt``. Rank 0 alone writes there, but for
+``stop``, the stage's.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import errno
 import fcntl
 import io
 import logging
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
+from condensenet.files import is_refusal
 from tasks import paths
 from tasks.files import write
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoints"
 MESSAGES = "messages.txt"
 ERROR = "error.txt"  # first line: what the user is told
+STOP = "stop"  # the stage asks rank 0 to save and end
+PAUSED = "paused.txt"  # it did so: after which step
 LOCK = "lock"  # held by the rank 0 that is at work
 LOCK_WAIT_S = 120.0  # for a rank 0 whose stage was killed to end
 
@@ -63,9 +66,13 @@ def run(config: dict[str, Any]) -> None:
         with _alone(job.folder) if rank == 0 else nullcontext():
             _train(job, rank)
     except Exception as error:
+        if _is_pause(error):
+            if rank == 0:
+                write(job.folder / PAUSED, str(error))
+            return
         if _is_final(error):
             with suppress(OSError):  # the disk may be full; then Ray brings the message
-                write(job.folder / ERROR, f"{' '.join(str(error).split())}\n{traceback.format_exc()}")
+                write(job.folder / ERROR, f"{_one_line(error)}\n{traceback.format_exc()}")
         raise
     dist.destroy_process_group()
 
@@ -85,8 +92,15 @@ def _train(job: Job, rank: int) -> None:
     model = CondenseNet(job.model)
     device = "cuda" if job.use_gpu else "cpu"
     history: list[EpochResult] = []
+    checkpoints, stop = job.folder / CHECKPOINTS, str(job.folder / STOP)
     for epoch in fit(
-        model, PreparedData(job.data), job.augment, job.train, checkpoints=job.folder / CHECKPOINTS, device=device
+        model,
+        PreparedData(job.data),
+        job.augment,
+        job.train,
+        checkpoints=checkpoints,
+        device=device,
+        stop=(lambda: os.path.exists(stop)) if rank == 0 else None,
     ):
         history.append(epoch)
         if rank == 0:
@@ -110,13 +124,24 @@ def _shown(value: float) -> float | str:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
+def _is_pause(error: Exception) -> bool:
+    from condensenet.training import TrainingPaused
+
+    return isinstance(error, TrainingPaused)
+
+
 def _is_final(error: Exception) -> bool:
     """Whether a restart would come to the same end: bad parameters or data, a diverged loss, a full disk."""
     from condensenet.training import TrainingStopped
 
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
-    return isinstance(error, TrainingStopped | ValueError)
+    return isinstance(error, TrainingStopped | ValueError) or is_refusal(error)
+
+
+def _one_line(error: Exception) -> str:
+    """What the user is told; never empty."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _start_process_group(job: Job) -> int:

@@ -59,7 +59,27 @@ def flip_a_bit(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit])
+def fill_with_zeros(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def append(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def put_a_folder_there(path):
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+
+
+def link_to_nowhere(path):
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, empty, flip_a_bit, fill_with_zeros, append, put_a_folder_there, link_to_nowhere]
+)
 def test_damaged_newest_falls_back_to_the_one_before_and_says_so(damage, tmp_path, caplog):
     checkpoint.save(tmp_path, 10, content(10))
     checkpoint.save(tmp_path, 20, content(20))
@@ -73,9 +93,24 @@ def test_damaged_newest_falls_back_to_the_one_before_and_says_so(damage, tmp_pat
     assert checkpoint.load_newest(tmp_path)["step"] == 20
 
 
-def test_all_damaged_is_none(tmp_path, caplog):
-    flip_a_bit(checkpoint.save(tmp_path, 10, content(10)))
-    assert checkpoint.load_newest(tmp_path) is None
+@pytest.mark.parametrize("damage", [truncate, put_a_folder_there])
+def test_all_damaged_is_none_and_said(damage, tmp_path, caplog):
+    for _ in range(2):  # a second time the names of what was put aside are taken
+        for step in (10, 20):
+            damage(checkpoint.save(tmp_path, step, content(step)))
+        assert checkpoint.load_newest(tmp_path) is None
+    assert caplog.text.count("taking the one before") == 2
+    assert caplog.text.count("there is no other, so training begins again") == 2
+    for step in (5, 6, 7):
+        checkpoint.save(tmp_path, step, content(step))
+    assert names(tmp_path) == ["00000006", "00000007"]
+
+
+def test_a_folder_named_as_an_old_checkpoint_is_in_nobodys_way(tmp_path):
+    put_a_folder_there(checkpoint.save(tmp_path, 10, content(10)))
+    for step in (20, 30, 40):
+        checkpoint.save(tmp_path, step, content(step))
+    assert checkpoint.load_newest(tmp_path)["step"] == 40
 
 
 class Code:

@@ -64,6 +64,8 @@ BAD = [
     (("settings", "../x"), {}, "settings: name '../x' is not allowed"),
     (("settings",), {}, "settings={} is not allowed"),
     (("settings",), None, "settings must be a mapping"),
+    (("train", "batch_size"), 63, "settings.g1-c1: train.batch_size=63 is not allowed: it must be divisible by ray"),
+    (("settings", "g4-c4", "train"), {"batch_size": 3}, "settings.g4-c4: train.batch_size=3 is not allowed"),
     (("ray", "num_workers"), 0, "ray: num_workers=0 is not allowed"),
     (("benchmark", "runs"), 3, "benchmark: runs=3 is not allowed"),
     (("study",), "a/b", "study='a/b' is not allowed"),

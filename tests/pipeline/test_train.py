@@ -156,8 +156,56 @@ def test_interrupted_training_with_other_parameters_is_named_and_left_alone(para
     run(params, other)
     said = capsys.readouterr().out
     (folder,) = in_progress()
-    assert f"an interrupted training with other parameters is left in {folder.resolve()}" in said
-    assert "(train.learning_rate was 0.1, is 0.05)" in said
+    assert (
+        f"the interrupted training in {folder.resolve()} is not resumed: train.learning_rate was 0.1, is 0.05;" in said
+    )
+    assert "resumed after" not in said
+
+
+def test_interrupted_training_of_other_code_is_named_and_left_alone(params, setting, ray, capsys, monkeypatch):
+    ray.fails = "a worker was lost"
+    with pytest.raises(UserError):
+        run(params, setting)
+    ray.fails = None
+    changed = {**training_code(), "code.optimizer.py": "0123456789ab"}
+    monkeypatch.setattr("condensenet.recipe.training_code", lambda: changed)
+    run(params, setting)
+    said = capsys.readouterr().out
+    (folder,) = in_progress()
+    assert f"the interrupted training in {folder.resolve()} is not resumed: code.optimizer.py was '" in said
+    assert "', is '0123456789ab'; it goes on if that is undone" in said
+    assert "resumed after" not in said
+
+
+def test_what_another_process_takes_away_meanwhile_is_not_told_of(params, setting, ray, capsys):
+    (Path("state/train/stripes/g2-c4/0123456789ab") / train.RECIPE).mkdir(parents=True)  # cannot be read
+    broken = Path("state/train/stripes/g2-c4/ab0123456789") / train.RECIPE
+    broken.parent.mkdir()
+    broken.write_text("{")
+    run(params, setting)
+    assert "not resumed" not in capsys.readouterr().out
+
+
+def test_training_that_cannot_be_recorded_is_not_lost(params, setting, ray, capsys):
+    Path("state").mkdir()
+    Path("state/outbox").write_text("in the way")
+    with pytest.raises(UserError, match=r"^training g2-c4 cannot be recorded: .*outbox.*; run it again to do so$"):
+        run(params, setting)
+    assert "training g2-c4 goes on, but cannot be recorded" in capsys.readouterr().out
+    Path("state/outbox").unlink()
+    assert (run(params, setting) / paths.RUN).exists()
+    said = capsys.readouterr().out
+    assert "resumed after step 20" in said
+    assert "g2-c4: epoch 4 of 4" in said
+
+
+def test_an_error_without_words_is_one_line(params, setting, ray, monkeypatch):
+    def silent(_job, _rank):
+        raise ValueError
+
+    monkeypatch.setattr(train_worker, "_train", silent)
+    with pytest.raises(UserError, match=r"^ValueError$"):
+        run(params, setting)
 
 
 def test_number_of_workers_and_checkpoints_do_not_begin_another_training(params, setting, ray):
@@ -186,14 +234,12 @@ def test_diverged_loss_is_one_line_and_not_tried_again(params, setting, ray):
     [
         ({"model": replace(MODEL, num_classes=4)}, "settings.g2-c4: num_classes=4 is not allowed"),
         ({"model": replace(MODEL, in_channels=3)}, "settings.g2-c4: in_channels=3 is not allowed"),
-        ({"train": replace(TRAIN, batch_size=9)}, "train.batch_size=9 is not allowed: it must be divisible by"),
-        ({"train": replace(TRAIN, batch_size=44)}, "train.batch_size=44 is not allowed: there are 43 images"),
+        ({"train": replace(TRAIN, batch_size=44)}, "train.batch_size=44 is not allowed: there are 43 images to"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_work_starts(params, setting, change, message):
-    two_workers = replace(params, ray=RayParams(num_workers=2))
     with pytest.raises(UserError) as error:
-        train.read_manifest(two_workers, replace(setting, **change))
+        train.read_manifest(params, replace(setting, **change))
     assert str(error.value).startswith(message)
 
 

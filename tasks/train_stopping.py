@@ -1,0 +1,80 @@
+"""SIGTERM and Ctrl-C: the workers save where they are and end, and then the stage, with status 143 or 130.
+
+The stage leaves a file in the training's folder, rank 0 looks for it after every step, all ranks stop after the same
+one. Workers that are not there, or do not answer in time, are ended as they are: nothing is lost then but the steps
+since the last checkpoint, for files are whole or not there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from tasks import train_worker
+from tasks.console import say
+from tasks.files import write
+
+GRACE_S = 15.0  # a flow that is stopped gives its stages 20 s, a Kubernetes pod has 30
+ATTENTION = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopper:
+    """What this process does when it is told to stop; to be made in the main thread, before work begins."""
+
+    def __init__(self) -> None:
+        self.told: int | None = None  # the signal
+        self._folder: Path | None = None
+        for number in ATTENTION:
+            signal.signal(number, self._hear)
+
+    @contextmanager
+    def training(self, folder: Path) -> Iterator[None]:
+        """While workers train in ``folder`` they are asked to save first; at other times the stage ends at once."""
+        for name in (train_worker.STOP, train_worker.PAUSED):
+            (folder / name).unlink(missing_ok=True)
+        self._folder = folder
+        yield
+        self._folder = None
+
+    def end(self) -> NoReturn:
+        """End with all that Ray started, also in the midst of a call into Ray, which would let no exception through."""
+        say(self._last_words())
+        if "tasks.ray_cluster" in sys.modules:
+            sys.modules["tasks.ray_cluster"].abandon()
+        os._exit(128 + (self.told or signal.SIGTERM))
+
+    def _hear(self, number: int, _frame: object) -> None:
+        again, self.told = self.told is not None, number
+        if again or self._folder is None or not _at_work(self._folder):
+            self.end()
+        say("stopping: waiting for the workers to save")
+        try:
+            write(self._folder / train_worker.STOP, "")
+        except OSError:  # a full disk
+            self.end()
+        patience = threading.Timer(GRACE_S, self.end)
+        patience.daemon = True
+        patience.start()
+
+    def _last_words(self) -> str:
+        paused = self._folder / train_worker.PAUSED if self._folder else None
+        if paused is not None and paused.exists():
+            return f"{paused.read_text()}: the training goes on from there when it is run again"
+        return "stopped: the training goes on from its last checkpoint when it is run again"
+
+
+def _at_work(folder: Path) -> bool:
+    """Whether a rank 0 holds the lock of the training."""
+    with suppress(OSError), (folder / train_worker.LOCK).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
