@@ -23,6 +23,7 @@ from condensenet.machine import usable_cores
 CHUNK = 16  # images that one thread decodes at a time
 BATCHES_AHEAD = 2
 SMALL = 64  # raw images up to this many pixels a side are loaded as they are asked for, without threads
+TOGETHER_BYTES = 2**18  # of float32 images: what stays in a core's cache until it is used
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -140,8 +141,18 @@ def _load(
 ) -> Iterator[Batch]:
     manifest = split.manifest
     if isinstance(split, ImageSplit) and manifest.encoding == "raw" and manifest.image_size <= SMALL:
-        return ((loader(indices), split.labels[indices]) for indices in parts)  # cheap: a copy of some pages
+        return _load_at_once(split, list(parts), loader)
     return _load_ahead(split, parts, loader, threads)
+
+
+def _load_at_once(split: ImageSplit, parts: list[np.ndarray], loader: _EvaluationLoader) -> Iterator[Batch]:
+    """As they are asked for, several batches of tiny images in one go: their arithmetic takes less than its calls."""
+    image_bytes = 4 * split.manifest.channels * split.manifest.image_size**2
+    together = max(1, TOGETHER_BYTES // (image_bytes * max(map(len, parts), default=1)))
+    for start in range(0, len(parts), together):
+        group = parts[start : start + together]
+        sizes, indices = [len(part) for part in group], np.concatenate(group)
+        yield from zip(loader(indices).split(sizes), split.labels[indices].split(sizes), strict=True)
 
 
 def _load_ahead(

@@ -14,6 +14,7 @@ from condensenet.config import AugmentConfig
 from condensenet.data import (
     ImageSplit,
     PreparedData,
+    batches,
     evaluation_batches,
     steps_per_epoch,
     train_batches,
@@ -96,6 +97,21 @@ def test_an_image_is_augmented_alike_in_every_batch_size(train: ImageSplit) -> N
     other_epoch = by_label(list(train_batches(train, **{**EPOCH, "epoch": 9})))
     shared = eight.keys() & other_epoch.keys()
     assert any(not torch.equal(eight[label], other_epoch[label]) for label in shared)
+
+
+@pytest.mark.parametrize("together", [1, 3 * 8 * 6 * 6 * 4 * 2])
+def test_batches_made_together_are_those_made_one_by_one(
+    data: PreparedData, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    """By default all five of these tiny batches come from one piece; here each from its own, and two from each."""
+    train, test = data.split("train"), data.split("test")
+    default = [*train_batches(train, **EPOCH, start_step=1), *evaluation_batches(test, 8)]
+    monkeypatch.setattr(batches, "TOGETHER_BYTES", together)
+    other = [*train_batches(train, **EPOCH, start_step=1), *evaluation_batches(test, 8)]
+    assert [len(labels) for _, labels in other] == [8, 8, 8, 8, 8, 3]
+    for (images, labels), (expected, expected_labels) in zip(other, default, strict=True):
+        assert torch.equal(images, expected)
+        assert torch.equal(labels, expected_labels)
 
 
 @pytest.mark.parametrize(
