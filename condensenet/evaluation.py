@@ -12,6 +12,8 @@ from condensenet import parallel
 from condensenet.data import evaluation_batches
 from condensenet.data.resident import Split
 
+EVALUATION_PIXELS = 2**20  # of a GPU's batch
+
 
 class Interrupted(Exception):
     """A ``stop`` that was asked said so, in this process or in another of the same training."""
@@ -50,6 +52,15 @@ def evaluate(
     if stopping:
         raise Interrupted
     return loss_sum / images_seen, 100 * error_sum / images_seen
+
+
+def evaluation_batch_size(training: int, image_size: int, device: torch.device) -> int:
+    """Images in an evaluation's batch: on a CPU as in training's, so that histories stay the same to the bit.
+
+    A GPU waits for its work to be launched when a batch is small, as 64 images of 32x32 are: it gets 1,024 of them, or
+    as many pixels. Without gradients there is memory enough.
+    """
+    return training if device.type == "cpu" else max(training, EVALUATION_PIXELS // image_size**2)
 
 
 def to_device(device: torch.device | str, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

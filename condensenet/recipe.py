@@ -20,7 +20,11 @@ WITHOUT_WEIGHT = {  # sources that a training does not run, or that only start i
     "data/writing.py",  # the data's fingerprint stands for what it made
     "export.py",
     "files.py",
-    "interop.py",
+    "interop/__init__.py",
+    "interop/inference.py",
+    "interop/layout.py",
+    "interop/loading.py",
+    "interop/saving.py",
     "latency.py",
     "machine.py",
     "models/__init__.py",

@@ -26,7 +26,7 @@ from condensenet.condensing import condensing_stage
 from condensenet.config import AugmentConfig, TrainConfig
 from condensenet.data import PreparedData, steps_per_epoch, train_batches
 from condensenet.data.resident import place
-from condensenet.evaluation import Interrupted, autocast, evaluate, to_device
+from condensenet.evaluation import Interrupted, autocast, evaluate, evaluation_batch_size, to_device
 from condensenet.models.condensenet import CondenseNet, group_lasso
 from condensenet.optimizer import NesterovSGD
 from condensenet.recipe import recipe
@@ -204,8 +204,9 @@ class Trainer:
     def finish_epoch(self, started: float) -> None:
         """Evaluate, add the epoch's row to the history and save; the step count stands at the next epoch's start."""
         model, config = self.model, self.config
+        batch_size = evaluation_batch_size(config.batch_size, self.evaluation_split.manifest.image_size, self.device)
         validation_loss, validation_error_pct = evaluate(
-            model, self.evaluation_split, config.batch_size, self.device, precision=config.precision, stop=self.stop
+            model, self.evaluation_split, batch_size, self.device, precision=config.precision, stop=self.stop
         )
         train_loss, train_error = (self.sums / self.steps_per_epoch).tolist()
         self.history.append(

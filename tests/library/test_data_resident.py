@@ -29,6 +29,7 @@ from condensenet.data import (
 from condensenet.data import resident as module
 from condensenet.data.resident import StreamedSplit, cut, place
 from condensenet.data.writing import histogram
+from condensenet.evaluation import evaluation_batch_size
 from condensenet.training import fit
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -207,3 +208,11 @@ def test_a_training_goes_on_from_disk_where_it_began_resident(tmp_path: Path, mo
         history
     )
     assert bits(mixed) == bits(stored)
+
+
+def test_a_gpu_evaluates_more_images_at_a_time_and_a_cpu_as_many_as_before() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert evaluation_batch_size(64, 32, cpu) == 64
+    assert evaluation_batch_size(64, 32, gpu) == 1024
+    assert evaluation_batch_size(256, 224, gpu) == 256
+    assert evaluation_batch_size(4096, 32, gpu) == 4096
