@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import comb, floor, gcd, lcm, log10
+from statistics import mode
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +19,6 @@ from condensenet.interop.layout import Layers, dense_layer, form_of, layers_by_b
 
 BY_CHANCE = 1e-6  # rarer coincidences of masks are none
 STEMS = {(3, 10): "cifar", (3, 100): "cifar", (5, 1000): "imagenet"}  # by blocks and classes, in their main.py
-KEEP_OR_DROP = "before the first drop it changes no logits, but what is dropped next"
 
 
 def infer_config(layers: Layers, given: Mapping[str, Any]) -> ModelConfig:
@@ -26,32 +26,17 @@ def infer_config(layers: Layers, given: Mapping[str, Any]) -> ModelConfig:
 
     Raises ``ValueError`` naming the first layer that makes no sense, or all fields that must be given.
     """
-    depths = _block_depths(layers)
-    rates = tuple(_size(layers, dense_layer(block, 1, 2), "conv.weight", 0) for block in range(1, len(depths) + 1))
-    first = dense_layer(1, 1, 1)
-    width, inputs = (_size(layers, first, "conv.weight", axis) for axis in (0, 1))
-    head = "linear.weight" if "linear.weight" in layers.get("classifier", {}) else "weight"
-    fields: dict[str, Any] = {
-        "block_depths": depths,
-        "growth_rates": rates,
-        "bottleneck": _quotient(first, "outputs", width, rates[0], "the growth rate"),
-        "in_channels": _size(layers, "features.init_conv", "weight", 1),
-        "groups_3x3": _quotient(
-            dense_layer(1, 1, 2), "outputs of conv_1", width, _size(layers, dense_layer(1, 1, 2), "conv.weight", 1)
-        ),
-        "num_classes": _size(layers, "classifier", head, 0),
-    }
-    questions: dict[str, str] = {}
-    stem = STEMS.get((len(depths), fields["num_classes"]))
+    fields, questions = _shapes(layers), {}
+    stem = STEMS.get((len(fields["block_depths"]), fields["num_classes"]))
     if stem is None:
         questions["stem"] = (
-            f"its stride is in no tensor, and {len(depths)} blocks with {fields['num_classes']} classes are neither "
-            f"the CIFAR (3, 10 or 100) nor the ImageNet (5, 1000) of the authors' main.py; "
-            f"stem='cifar' is stride 1, stem='imagenet' stride 2"
+            f"no tensor holds its stride, and {len(fields['block_depths'])} blocks with {fields['num_classes']} "
+            f"classes are neither the authors' CIFAR networks (3 blocks, 10 or 100 classes) nor their ImageNet ones "
+            f"(5 blocks, 1000 classes): 'cifar' is stride 1, 'imagenet' stride 2"
         )
     fields["stem"] = stem
     if form_of(layers) == "grouped":
-        fields.update(_groups_of_index(layers, first, inputs))
+        fields.update(_groups_of_index(layers))
     else:
         fields.update(_groups_of_masks(layers, questions))
     fields.update(given)
@@ -68,20 +53,44 @@ def told_groups(masks: Iterable[Tensor]) -> tuple[int, bool]:
     for mask in masks:
         kept = int(mask[0].sum())
         if kept < mask.shape[1]:
-            period = next(p for p in _divisors(len(mask)) if bool((mask == mask[:p].repeat(len(mask) // p, 1)).all()))
+            period = _period(mask)
             groups = lcm(groups, period)
             log_chance -= period * log10(max(1, comb(mask.shape[1], kept)))
     return groups, log_chance < log10(BY_CHANCE)
 
 
+def _period(mask: Tensor) -> int:
+    """After how many rows the mask repeats."""
+    return next(p for p in _divisors(len(mask)) if bool((mask == mask[:p].repeat(len(mask) // p, 1)).all()))
+
+
 def _ask(questions: Mapping[str, str]) -> None:
     if questions:
-        reasons = "; ".join(f"{name}: {why}" for name, why in questions.items())
+        reasons = ", ".join(f"{name} ({why})" for name, why in questions.items())
         call = ", ".join(f"{name}=..." for name in questions)
         raise ValueError(
-            f"the checkpoint does not tell {' and '.join(questions)}: call "
-            f"load_authors_checkpoint(checkpoint, {call}) or give a whole config ({reasons})"
+            f"the checkpoint does not tell {reasons}: "
+            f"call load_authors_checkpoint(checkpoint, {call}), or give it a whole config"
         )
+
+
+def _shapes(layers: Layers) -> dict[str, Any]:
+    """The fields that shapes alone tell, in the training form as in the converted one."""
+    depths = _block_depths(layers)
+    rates = tuple(_size(layers, dense_layer(block, 1, 2), "conv.weight", 0) for block in range(1, len(depths) + 1))
+    conv_1, conv_2 = dense_layer(1, 1, 1), dense_layer(1, 1, 2)
+    stem, width = _size(layers, "features.init_conv", "weight", 0), _size(layers, conv_1, "conv.weight", 0)
+    twice = f"its {stem} outputs are not twice the {rates[0]} outputs of {conv_2}"
+    require(stem == 2 * rates[0], "features.init_conv", twice)
+    head = "linear.weight" if "linear.weight" in layers.get("classifier", {}) else "weight"
+    return {
+        "block_depths": depths,
+        "growth_rates": rates,
+        "bottleneck": _quotient(conv_1, "outputs", width, rates[0], f"the outputs of {conv_2}"),
+        "groups_3x3": _quotient(conv_2, "inputs", width, _size(layers, conv_2, "conv.weight", 1)),
+        "in_channels": _size(layers, "features.init_conv", "weight", 1),
+        "num_classes": _size(layers, "classifier", head, 0),
+    }
 
 
 def _block_depths(layers: Layers) -> tuple[int, ...]:
@@ -110,10 +119,11 @@ def _quotient(layer: str, what: str, value: int, by: int, of: str = "the inputs 
     return value // by
 
 
-def _groups_of_index(layers: Layers, layer: str, kept: int) -> dict[str, int]:
-    """G and C: the index has G * R entries, a filter R inputs, and the layer gets all that the stem gives."""
+def _groups_of_index(layers: Layers) -> dict[str, int]:
+    """G and C: the index has G * R entries, a filter R inputs, and the first layer gets all that the stem gives."""
+    layer = dense_layer(1, 1, 1)
     require("index" in layers[layer], layer, "index is missing")
-    inputs = _size(layers, "features.init_conv", "weight", 0)
+    inputs, kept = _size(layers, "features.init_conv", "weight", 0), _size(layers, layer, "conv.weight", 1)
     gathered = layers[layer]["index"].numel()
     require(gathered > 0, layer, "index is empty")
     return {
@@ -128,25 +138,27 @@ def _groups_of_masks(layers: Layers, questions: dict[str, str]) -> dict[str, int
     if not masks:  # their plain DenseNet
         first = dense_layer(1, 1, 1)
         inputs, read = _size(layers, "features.init_conv", "weight", 0), _size(layers, first, "conv.weight", 1)
-        require(inputs == read, first, f"an ordinary convolution of {inputs // read} groups is not of this family")
+        ordinary = f"a filter reads {read} of {inputs} inputs without mask or index: an ordinary group convolution"
+        require(inputs == read, first, ordinary)
         return {"groups_1x1": 1, "condensation_factor": 1}
     for name, mask in masks.items():
         require(mask.dim() == 4 and mask.numel() > 0, name, f"_mask has shape {tuple(mask.shape)}, not of 4 dimensions")
     masked = {name: mask.flatten(1) != 0 for name, mask in masks.items()}
     found: dict[str, int] = {}
     groups, sure = told_groups(masked.values())
-    factors = _factors(layers, masked)
+    if gcd(*(size for mask in masked.values() for size in mask.shape)) % groups:  # a broken mask: checked later
+        groups = mode(_period(mask) for mask in masked.values() if not mask.all())
     if sure:
         found["groups_1x1"] = groups
     elif all(bool(mask.all()) for mask in masked.values()):
-        questions["groups_1x1"] = f"nothing is dropped yet, and only masks show groups ({KEEP_OR_DROP})"
+        questions["groups_1x1"] = "nothing is dropped yet: it changes no logits now, but what will be dropped"
     else:
-        questions["groups_1x1"] = f"so few masks are of {groups} groups by chance, too"
-    if len(factors) == 1:
-        found["condensation_factor"] = factors[0]
+        questions["groups_1x1"] = f"the masks are of {groups} groups, but so few could be of more by chance"
+    *others, last = _factors(layers, masked)
+    if others:
+        questions["condensation_factor"] = f"{', '.join(map(str, others))} and {last} lead to these masks"
     else:
-        choices = f"{', '.join(map(str, factors[:-1]))} or {factors[-1]}"
-        questions["condensation_factor"] = f"{choices} lead to these masks"
+        found["condensation_factor"] = last
     return found
 
 

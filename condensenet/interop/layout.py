@@ -43,8 +43,12 @@ def read_layers(source: Mapping[str, Any] | str | os.PathLike[str]) -> Layers:
             raise ValueError(f"{name} is not a name of the authors' CondenseNet, DenseNet_LGC or DenseNet")
         tensors = layers.setdefault(match[1], {})
         require(match[2] not in tensors, match[1], f"{match[2]} is there twice, with and without a prefix")
-        tensors[match[2]] = _plain_tensor(match[1], match[2], value)
-    return dict(sorted(layers.items(), key=lambda item: position(item[0])))
+        tensors[match[2]] = value
+    in_order = sorted(layers.items(), key=lambda item: position(item[0]))
+    return {
+        layer: {name: _plain_tensor(layer, name, value) for name, value in tensors.items()}
+        for layer, tensors in in_order
+    }
 
 
 def form_of(layers: Layers) -> Form:

@@ -5,12 +5,21 @@ The files stand beside the checkout (``../shared/golden``); without them these t
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 
-from condensenet import CondenseNet, ModelConfig, convert, count_cost, group_lasso, load_authors_checkpoint
+from condensenet import (
+    CondenseNet,
+    ModelConfig,
+    convert,
+    count_cost,
+    group_lasso,
+    load_authors_checkpoint,
+    save_authors_checkpoint,
+)
 from condensenet.interop import authors_state_dict, halve_classifier
 
 TOLERANCE = 1e-4
@@ -97,3 +106,28 @@ def test_a_checkpoint_comes_out_as_it_went_in(golden, config, which):
     for name, value in theirs.items():
         if which != "initial" or not name.endswith("_stage"):
             torch.testing.assert_close(ours[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("which", ["condensed", "converted"])
+def test_the_configuration_stands_in_the_checkpoint(golden, config, which):
+    model = load_authors_checkpoint(golden[which])
+    assert model.config == dataclasses.replace(config, condense_classifier=which == "converted")
+    _agree(model, golden, golden["logits_by_stage"][-1] if which == "condensed" else golden["logits_converted_fc_half"])
+
+
+def test_what_no_mask_shows_yet_is_asked_for(golden, config):
+    with pytest.raises(ValueError, match=r"does not tell groups_1x1 \(nothing is dropped yet.*condensation_factor \("):
+        load_authors_checkpoint(golden["initial"])
+    asked = {"groups_1x1": config.groups_1x1, "condensation_factor": config.condensation_factor}
+    assert load_authors_checkpoint(golden["initial"], **asked).config == config
+
+
+@pytest.mark.parametrize("which", ["condensed", "converted"])
+def test_a_saved_checkpoint_has_their_tensors_to_the_bit(golden, config, which, tmp_path):
+    save_authors_checkpoint(load_authors_checkpoint(golden[which]), tmp_path / "ours.pth.tar")
+    ours = torch.load(tmp_path / "ours.pth.tar", weights_only=True)["state_dict"]
+    theirs = golden[which]["state_dict"]
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert (ours[name].dtype, ours[name].shape) == (value.dtype, value.shape)
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=0)

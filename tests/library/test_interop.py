@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import authors_drop, authors_forward, configs, random_network, relative_difference
 
@@ -51,7 +51,6 @@ def test_every_form_and_stage_loads_and_computes_as_theirs(config, data):
 
     grouped = convert(model)
     converted = authors_state_dict(grouped)
-    assume(config.condensation_factor > 1)
     assert relative_difference(authors_forward(converted, config, images), expected) <= TOLERANCE
     assert torch.equal(load_authors_checkpoint(converted, config)(images), grouped(images))
 
@@ -206,3 +205,105 @@ def test_an_index_beyond_the_inputs_is_refused():
         ValueError, match=r"denselayer_2.conv_1 does not fit: index goes from 0 to 24, beyond its 24 inputs"
     ):
         load_authors_checkpoint(state, SMALL)
+
+
+def test_an_index_below_the_inputs_or_of_no_whole_numbers_is_refused():
+    state = authors_state_dict(convert(load_authors_checkpoint(_checkpoint(SMALL, 1), SMALL)))
+    name = "features.denseblock_1.denselayer_2.conv_1.index"
+    with pytest.raises(ValueError, match=r"denselayer_2.conv_1 does not fit: index goes from -1 to"):
+        load_authors_checkpoint({**state, name: state[name] - 1}, SMALL)
+    with pytest.raises(ValueError, match=r"denselayer_2.conv_1 does not fit: index is of type torch.float32"):
+        load_authors_checkpoint({**state, name: state[name].float()}, SMALL)
+    classifier = authors_state_dict(halve_classifier(load_authors_checkpoint(state, SMALL)))
+    classifier["classifier.index"][0] = 64
+    with pytest.raises(ValueError, match=r"^classifier does not fit: index goes from . to 64, beyond its 64 inputs"):
+        load_authors_checkpoint(classifier, SMALL)
+
+
+@pytest.mark.parametrize("form", ["training", "converted"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@torch.no_grad()
+def test_other_precisions_become_float32(form, dtype):
+    model = load_authors_checkpoint(_checkpoint(SMALL, 1), SMALL)
+    state = authors_state_dict(model if form == "training" else convert(model))
+    floats = {name: value for name, value in state.items() if value.is_floating_point()}
+    whole = {name: value for name, value in state.items() if name not in floats}
+    loaded = load_authors_checkpoint(
+        {**{name: value.to(dtype) for name, value in floats.items()}, **{k: v.int() for k, v in whole.items()}}, SMALL
+    )
+    rounded = load_authors_checkpoint({**whole, **{k: v.to(dtype).float() for k, v in floats.items()}}, SMALL)
+    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+    assert torch.equal(loaded(_images(SMALL)), rounded(_images(SMALL)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "features.init_conv.weight",
+            torch.ones(16, 3, 3, 3).int(),
+            "init_conv does not fit: weight is of type torch.int32",
+        ),
+        ("features.init_conv.weight", torch.ones(16, 3, 3, 3).to_sparse(), "weight is not an ordinary dense tensor"),
+        ("features.norm_last.bias", torch.ones(64) * 1j, "norm_last does not fit: bias is of type torch.complex64"),
+        ("module.features.norm_last.bias", torch.ones(64), "norm_last does not fit: bias is there twice"),
+        (
+            "features.denseblock_1.denselayer_1.conv_1._mask",
+            torch.full((32, 16, 1, 1), 0.5),
+            "other values than 0 and 1",
+        ),
+        (
+            "features.denseblock_1.denselayer_1.conv_1._stage",
+            torch.tensor([torch.nan]),
+            "_stage is not one finite number",
+        ),
+        (
+            "features.denseblock_1.denselayer_1.conv_1._stage",
+            torch.tensor([2.0]),
+            "dropped at stage 2 does not go with",
+        ),
+    ],
+)
+def test_tensors_that_are_not_as_theirs_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_authors_checkpoint({**_checkpoint(SMALL, 1), name: value}, SMALL)
+    assert "\n" not in str(caught.value)
+
+
+class _Code:
+    def __reduce__(self) -> tuple[object, ...]:
+        return print, ("run",)
+
+
+@pytest.mark.parametrize("old_format", [True, False])
+def test_a_whole_checkpoint_of_their_training_loads_and_one_with_code_does_not(old_format, tmp_path, capfd):
+    model = random_network(SMALL).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
+    model(_images(SMALL)).sum().backward()
+    optimizer.step()
+    state = {f"module.{name}": value for name, value in authors_state_dict(model).items()}
+    content = {"epoch": 3, "model": "condensenet", "state_dict": state, "best_prec1": 7.5}
+    path = tmp_path / "checkpoint_003.pth.tar"
+    for extra in (optimizer.state_dict(), _Code()):
+        torch.save({**content, "optimizer": extra}, path, _use_new_zipfile_serialization=not old_format)
+        if isinstance(extra, dict):
+            assert torch.equal(load_authors_checkpoint(path, SMALL)(_images(SMALL)), model.eval()(_images(SMALL)))
+    with pytest.raises(
+        ValueError, match=r"003.pth.tar names code \((?:builtins.)?print\), which is never run"
+    ) as caught:
+        load_authors_checkpoint(path, SMALL)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().out == ""
+
+
+def test_an_ordinary_index_of_c_1_must_have_every_input_once_a_group():
+    config = dataclasses.replace(SMALL, condensation_factor=1)
+    state = authors_state_dict(convert(random_network(config)))
+    assert load_authors_checkpoint(state, config).config == config
+    layer = "features.denseblock_1.denselayer_1.conv_1"
+    with pytest.raises(ValueError, match=rf"^{layer} does not fit: index has shape \(64,\), .* needs \(32,\)"):
+        load_authors_checkpoint(state, dataclasses.replace(config, groups_1x1=2))
+    with pytest.raises(ValueError, match=f"^{layer} does not fit: norm.weight differs between groups"):
+        load_authors_checkpoint({**state, f"{layer}.norm.weight": torch.arange(64.0)}, config)
+    with pytest.raises(ValueError, match=f"^{layer} does not fit: a group does not have every input once"):
+        load_authors_checkpoint({**state, f"{layer}.index": torch.zeros(64, dtype=torch.int64)}, config)
