@@ -41,6 +41,7 @@ COLUMNS = (
     "yardstick_data_pct",
     "blocks",
 )
+WARM_UP_GPU = 12  # steps
 SCHEDULE = "schedule"
 AUTHORS_WORKERS = 8
 QUICK_S = 38.0  # from the start of this script to its last block; the rest of the 50 is for starting and ending
@@ -128,7 +129,8 @@ def measure(
     for number, stage in enumerate(stages):
         for side in sides:
             side.go_to(sum(shares[:stage]) + shares[stage] / 2)
-        warm_up(sides, first=number == 0, thorough=not options.quick)
+        steps = WARM_UP_GPU if device.type == "cuda" else 1 if options.quick else 3
+        warm_up(sides if number == 0 or not options.quick else sides[:1], steps)
         until = float("inf")
         if options.quick:  # an equal part of what is left; this machine may be slow or busy
             until = time.monotonic() + (STARTED + QUICK_S - time.monotonic()) / (len(stages) - number)
@@ -136,15 +138,14 @@ def measure(
     return found
 
 
-def warm_up(sides: Sequence[Side], *, first: bool, thorough: bool) -> None:
+def warm_up(sides: Sequence[Side], steps: int) -> None:
     """Steps that are not timed: kernels are chosen, or compiled, at the first ones of a stage.
 
     The yardstick does the same in every stage, so if time is short it is warmed up at the first one alone.
     """
-    for place, side in enumerate(sides):
-        if first or thorough or place == 0:
-            for _ in range(3 if thorough else 1):
-                side.step()
+    for side in sides:
+        for _ in range(steps):
+            side.step()
 
 
 def rows_of(

@@ -1,0 +1,172 @@
+"""What one GPU of the H200 class should reach, each target beside what was measured.
+
+    python benchmarks/gpu_targets.py --json FILE               about 10 minutes
+    python benchmarks/gpu_targets.py --quick                   under 50 seconds of measuring, the fast recipe alone
+    python benchmarks/gpu_targets.py --whole-recipe DIR        also trains all 300 epochs on the prepared images in DIR
+    python benchmarks/gpu_targets.py --tiny                    a dry run on any machine: its figures mean nothing
+
+- CondenseNet-86, batch 64: images a second over the whole schedule, at least 6 times the yardstick's;
+- the whole CIFAR-10 recipe of CondenseNet-86 (300 epochs of 50,000 images, an evaluation of 10,000 after each) in at
+  most 10 minutes: projected from measured steps and evaluations, and with ``--whole-recipe`` also run;
+- CondenseNet-74 at 224 x 224, trained from images in memory: at least 8,000 images a second over the schedule.
+
+Each is measured by the paper's recipe (fp32) and by the fast one (bf16).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmarks import train_throughput
+from benchmarks.reporting import Spread, device_name, parser, synchronise, table, write_rows
+from benchmarks.sides import CIFAR_AUGMENT, Ours, in_turn, new_model, prepared
+from benchmarks.train_throughput import SCHEDULE, WARM_UP_GPU, schedule_seconds, stage_shares, warm_up
+from condensenet import presets
+from condensenet.config import TrainConfig
+from condensenet.data import PreparedData
+from condensenet.evaluation import evaluate
+from condensenet.machine import usable_cores
+from condensenet.training import fit
+
+COLUMNS = ("target", "precision", "measured", "unit", "wanted", "met", "note")
+RATIO, MINUTES, IMAGES_PER_S = 6.0, 10.0, 8000.0
+EPOCHS, TRAIN_IMAGES, TEST_IMAGES = 300, 50_000, 10_000
+
+
+def main() -> None:
+    options = arguments()
+    device = torch.device("cuda" if torch.cuda.is_available() and not options.tiny else "cpu")
+    if device.type == "cpu" and not options.tiny:
+        sys.exit("error: there is no GPU here; --tiny is a dry run on the CPU")
+    torch.backends.cudnn.benchmark = True
+    torch.set_num_threads(options.threads)
+    rows = []
+    for precision in ("bf16",) if options.quick else ("fp32", "bf16"):
+        rows += cifar(options, precision, device)
+        rows += imagenet(options, precision, device)
+    if options.whole_recipe:
+        rows += [whole_recipe(options.whole_recipe, precision, options, device) for precision in ("fp32", "bf16")]
+    rows = [{**row, "device": device_name(device), "torch": torch.__version__} for row in rows]
+    print(f"{device_name(device)}, PyTorch {torch.__version__}{': a dry run, no figure counts' * options.tiny}")
+    print(table(rows, COLUMNS))
+    write_rows(options.json, rows)
+
+
+def arguments() -> Namespace:
+    options = parser(__doc__)
+    options.add_argument("--tiny", action="store_true", help="tiny sizes on the CPU, to try the script")
+    options.add_argument("--whole-recipe", type=Path, metavar="DIR", help="train 300 epochs on these prepared images")
+    options.add_argument("--seed", type=int, default=0, help="of the whole recipe (default: %(default)s)")
+    options.add_argument("--threads", type=int, default=usable_cores(), help="default: all cores (%(default)s)")
+    found = options.parse_args()
+    found.blocks, found.steps = (1, 2) if found.tiny else (3, 20) if found.quick else (10, 50)
+    return found
+
+
+def cifar(options: Namespace, precision: str, device: torch.device) -> list[dict[str, Any]]:
+    """Both targets of CondenseNet-86, from one measurement of its schedule beside the yardstick's."""
+    sizes = {"images": 32, "image_size": 16, "batch": 4} if options.tiny else {"image_size": 32, "batch": 64}
+    throughput = Namespace(
+        **{"images": TRAIN_IMAGES, **sizes},
+        model="condensenet-50" if options.tiny else "condensenet-86",
+        fast=precision == "bf16",
+        quick=options.quick or options.tiny,
+        data=None,
+        workers=0 if options.tiny else min(train_throughput.AUTHORS_WORKERS, usable_cores()),
+        blocks=options.blocks,
+        steps=options.steps,
+        threads=options.threads,
+    )
+    found = train_throughput.run(throughput, device)
+    schedule = next(row for row in found if row["phase"] == SCHEDULE)
+    steps = TRAIN_IMAGES // throughput.batch * throughput.batch / schedule["ours_images_per_s"]
+    evaluation = evaluation_seconds(throughput, precision, device)
+    minutes = EPOCHS * (steps + evaluation) / 60
+    speed = f"{schedule['ours_images_per_s']:.0f} against {schedule['yardstick_images_per_s']:.0f} images/s"
+    parts = f"projected: {EPOCHS} x ({steps:.2f} s of steps + {evaluation:.2f} s of evaluation)"
+    return [
+        row(f"{throughput.model} against the yardstick", precision, schedule["ratio"], "times", RATIO, speed),
+        row(f"{throughput.model}, {EPOCHS} epochs", precision, minutes, "minutes", -MINUTES, parts),
+    ]
+
+
+def evaluation_seconds(throughput: Namespace, precision: str, device: torch.device) -> float:
+    """Of the 10,000 test images; the faster of two, as the first one chooses its kernels."""
+    config = presets[throughput.model]
+    images = min(1000, throughput.images)
+    with prepared(None, images, throughput.image_size, config.num_classes) as data:
+        recipe = TrainConfig(batch_size=throughput.batch)
+        trainer = Ours(new_model(config), data, recipe, device).trainer
+        best = float("inf")
+        for _ in range(2):
+            synchronise(device)
+            started = time.perf_counter()
+            evaluate(trainer.model, trainer.evaluation_split, images, device, precision=precision)
+            synchronise(device)
+            best = min(best, time.perf_counter() - started)
+    return best * TEST_IMAGES / images
+
+
+def imagenet(options: Namespace, precision: str, device: torch.device) -> list[dict[str, Any]]:
+    """CondenseNet-74 at 224 x 224 over its schedule, G = C = 4 and 8, from images that lie on the device."""
+    images, size, batch = (4, 64, 2) if options.tiny else (4096, 224, 256)
+    rows = []
+    with prepared(None, images, size, num_classes=1000 if not options.tiny else 2) as data:
+        for name in ("condensenet-74-g4", "condensenet-74-g8"):
+            config = presets[name] if not options.tiny else presets["condensenet-50"]
+            config = replace(config, num_classes=len(data.manifest.classes))
+            recipe = TrainConfig(batch_size=batch, epochs=120, precision=precision)  # type: ignore[arg-type]
+            side = Ours(new_model(config), data, recipe, device, CIFAR_AUGMENT)
+            shares, step_s = stage_shares(config), {}
+            for stage, share in enumerate(shares):
+                side.go_to(sum(shares[:stage]) + share / 2)
+                warm_up([side], 1 if options.tiny else WARM_UP_GPU)
+                (blocks,) = in_turn([side], options.blocks, max(1, options.steps // 5), 1, device)
+                step_s[stage] = Spread.of(block.step_s for block in blocks).median
+            speed = batch / schedule_seconds(step_s, shares)
+            note = f"batch {batch}, {size}x{size}, raw images on the device, shifted and flipped there"
+            rows.append(row(f"{name}, training", precision, speed, "images/s", IMAGES_PER_S, note))
+    return rows
+
+
+def whole_recipe(data: Path, precision: str, options: Namespace, device: torch.device) -> dict[str, Any]:
+    """All epochs of CondenseNet-86, with evaluations and without checkpoints, timed as a user would."""
+    images = PreparedData(data)
+    name = "condensenet-50" if options.tiny else "condensenet-86"
+    batch = 4 if options.tiny else 64
+    epochs = 2 if options.tiny else EPOCHS
+    recipe = TrainConfig(batch_size=batch, epochs=epochs, precision=precision, seed=options.seed)  # type: ignore[arg-type]
+    config = replace(presets[name], num_classes=len(images.manifest.classes))
+    synchronise(device)
+    started = time.perf_counter()
+    history = list(fit(new_model(config, options.seed), images, CIFAR_AUGMENT, recipe, device=device))
+    minutes = (time.perf_counter() - started) / 60
+    note = f"run on {images.manifest.name}, seed {options.seed}: test error {history[-1].validation_error_pct:.2f}%"
+    return row(f"{name}, {epochs} epochs", precision, minutes, "minutes", -MINUTES, note)
+
+
+def row(target: str, precision: str, measured: float, unit: str, wanted: float, note: str) -> dict[str, Any]:
+    """``wanted`` is the least, or if negative the most; ``met`` is yes or no."""
+    met = measured >= wanted if wanted > 0 else measured <= -wanted
+    return {
+        "target": target,
+        "precision": precision,
+        "measured": measured,
+        "unit": unit,
+        "wanted": f"{'at least' if wanted > 0 else 'at most'} {abs(wanted):g}",
+        "met": "yes" if met else "no",
+        "note": note,
+    }
+
+
+if __name__ == "__main__":
+    main()

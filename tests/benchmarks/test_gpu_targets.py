@@ -1,0 +1,44 @@
+"""A dry run of the GPU's targets on the CPU, so that the script works where there is a GPU at last."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+from benchmarks import gpu_targets
+from benchmarks.sides import prepared
+from condensenet import ModelConfig, presets
+
+TINY = ModelConfig(block_depths=(1, 1), growth_rates=(4, 4))
+
+
+def test_dry_run_has_a_row_a_target(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(presets, "condensenet-50", TINY)
+    threads = torch.get_num_threads()
+    with prepared(None, 16, 8, 10) as data:
+        line = ["--tiny", "--json", str(tmp_path / "rows.json"), "--whole-recipe", str(data.root), "--threads", "1"]
+        monkeypatch.setattr(sys, "argv", ["gpu_targets.py", *line])
+        gpu_targets.main()
+    torch.set_num_threads(threads)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    units = ["times", "minutes", "images/s", "images/s"]
+    assert [row["unit"] for row in rows] == [*units, *units, "minutes", "minutes"]
+    assert [row["precision"] for row in rows[::4]] == ["fp32", "bf16", "fp32"]
+    assert "dry run" in capsys.readouterr().out
+
+
+def test_a_row_says_whether_the_target_is_met():
+    met = [gpu_targets.row("", "", measured, "", wanted, "")["met"] for measured, wanted in ((6, 6), (5, 6), (9, -10))]
+    assert met == ["yes", "no", "yes"]
+    assert gpu_targets.row("", "", 11, "", -10, "")["wanted"] == "at most 10"
+    assert gpu_targets.row("", "", 11, "", -10, "")["met"] == "no"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_only_a_dry_run_is_allowed(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gpu_targets.py"])
+    with pytest.raises(SystemExit, match="no GPU"):
+        gpu_targets.main()
