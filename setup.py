@@ -17,7 +17,14 @@ setup(
             "condensenet.kernels._dense_block",
             [SOURCE],
             define_macros=[("SOURCE_DIGEST", f'"{digest}"')],
-            extra_compile_args=["-O3", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"],
+            extra_compile_args=[
+                "-O3",
+                "-fopenmp",
+                "-ffp-contract=fast",
+                "-fno-math-errno",
+                "-fno-trapping-math",
+                "-Wno-psabi",
+            ],
             extra_link_args=["-fopenmp"],
             optional=True,
         )

@@ -1,4 +1,4 @@
-"""A whole dense block as one differentiable operation on the CPU: the same function as its layers, several times as fast.
+"""A whole dense block as one differentiable operation on the CPU: the same function as its layers, but faster.
 
 What makes it fast, beside the compiled kernels:
 
@@ -18,11 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from condensenet import kernels
 from condensenet.condensing import by_group
@@ -63,7 +62,7 @@ def _is_plain(layer: DenseLayer) -> bool:
 
 
 def _norms(layer: DenseLayer) -> tuple[nn.BatchNorm2d, nn.BatchNorm2d]:
-    return layer.conv_1x1.norm, layer.conv_3x3.norm  # type: ignore[return-value]
+    return cast("LearnedGroupConv", layer.conv_1x1).norm, layer.conv_3x3.norm
 
 
 def dense_block(layers: Sequence[DenseLayer], features: Tensor) -> Tensor:
@@ -74,7 +73,7 @@ def dense_block(layers: Sequence[DenseLayer], features: Tensor) -> Tensor:
     tensors: list[Tensor] = [tensor for layer in layers for tensor in _tensors(layer)]
     first = layers[0]
     groups_3x3 = first.conv_3x3.conv.groups
-    result: list[Tensor] = _DenseBlock.apply(features, groups_3x3, first.conv_3x3.norm.eps, *tensors)  # type: ignore[no-untyped-call]
+    result: list[Tensor] = _DenseBlock.apply(features, groups_3x3, first.conv_3x3.norm.eps, *tensors)
     out, mean, variance, *inner = result
     _update_running(layers, out[:, 0].numel(), mean, variance, inner)
     return out
@@ -104,7 +103,7 @@ def _tensors(layer: DenseLayer) -> tuple[Tensor, ...]:
         norm_3x3.weight,
         norm_3x3.bias,
         row,
-        layer.conv_3x3.conv.weight,
+        layer.conv_3x3.conv.weight.contiguous(),
     )
 
 
@@ -116,10 +115,10 @@ def _update_running(
     for number, layer in enumerate(layers):
         statistics = ((mean, variance), (inner[2 * number], inner[2 * number + 1]))
         for norm, (batch_mean, batch_variance) in zip(_norms(layer), statistics, strict=True):
-            unbiased = pixels / (pixels - 1)
-            norm.running_mean.lerp_(batch_mean[: norm.num_features], norm.momentum)
-            norm.running_var.lerp_(batch_variance[: norm.num_features] * unbiased, norm.momentum)
-            norm.num_batches_tracked += 1
+            momentum, inputs = cast("float", norm.momentum), norm.num_features
+            cast("Tensor", norm.running_mean).lerp_(batch_mean[:inputs], momentum)
+            cast("Tensor", norm.running_var).lerp_(batch_variance[:inputs] * (pixels / (pixels - 1)), momentum)
+            cast("Tensor", norm.num_batches_tracked).add_(1)
 
 
 @dataclass(frozen=True)
@@ -187,14 +186,15 @@ class _DenseBlock(torch.autograd.Function):
         return out_CM.view(channels, *size).transpose(0, 1), mean, variance, *statistics
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(f"second derivatives need {kernels.SWITCH}=off: the kernels have none")
         xhat_CM, rstd, *rest = ctx.saved_tensors
         channels, pixels = xhat_CM.shape
         depth = len(rest) // (PER_LAYER + 5)
         inners = [_Inner(*each) for each in _grouped(rest[: 5 * depth], 5)]
         layers = [_Layer(*each) for each in _grouped(rest[5 * depth :], PER_LAYER)]
-        gradient_CM = gradient.transpose(0, 1).reshape(channels, pixels)
+        gradient_CM = gradient.transpose(0, 1).reshape(channels, pixels).contiguous()
         dxhat_CM = torch.zeros_like(xhat_CM)
         mean_g, mean_gx = xhat_CM.new_zeros(2, channels)  # of dxhat, and of dxhat * xhat
         relu = xhat_CM.new_empty(max(len(layer.index) for layer in layers), pixels)
@@ -214,8 +214,7 @@ class _DenseBlock(torch.autograd.Function):
             mean_gx[:begin] += layer.scale_1x1 * scale / pixels
             gradients = [scale, shift, None, weight, *of_3x3, *gradients]
             end = begin
-        of_input = xhat_CM.new_empty(end, pixels)
-        kernels.feature_gradient(*features(0, end), of_input)
+        of_input = kernels.feature_gradient(*features(0, end))
         return of_input.view(end, *ctx.size).transpose(0, 1), None, None, *gradients
 
 
@@ -253,10 +252,10 @@ def _backward_3x3(
 ) -> tuple[Tensor, Tensor, None, Tensor]:
     """The gradients of scale, shift, (row,) and weights; ``dy_KM`` becomes that of the 1x1 convolution's output."""
     inputs = (inner.y_KM, layer.row, inner.scale, inner.shift, inner.mean, inner.rstd)
-    dweight, dscale, dshift = kernels.conv3x3_backward(size, groups, inputs, layer.weight_3x3, new, dy_KM)  # type: ignore[arg-type]
+    dweight, dscale, dshift = kernels.conv3x3_backward(size, groups, inputs, layer.weight_3x3, new, dy_KM)
     pixels = dy_KM.shape[1]
     by_channel = torch.stack([inner.mean, inner.rstd, inner.scale, dshift / pixels, dscale / pixels])
     by_row = torch.empty_like(by_channel)
     by_row[:, layer.row] = by_channel
-    kernels.norm_backward(inner.y_KM, *by_row.unbind(), dy_KM)
+    kernels.norm_backward(dy_KM, inner.y_KM, *by_row.unbind())
     return dscale, dshift, None, dweight

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from condensenet import checkpoint, parallel
+from condensenet import checkpoint, kernels, parallel
 from condensenet.files import is_refusal
 from condensenet.recipe import differences
 
@@ -109,6 +109,7 @@ def made_with(trainer: Trainer) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": trainer.device.type,
         "torch": str(torch.__version__),
+        "kernels": kernels.available(),
     }
 
 

@@ -75,29 +75,25 @@ def standardise(x_CM: Tensor, mean_C: Tensor, rstd_C: Tensor, out_CM: Tensor) ->
 
 
 def norm_backward(
+    gradient_CM: Tensor,
     x_CM: Tensor,
     mean_C: Tensor,
     rstd_C: Tensor,
     scale_C: Tensor,
     mean_g_C: Tensor,
     mean_gx_C: Tensor,
-    gradient_CM: Tensor,
 ) -> None:
-    """In place: scale * (g - mean_g - (x - mean) * rstd * mean_gx), where scale includes rstd."""
+    """In place: scale * (gradient - mean_g - (x - mean) * rstd * mean_gx), where scale includes rstd."""
     _call("norm_backward", *x_CM.shape, x_CM, mean_C, rstd_C, scale_C, mean_g_C, mean_gx_C, gradient_CM)
 
 
 def feature_gradient(
-    xhat_CM: Tensor,
-    dxhat_CM: Tensor,
-    gradient_CM: Tensor,
-    rstd_C: Tensor,
-    mean_g_C: Tensor,
-    mean_gx_C: Tensor,
-    out_CM: Tensor,
-) -> None:
-    """out = gradient + rstd * (dxhat - mean_g - xhat * mean_gx): through the statistics to the features themselves."""
+    xhat_CM: Tensor, dxhat_CM: Tensor, gradient_CM: Tensor, rstd_C: Tensor, mean_g_C: Tensor, mean_gx_C: Tensor
+) -> Tensor:
+    """gradient + rstd * (dxhat - mean_g - xhat * mean_gx): through the statistics to the features themselves."""
+    out_CM = torch.empty_like(xhat_CM)
     _call("feature_gradient", *out_CM.shape, xhat_CM, dxhat_CM, gradient_CM, rstd_C, mean_g_C, mean_gx_C, out_CM)
+    return out_CM
 
 
 def conv3x3(
@@ -120,16 +116,31 @@ class _Backward(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_void_p)
-        for name in "y scale shift mean rstd w row xhat dxhat dout out_rstd mean_g mean_gx dy".split()
+        for name in [
+            "y",
+            "scale",
+            "shift",
+            "mean",
+            "rstd",
+            "w",
+            "row",
+            "xhat",
+            "dxhat",
+            "dout",
+            "out_rstd",
+            "mean_g",
+            "mean_gx",
+            "dy",
+        ]
     ]
 
 
 def conv3x3_backward(
     size: Sequence[int],
     groups: int,
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+    inputs: Sequence[Tensor],
     weight: Tensor,
-    outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+    outputs: Sequence[Tensor],
     dy_KM: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of ``weight`` and of the norm's scale and shift (K,), as weights of the normalised y.
@@ -143,9 +154,7 @@ def conv3x3_backward(
     weight_by_input = weight.view(groups, k // groups, count // groups, 9).transpose(1, 2).contiguous()
     dweight = torch.empty(weight.shape, dtype=torch.float64)
     sums_K2 = torch.empty(count, 2, dtype=torch.float64)
-    _call(
-        "conv3x3_backward", *size, count, k, groups, ctypes.byref(arguments), weight_by_input, dweight, sums_K2
-    )
+    _call("conv3x3_backward", *size, count, k, groups, ctypes.byref(arguments), weight_by_input, dweight, sums_K2)
     return dweight.float(), sums_K2[:, 1].float(), sums_K2[:, 0].float()
 
 
@@ -161,5 +170,5 @@ def _as_c(value: object) -> object:
 
 
 def _address(tensor: Tensor) -> ctypes.c_void_p:
-    assert tensor.is_contiguous() and tensor.device.type == "cpu"
+    assert tensor.is_contiguous(), "the kernels know no strides"
     return ctypes.c_void_p(tensor.data_ptr())

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import sqrt
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from condensenet import fused
 from condensenet.config import ModelConfig
 from condensenet.layers import (
     CondensedGroupConv,
@@ -56,6 +57,16 @@ class DenseLayer(nn.Module):
         return torch.cat([features, self.conv_3x3(self.conv_1x1(features))], dim=1)
 
 
+class DenseBlock(nn.Sequential):
+    """Dense layers one after another; in training on a CPU all in one operation, where ``fused`` can do it."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        layers = cast("list[DenseLayer]", list(self.children()))
+        if self.training and fused.applies(layers, features):
+            return fused.dense_block(layers, features)
+        return super().forward(features)
+
+
 class Transition(nn.Module):
     """Halve H and W by 2x2 average pooling; with ``config.reduction`` shrink the channels first."""
 
@@ -67,6 +78,9 @@ class Transition(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if self.conv_1x1 is not None:
             features = self.conv_1x1(features)
+        by_channel = features.transpose(0, 1)
+        if by_channel.is_contiguous():  # as ``fused`` leaves them: pooled where they lie, to the same values
+            return F.avg_pool2d(by_channel, 2).transpose(0, 1)
         return F.avg_pool2d(features, 2)
 
 
@@ -111,7 +125,7 @@ class CondenseNet(nn.Module):
         for block, (first, last) in enumerate(config.block_channels()):
             rate = config.growth_rates[block]
             self.blocks.append(
-                nn.Sequential(*(DenseLayer(width, rate, config, form) for width in range(first, last, rate)))
+                DenseBlock(*(DenseLayer(width, rate, config, form) for width in range(first, last, rate)))
             )
             if block < len(config.block_depths) - 1:
                 self.transitions.append(Transition(last, config, form))

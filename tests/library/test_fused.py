@@ -1,0 +1,198 @@
+"""A dense block as one operation: the same function, gradients and statistics as layer by layer."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from condensenet import CondenseNet, ModelConfig, fused, kernels
+
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels are not built: there was no C compiler")
+
+SMALL = ModelConfig(
+    block_depths=(3, 2), growth_rates=(8, 16), groups_1x1=4, groups_3x3=4, condensation_factor=4, num_classes=5
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Turns the kernels off from here on."""
+
+    def turn_off() -> None:
+        monkeypatch.setenv(kernels.SWITCH, "off")
+
+    return turn_off
+
+
+def network(config: ModelConfig, condensing_stage: int) -> CondenseNet:
+    torch.manual_seed(1)
+    model = CondenseNet(config)
+    for module in model.modules():  # signs, zeros and small values of scales too
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.weight, mean=0.5)
+            torch.nn.init.normal_(module.bias, std=0.5)
+            with torch.no_grad():
+                module.weight[0], module.weight[-1] = 0.0, 1e-4
+    model.condense_to(condensing_stage)
+    return model
+
+
+def batch(config: ModelConfig, images: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(images, config.in_channels, height, width, generator=generator)
+    return 2 * x + 1, torch.randint(0, config.num_classes, (images,), generator=generator)
+
+
+def step(model: CondenseNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Loss, gradients and running statistics of one training step."""
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {**found, **dict(model.named_buffers()), "loss": loss.detach()}
+
+
+def error(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
+    """Largest difference relative to the largest value of its tensor."""
+    return max(
+        float((found[name] - value).abs().max() / value.abs().max().clamp(min=1e-6))
+        for name, value in exact.items()
+        if value.is_floating_point()
+    )
+
+
+@pytest.mark.parametrize("condensing_stage", [1, 3])
+@pytest.mark.parametrize(
+    ("change", "size"),
+    [
+        ({}, (6, 16, 16)),
+        ({}, (3, 9, 13)),
+        ({}, (2, 5, 3)),
+        ({"groups_1x1": 2}, (4, 8, 8)),
+        ({"groups_1x1": 8, "groups_3x3": 2}, (4, 8, 8)),
+        ({"groups_1x1": 1, "groups_3x3": 1}, (5, 7, 32)),
+        ({"groups_3x3": 8, "growth_rates": (8, 24)}, (5, 12, 12)),
+        ({"bottleneck": 3, "groups_1x1": 2, "groups_3x3": 1, "growth_rates": (4, 12)}, (5, 6, 10)),
+        ({"reduction": 0.5, "growth_rates": (16, 16)}, (4, 8, 8)),
+        ({"stem": "imagenet"}, (2, 34, 30)),
+    ],
+    ids=str,
+)
+def test_same_step_as_layer_by_layer(change, size, condensing_stage, plain):
+    """Both are compared with the layers in float64: the fused step may not be further off than the plain one."""
+    config = replace(SMALL, **change)
+    model = network(config, condensing_stage)
+    images, labels = batch(config, *size)
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "dense_block", lambda *args, run=fused.dense_block: calls.append(1) or run(*args))
+        found = step(copy.deepcopy(model), images, labels)
+    assert len(calls) == len(config.block_depths)
+    plain()
+    exact = step(copy.deepcopy(model).double(), images.double(), labels)
+    layer_by_layer = step(copy.deepcopy(model), images, labels)
+    assert found.keys() == exact.keys()
+    assert all(torch.equal(found[name], exact[name]) for name in exact if name.endswith("batches_tracked"))
+    assert error(found, exact) < max(1e-4, 3 * error(layer_by_layer, exact))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_same_bits_in_every_run(threads):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        runs = [step(network(SMALL, 3), *batch(SMALL, 5, 16, 16)) for _ in range(2)]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_weights_of_dropped_inputs_get_no_gradient():
+    model = network(SMALL, 3)
+    step(model, *batch(SMALL, 4, 8, 8))
+    for layer in model.learned_layers():
+        gradient = layer.full_weight.grad
+        assert (gradient[~layer.mask] == 0).all()
+        assert (gradient[layer.mask] != 0).any()
+
+
+def test_only_what_reads_no_more_than_dense_runs_in_grouped_form():
+    """G = C = 4: at the last condensing stage four groups of a quarter of the inputs, before that all inputs once."""
+    shapes = []
+    for condensing_stage in range(4):
+        layer = network(SMALL, condensing_stage).blocks[0][1]
+        *_, weight, _, _, _, _ = fused._tensors(layer)
+        shapes.append(tuple(weight.shape))
+    assert shapes == [(1, 32, 24)] * 3 + [(4, 8, 6)]
+
+
+@pytest.mark.parametrize(
+    "reason", ["evaluation", "no gradient", "float64", "dropout", "hook", "norm", "one pixel", "off"]
+)
+def test_layer_by_layer_where_it_must_be(reason, monkeypatch):
+    config = replace(SMALL, dropout=0.1 if reason == "dropout" else 0.0)
+    model, features = network(config, 0), torch.randn(4, 16, 8, 8)
+    block = model.blocks[0]
+    assert fused.applies(list(network(SMALL, 0).blocks[0]), features)
+    if reason == "evaluation":
+        model.eval()
+    elif reason == "float64":
+        model.double()
+        features = features.double()
+    elif reason == "hook":
+        block[1].conv_3x3.register_forward_hook(lambda *_: None)
+    elif reason == "norm":
+        block[0].conv_1x1.norm.momentum = None
+    elif reason == "one pixel":
+        features = features[:1, :, :1, :1]
+    elif reason == "off":
+        monkeypatch.setenv(kernels.SWITCH, "off")
+    with torch.set_grad_enabled(reason != "no gradient"):
+        assert not fused.applies(list(block), features)
+        if reason != "one pixel":
+            assert block(features).shape == (4, 40, 8, 8)
+
+
+def test_second_derivatives_are_refused():
+    block = network(SMALL, 0).blocks[0]
+    features = torch.randn(2, 16, 6, 6, requires_grad=True)
+    with pytest.raises(RuntimeError, match="second derivatives need CONDENSENET_KERNELS=off"):
+        torch.autograd.grad(block(features).sum(), features, create_graph=True)
+
+
+def test_kernels_of_another_source_stay_unused(tmp_path, checkout):
+    """A copy of the library whose source was changed after it was built."""
+    room = tmp_path / "condensenet"
+    (room / "kernels").mkdir(parents=True)
+    for path in (checkout / "condensenet").iterdir():
+        if path.name != "kernels":
+            (room / path.name).symlink_to(path)
+    for path in (checkout / "condensenet/kernels").glob("*.*"):
+        shutil.copy(path, room / "kernels")
+    (room / "kernels/dense_block.c").write_text("/* another */")
+    done = subprocess.run(
+        [sys.executable, "-c", "from condensenet import kernels; print(kernels.available())"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"
+    assert "install again" in done.stderr
