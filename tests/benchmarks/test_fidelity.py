@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from training_example import write_stripes
 
 from benchmarks import fidelity, images
@@ -48,7 +47,6 @@ def test_both_sides_learn_and_a_finished_training_is_not_repeated(tmp_path, monk
     line = f"--data {tmp_path}/data --train-images 320 --test-images 100 --epochs 3 --batch 32 --device cpu --seeds 0 1"
     line += f" --out {tmp_path}/out --threads 1 --json {tmp_path}/rows.json --curves {tmp_path}/curves.csv"
     monkeypatch.setattr(sys, "argv", ["fidelity.py", *line.split()])
-    threads = torch.get_num_threads()
     fidelity.main()
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [(row["side"], row["seed"]) for row in rows[:4]] == [(s, n) for s in fidelity.SIDES for n in (0, 1)]
@@ -62,7 +60,6 @@ def test_both_sides_learn_and_a_finished_training_is_not_repeated(tmp_path, monk
     finished.unlink()
     capsys.readouterr()
     fidelity.main()
-    torch.set_num_threads(threads)
     again = json.loads((tmp_path / "rows.json").read_text())
     assert [row["error_pct"] for row in again] == [row["error_pct"] for row in rows]
     assert capsys.readouterr().out.count(" in ") == 1

@@ -17,12 +17,10 @@ TINY = ModelConfig(block_depths=(1, 1), growth_rates=(4, 4))
 
 def test_dry_run_has_a_row_a_target(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(presets, "condensenet-50", TINY)
-    threads = torch.get_num_threads()
     with prepared(None, 16, 8, 10) as data:
         line = ["--tiny", "--json", str(tmp_path / "rows.json"), "--whole-recipe", str(data.root), "--threads", "1"]
         monkeypatch.setattr(sys, "argv", ["gpu_targets.py", *line])
         gpu_targets.main()
-    torch.set_num_threads(threads)
     rows = json.loads((tmp_path / "rows.json").read_text())
     units = ["times", "minutes", "images/s", "images/s"]
     assert [row["unit"] for row in rows] == [*units, *units, "minutes", "minutes"]

@@ -6,7 +6,6 @@ import json
 import sys
 
 import pytest
-import torch
 
 from benchmarks import presets_speed
 from condensenet import ModelConfig, presets
@@ -25,9 +24,7 @@ def test_the_script_writes_rows_and_a_plot(tmp_path, monkeypatch, kind):
     line = "--models condensenet-50 condensenet-74 --batch 2 --device cpu --turns 2 --threads 1"
     files = ["--json", str(tmp_path / "rows.json"), "--plot", str(tmp_path / f"plot.{kind}")]
     monkeypatch.setattr(sys, "argv", ["presets_speed.py", *line.split(), *files])
-    threads = torch.get_num_threads()
     presets_speed.main()
-    torch.set_num_threads(threads)
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [row["phase"] for row in rows] == ["dense", "dense", "condensed", "condensed"]
     assert rows[2]["macs"] < rows[0]["macs"] < rows[1]["macs"]

@@ -99,17 +99,15 @@ def test_the_script_prints_and_writes_its_rows(tmp_path, monkeypatch, capsys):
     line = (
         f"--model condensenet-50 --batch 4 --device cpu --images 16 --image-size 8 --blocks 2 --threads 1 --json {path}"
     )
-    threads = torch.get_num_threads()
     monkeypatch.setattr(sys, "argv", ["train_throughput.py", *line.split()])
     train_throughput.main()
-    torch.set_num_threads(threads)
     rows = json.loads(path.read_text())
     stages = [f"condensing stage {stage}" for stage in range(3)]
     assert [row["phase"] for row in rows] == [*stages, "optimization", "schedule"]
     for row in rows:
         assert row["ratio"] == pytest.approx(row["ours_images_per_s"] / row["yardstick_images_per_s"])
         assert row["model"] == "condensenet-50"
-        assert row["device"] == reporting.device_name(torch.device("cpu")).replace(f"{threads} threads", "1 threads")
+        assert row["device"] == reporting.device_name(torch.device("cpu"))
     printed = capsys.readouterr().out
     assert all(stage in printed for stage in stages)
 
