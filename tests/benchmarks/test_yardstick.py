@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from training_example import write_stripes
 
 from benchmarks import yardstick
+from benchmarks.sides import prepared
 from condensenet import CondenseNet, ModelConfig
 from condensenet.config import AugmentConfig, TrainConfig
 from condensenet.interop import authors_state_dict, load_authors_checkpoint
 from condensenet.models.condensenet import group_lasso
-from condensenet.optimizer import NesterovSGD
+from condensenet.training import Trainer
 
 CONFIG = ModelConfig(block_depths=(2, 2), growth_rates=(8, 16), groups_1x1=4, groups_3x3=4, condensation_factor=4)
 LASSO = 1e-2
@@ -58,30 +59,30 @@ def test_same_logits_and_gradients_at_every_condensing_stage(stage):
         torch.testing.assert_close(other.grad, ours.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_steps_across_every_drop_train_the_same_weights():
-    config = TrainConfig(group_lasso_weight=1e-3, learning_rate=0.05)
-    model = our_model(0)
-    net = same_in_yardstick(model)
-    theirs = yardstick.YardstickTrainer(net, config, torch.device("cpu"))
-    ours = NesterovSGD(model.parameters(), momentum=config.momentum, weight_decay=config.weight_decay)
-    images, labels = batch()
-    stages = []
-    for step in range(12):
-        progress = step / 12
-        model.condense_to(max(model.condensing_stage, min(3, step // 2)))
-        stages.append(model.condensing_stage)
-        objective = F.cross_entropy(model(images), labels)
-        if not model.is_condensed:
-            objective = objective + config.group_lasso_weight * group_lasso(model)
-        ours.zero_grad()
-        objective.backward()
-        ours.step(0.5 * config.learning_rate * (1 + np.cos(np.pi * progress)))
-        theirs.step(images, labels, progress)
-    assert stages == [0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 3, 3]
+@pytest.mark.parametrize("lasso", [0.0, 1e-3])
+def test_the_same_batches_train_the_same_weights_over_a_whole_schedule(lasso):
+    """Our Trainer and the yardstick's, from the same weights, on the batches that ours draws; every drop is in it."""
+    recipe = TrainConfig(epochs=3, batch_size=8, learning_rate=0.05, group_lasso_weight=lasso)
+    cpu = torch.device("cpu")
+    with prepared(None, 64, 8, 10) as data:
+        trainer = Trainer(our_model(0), data, AugmentConfig(crop="pad", pad=1, flip=True), recipe, None, cpu)
+        net = same_in_yardstick(trainer.model)
+        theirs = yardstick.YardstickTrainer(net, recipe, cpu)
+        stages = set()
+        while trainer.progress < 1:
+            for images, labels in trainer.batches():
+                trainer.condense()
+                stages.add(trainer.model.condensing_stage)
+                theirs.step(images.contiguous(), labels, trainer.progress)
+                trainer.train_step(images, labels)
+    assert stages == {0, 1, 2, 3}
     trained = load_authors_checkpoint(net.state_dict(), CONFIG)
-    for other, layer in zip(trained.learned_layers(), model.learned_layers(), strict=True):
+    for other, layer in zip(trained.learned_layers(), trainer.model.learned_layers(), strict=True):
         assert torch.equal(other.group_mask, layer.group_mask)
         torch.testing.assert_close(other.weight_in_use(), layer.weight_in_use(), rtol=1e-3, atol=1e-4)
+    for (name, other), ours in zip(trained.state_dict().items(), trainer.model.state_dict().values(), strict=True):
+        if "running" in name:
+            torch.testing.assert_close(other, ours, rtol=1e-3, atol=1e-4)
 
 
 def test_drops_are_written_by_hand():
