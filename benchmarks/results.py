@@ -1,7 +1,7 @@
 """Fill the tables of docs/RESULTS.md from the files in benchmarks/results, so that no figure is typed by hand.
 
-    python benchmarks/results.py            rewrite the tables
-    python benchmarks/results.py --check    only say whether they are those of the files
+    python -m benchmarks.results            rewrite the tables
+    python -m benchmarks.results --check    only say whether they are those of the files
 
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``. The files are what the other scripts write with
 ``--json``; a table without one says that it was not measured here.
@@ -18,8 +18,6 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from condensenet import CondenseNet, Cost, count_cost, presets
 from condensenet.config import ModelConfig
@@ -44,7 +42,7 @@ def main() -> None:
     old = PAGE.read_text(encoding="utf-8")
     new = render(old, read(FOLDER))
     if check and new != old:
-        sys.exit(f"error: {PAGE.name} is not what benchmarks/results says: python benchmarks/results.py")
+        sys.exit(f"error: {PAGE.name} is not what benchmarks/results says: python -m benchmarks.results")
     write_atomically(PAGE, new.encode())
 
 

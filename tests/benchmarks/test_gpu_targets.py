@@ -40,3 +40,9 @@ def test_without_a_gpu_only_a_dry_run_is_allowed(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu_targets.py"])
     with pytest.raises(SystemExit, match="no GPU"):
         gpu_targets.main()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_quick_without_a_gpu_is_a_dry_run(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gpu_targets.py", "--quick"])
+    assert gpu_targets.arguments().tiny
