@@ -1,0 +1,125 @@
+"""A training killed with SIGKILL at moments over its whole schedule ends with the bits of one that nobody disturbs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.process
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import killing
+import pytest
+import torch
+from killing import DROPPING, DROPS, PLACES, WRITING, Moment
+from training_example import write_stripes
+
+TIMEOUT_S = 120
+LIVE, KILLED = 0, -signal.SIGKILL
+
+
+class Runs:
+    """Starts processes of a training in one folder, which resume what those before them left."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.folder = folder
+        self._context = multiprocessing.get_context("forkserver")  # a process in a hundredth of a second
+        self._started = 0
+        shutil.copytree(data, folder / "data")
+
+    def start(
+        self, world_size: int = 1, moment: Moment | None = None, rank: int = 0
+    ) -> list[multiprocessing.process.BaseProcess]:
+        """``moment`` is when ``rank`` kills itself."""
+        self._started += 1
+        processes = []
+        for number in range(world_size):
+            own = moment if number == rank else None
+            arguments = (self.folder, own, number, world_size, f"meeting-{self._started}")
+            processes.append(self._context.Process(target=killing.run, args=arguments, daemon=True))
+        for process in processes:
+            process.start()
+        return processes
+
+    def finish(self, world_size: int = 1) -> list[dict]:
+        assert [ended(process) for process in self.start(world_size)] == [LIVE] * world_size
+        return [torch.load(self.folder / f"result-{rank}.pt") for rank in range(world_size)]
+
+
+def ended(process: multiprocessing.process.BaseProcess) -> int | None:
+    process.join(TIMEOUT_S)
+    return process.exitcode
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forkserver(checkout: Path) -> Iterator[None]:
+    """It imports what all processes need, once; it looks for it where this process was told to by its environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        known = os.environ.get("PYTHONPATH", "")
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [checkout / "tests", checkout / "tests/faults", known])))
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["killing"])
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stripes(tmp_path_factory.mktemp("data") / "data").root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[int, list[dict]]:
+    """The results by the number of processes."""
+    folders = {world_size: tmp_path_factory.mktemp("undisturbed") for world_size in (1, 2)}
+    return {world_size: Runs(folder, data).finish(world_size) for world_size, folder in folders.items()}
+
+
+def schedule(seed: int, count: int) -> list[Moment]:
+    """``count`` moments drawn from all, and every place in a checkpoint's writing and at a drop."""
+    draw, everything = random.Random(seed), killing.all_moments()
+    special = [draw.choice([moment for moment in everything if moment.place == place]) for place in WRITING]
+    special += [Moment(step, draw.choice(DROPPING)) for step in DROPS]
+    return sorted({*special, *draw.sample(everything, count)}, key=lambda moment: moment.order)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_one_process(seed: int, data: Path, undisturbed: dict[int, list[dict]], tmp_path: Path) -> None:
+    moments = schedule(seed, 40)
+    runs = Runs(tmp_path, data)
+    for moment in moments:
+        (process,) = runs.start(moment=moment)
+        assert ended(process) == KILLED, moment
+    assert runs.finish() == undisturbed[1]
+
+
+def test_one_of_two_processes(data: Path, undisturbed: dict[int, list[dict]], tmp_path: Path) -> None:
+    """The other one notices and ends by itself, and both start again, as Ray would have it."""
+    draw = random.Random(3)
+    runs = Runs(tmp_path, data)
+    for moment in schedule(3, 15):
+        rank = 0 if moment.place in WRITING else draw.randrange(2)
+        exits = [ended(process) for process in runs.start(2, moment, rank)]
+        assert exits[rank] == KILLED, moment
+        assert exits[1 - rank] == 1, moment
+    assert runs.finish(2) == undisturbed[2]
+
+
+def test_from_outside_at_random_times(data: Path, undisturbed: dict[int, list[dict]], tmp_path: Path) -> None:
+    draw = random.Random(4)
+    runs, killed = Runs(tmp_path, data), 0
+    while killed < 15:
+        (process,) = runs.start()
+        time.sleep(draw.uniform(0, 0.25))
+        process.kill()
+        if ended(process) == LIVE:
+            break
+        killed += 1
+    assert killed >= 3
+    assert runs.finish() == undisturbed[1]
+
+
+def test_schedules_come_by_every_place() -> None:
+    assert {moment.place for moment in killing.all_moments()} == {*PLACES}
