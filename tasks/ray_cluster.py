@@ -12,10 +12,12 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,10 @@ OBJECT_STORE_BYTES = 100 << 20  # nothing large passes through Ray
 PREFIX = "cn-ray-"
 START_LOCK = "ray-start.lock"
 START_ATTEMPTS = 3
+MAINSTAYS = ("raylet", "gcs_server")  # without either of them a cluster is dead
+WATCH_S = 0.5
 NEW_S = 60.0  # a folder this young may be about to be locked
+_ending = threading.Event()  # we end Ray's processes ourselves
 _folder: str | None = None  # of our own cluster: its sockets and logs
 LEFT_OUT = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
@@ -65,10 +70,44 @@ def cluster(params: RayParams) -> Iterator[None]:
             _start(params, quiet)
     try:
         _check_resources(params)
-        yield
+        with nullcontext() if is_external() else _watched():
+            yield
     finally:
         ray.shutdown()
         _remove_folder()
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """End this process at once when Ray's own processes are gone: Ray would wait for up to a minute, then abort it."""
+    import psutil
+
+    mainstays = {child: child.name() for child in psutil.Process().children() if child.name() in MAINSTAYS}
+
+    def watch() -> None:
+        while not _ending.wait(WATCH_S):
+            lost = [name for process, name in mainstays.items() if _is_gone(process)]
+            if lost and not _ending.is_set():
+                line = f"error: Ray's {lost[0]} was killed: run it again to go on from the last checkpoint"
+                print(line, file=sys.stderr, flush=True)
+                abandon()
+                os._exit(1)
+
+    _ending.clear()
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        _ending.set()
+
+
+def _is_gone(process: Any) -> bool:
+    import psutil
+
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @contextmanager
@@ -116,6 +155,7 @@ def abandon() -> None:
     """End the processes of our own cluster at once, in the midst of whatever they do."""
     import psutil
 
+    _ending.set()
     children = psutil.Process().children(recursive=True)
     for process in children:
         with suppress(psutil.NoSuchProcess):
@@ -186,6 +226,8 @@ def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: P
         trainer.fit()
     except TrainingFailedError as error:
         return _reason(error)
+    except ray.exceptions.RayError as error:  # the process that looks after the workers was lost
+        return str(error).partition(". ")[0]
     return None
 
 

@@ -6,19 +6,22 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 import yaml
+from tracking_server import Server
 from training_example import write_stripes
 
+from condensenet import checkpoint
 from tasks import train_worker
 from tasks.params import parse
 
@@ -51,7 +54,7 @@ PARAMS = {
 class Checkout:
     """A folder in which the stage runs as it does in a checkout."""
 
-    def __init__(self, root: Path, code: Path) -> None:
+    def __init__(self, root: Path, code: Path, tracking_uri: str) -> None:
         self.root = root
         root.mkdir()
         (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
@@ -60,7 +63,7 @@ class Checkout:
         self.env = {
             **os.environ,
             "PYTHONPATH": str(code),
-            "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # nobody there: training must not mind
+            "MLFLOW_TRACKING_URI": tracking_uri,
         }
         self.env.pop("RAY_ADDRESS", None)
 
@@ -126,9 +129,11 @@ def is_agent(process: psutil.Process) -> bool:
     return "Agent" in process.name()
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: subprocess.Popen, status: int = 0) -> str:
+    """What the process said, once it has ended with ``status``."""
     output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, output
+    assert process.returncode == status, output
+    assert "Traceback" not in output
     return output
 
 
@@ -160,42 +165,117 @@ def uninterrupted(tmp_path_factory) -> Path:
     return folder
 
 
-def test_rerun_of_a_killed_training_gives_the_same_bits(tmp_path, checkout, uninterrupted):
-    """Terminated, started again, killed, started again, and a worker killed."""
-    folder = Checkout(tmp_path / "checkout", checkout)
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    if server.process.poll() is None:
+        server.kill()
 
-    process = folder.start()
-    wait_for(lambda: folder.newest_step >= 7, process)
-    left = descendants(process)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "goes on from its last checkpoint when it is run again" in output
-    assert "Traceback" not in output
-    assert_gone(left)
+
+def test_rerun_of_a_killed_training_gives_the_same_bits(tmp_path, checkout, uninterrupted, server):
+    """One training in which everything that can be killed is: each time it is started again and goes on."""
+    folder = Checkout(tmp_path / "checkout", checkout, server.uri)
+    kill_the_tracking_server_and_terminate(folder, server)
     execution = json.loads((folder.state / "run.json").read_text())["execution_id"]
-
-    process = folder.start()
-    done = folder.newest_step
-    wait_for(lambda: folder.newest_step > done, process)
-    left = descendants(process)
-    agents = [each for each in left if is_agent(each)]
-    process.kill()
-    output, _ = process.communicate()
-    assert "resumed after step" in output
-    assert_gone([each for each in left if each not in agents])
-
-    process = folder.start()
-    done = folder.newest_step
-    wait_for(lambda: folder.newest_step > done, process)
-    worker = next(each for each in descendants(process) if "RayTrainWorker" in " ".join(each.cmdline()))
-    worker.kill()
-    output = finish(process)
-    assert output.count("resumed after step") == 2
+    agents = kill_the_stage(folder)
+    kill_the_raylet(folder)
+    fill_the_disk(folder)
+    output = kill_a_worker(folder)
 
     assert weights(folder.out) == weights(uninterrupted)
     assert history(folder.out) == history(uninterrupted)
     assert json.loads((folder.out / "run.json").read_text())["execution_id"] == execution
     assert f"{SETTING}: epoch {EPOCHS} of {EPOCHS}, condensing stage 3 of 3" in output
     assert folder.state is None  # a finished training leaves nothing that a new one could go on from
+    server.start()
+    assert_recorded(folder, execution)
     assert_gone(agents, timeout_s=120)
+
+
+def train_on(folder: Checkout) -> subprocess.Popen:
+    """Start the stage, and wait until it has gone further than all before it."""
+    process, done = folder.start(), folder.newest_step
+    wait_for(lambda: folder.newest_step > done, process)
+    return process
+
+
+def kill_the_tracking_server_and_terminate(folder: Checkout, server: Server) -> None:
+    process = train_on(folder)
+    server.kill()
+    done = folder.epochs_done
+    wait_for(lambda: folder.epochs_done > done, process)
+    left = descendants(process)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process, 143)
+    assert f"paused after step {folder.newest_step} of {5 * EPOCHS}: the training goes on from there" in output
+    assert_gone(left)
+
+
+def kill_the_stage(folder: Checkout) -> list[psutil.Process]:
+    """Returns Ray's agents, who end later than the others."""
+    done = folder.newest_step
+    process = train_on(folder)
+    left = descendants(process)
+    agents = [each for each in left if is_agent(each)]
+    process.kill()
+    output, _ = process.communicate()
+    assert f"resumed after step {done} " in output
+    assert_gone([each for each in left if each not in agents])
+    return agents
+
+
+def kill_the_raylet(folder: Checkout) -> None:
+    process = train_on(folder)
+    left = descendants(process)
+    next(each for each in left if each.name() == "raylet").kill()
+    output = finish(process, 1)
+    assert "error: Ray's raylet was killed: run it again to go on from the last checkpoint" in output.splitlines(), (
+        output
+    )
+    assert_gone(left)
+
+
+def fill_the_disk(folder: Checkout) -> None:
+    """The kernel refuses the workers a file as large as a checkpoint."""
+    process = train_on(folder)
+    limit = max(path.stat().st_size for path in (folder.state / "checkpoints").glob("*.pt")) // 2
+    for worker in workers(process):
+        worker.rlimit(psutil.RLIMIT_FSIZE, (limit, limit))
+    output = finish(process, 1)
+    told = re.search(
+        r"^error: the checkpoint of step (\d+) cannot be written to \S+: File too large; .*$", output, re.M
+    )
+    assert told is not None, output
+    assert "Traceback" not in output
+    whole = checkpoint.load_newest(folder.state / "checkpoints")
+    assert whole["step"] == folder.newest_step < int(told[1])
+
+
+def kill_a_worker(folder: Checkout) -> str:
+    process = train_on(folder)
+    workers(process)[-1].kill()
+    output = finish(process)
+    assert output.count("resumed after step") == 2
+    return output
+
+
+def workers(process: subprocess.Popen) -> list[psutil.Process]:
+    return [each for each in descendants(process) if "RayTrainWorker" in " ".join(each.cmdline())]
+
+
+def assert_recorded(folder: Checkout, execution: str) -> None:
+    """What the killed server missed is there once it is back: all epochs, each once, in one finished run."""
+    track = [sys.executable, "-m", "tasks.track"]
+    done = subprocess.run(track, cwd=folder.root, env=folder.env, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    import mlflow
+
+    client = mlflow.MlflowClient(folder.env["MLFLOW_TRACKING_URI"])
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(experiments)
+    assert run.info.status == "FINISHED"
+    assert execution in run.data.tags.values()
+    points = client.get_metric_history(run.info.run_id, "train_loss")
+    assert [point.step for point in points] == list(range(1, EPOCHS + 1))
