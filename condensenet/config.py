@@ -222,6 +222,7 @@ class TrainConfig:
     seed: int = 0
     checkpoint_every_steps: int = 1000  # and at the end of every epoch
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: Literal["none", "default", "reduce-overhead"] = "none"  # torch.compile and its mode; the last: CUDA graphs
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -243,3 +244,7 @@ class TrainConfig:
         )
         require(0 <= self.seed < 2**63, f"seed={self.seed} is not allowed: it must be in [0, 2**63)")
         require(self.precision in ("fp32", "bf16"), f"precision={self.precision!r} is not allowed: fp32 or bf16")
+        require(
+            self.compile in ("none", "default", "reduce-overhead"),
+            f"compile={self.compile!r} is not allowed: none, default or reduce-overhead",
+        )

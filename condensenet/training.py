@@ -99,6 +99,7 @@ class Trainer:
         stop: Callable[[], bool] | None = None,
     ) -> None:
         self.model, self.augment, self.config, self.device = model.to(device), augment, config, device
+        self.forward = model if config.compile == "none" else torch.compile(model, mode=config.compile)
         self.checkpoints, self.stop = checkpoints, stop
         data.manifest.check_model(model.config)
         self.train_split = place(data.split("train"), device, augment=augment)
@@ -181,7 +182,7 @@ class Trainer:
             torch.manual_seed(_dropout_seed(config.seed, self.step, parallel.rank()))
         self.learning_rate = cosine_learning_rate(config.learning_rate, self.progress)
         with autocast(self.device, config.precision):
-            logits = model(images).float()
+            logits = self.forward(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
         objective = loss
         if config.group_lasso_weight > 0 and not model.is_condensed:

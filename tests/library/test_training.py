@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from training_example import AUGMENT, MODEL, TRAIN, bits, new_model, without_time, write_stripes
 
 from condensenet import CondenseNet, checkpoint, recipe, training
@@ -196,6 +197,26 @@ def test_resume_under_other_code_is_refused_with_the_file(data, tmp_path, monkey
     monkeypatch.setattr(recipe, "training_code", lambda: code)
     with pytest.raises(ValueError, match=r"code: code\.layers\.py was '[0-9a-f]{12}', is '0123456789ab'$"):
         next(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
+
+
+def test_compiled_code_serves_all_condensing_stages(data, monkeypatch):
+    """Compiled by a backend that only counts: each graph once, though connections are dropped three times."""
+    counter = CompileCounter()
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, mode: compile_(model, backend=counter, fullgraph=True))
+    graphs = []
+
+    def train(config: TrainConfig) -> CondenseNet:
+        model = new_model()
+        for _ in fit(model, data, AUGMENT, config):
+            graphs.append(counter.frame_count)
+        return model
+
+    compiled = train(replace(TRAIN, compile="default"))
+    assert compiled.is_condensed
+    assert set(graphs) == {1}
+    for found, expected in zip(compiled.parameters(), train(TRAIN).parameters(), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_code_that_counts_is_all_but_what_is_named(checkout):
