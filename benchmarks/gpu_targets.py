@@ -53,6 +53,8 @@ def main() -> None:
         rows += imagenet(options, precision, device)
     if options.whole_recipe:
         rows += [whole_recipe(options.whole_recipe, precision, options, device) for precision in ("fp32", "bf16")]
+    if options.tiny:
+        rows = [{**row, "met": "dry run"} for row in rows]
     rows = [{**row, "device": device_name(device), "torch": torch.__version__} for row in rows]
     print(f"{device_name(device)}, PyTorch {torch.__version__}{': a dry run, no figure counts' * options.tiny}")
     print(table(rows, COLUMNS))

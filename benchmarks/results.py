@@ -69,7 +69,7 @@ def throughput(results: Rows) -> str:
         )
         for row in of(results, "train_throughput")
     ]
-    return table(heads, lines)
+    return table(heads, lines) + provenance(results, "train_throughput")
 
 
 def gpu_targets(results: Rows) -> str:
@@ -77,7 +77,7 @@ def gpu_targets(results: Rows) -> str:
         (row["device"], row["target"], row["precision"], row["wanted"], f"{number(row['measured'])} {row['unit']}")
         for row in of(results, "gpu_targets")
     ]
-    return table(("Device", "Target", "Precision", "Wanted", "Measured"), lines)
+    return table(("Device", "Target", "Precision", "Wanted", "Measured"), lines) + provenance(results, "gpu_targets")
 
 
 def ray_overhead(results: Rows) -> str:
@@ -102,7 +102,7 @@ def ray_overhead(results: Rows) -> str:
         )
         for row in of(results, "ray_overhead")
     ]
-    return table(heads, lines)
+    return table(heads, lines) + provenance(results, "ray_overhead")
 
 
 def presets_speed(results: Rows) -> str:
@@ -119,7 +119,7 @@ def presets_speed(results: Rows) -> str:
         )
         for row in of(results, "presets_speed")
     ]
-    return table(heads, lines)
+    return table(heads, lines) + provenance(results, "presets_speed")
 
 
 def fidelity(results: Rows) -> str:
@@ -136,7 +136,7 @@ def fidelity(results: Rows) -> str:
         )
         for row in of(results, "fidelity")
     ]
-    return table(heads, lines)
+    return table(heads, lines) + provenance(results, "fidelity")
 
 
 def cifar(results: Rows) -> str:
@@ -193,6 +193,20 @@ def of(results: Rows, script: str) -> Iterator[Row]:
     for name, rows in results.items():
         if name == script or name.startswith(f"{script}-"):
             yield from rows
+
+
+def provenance(results: Rows, script: str) -> str:
+    """A line a file: where it was measured, and with what."""
+    lines = []
+    for name in results:
+        if rows := list(of({name: results[name]}, script)):
+            row = rows[0]
+            facts = [row["device"], f"PyTorch {row['torch']}"]
+            facts += [f"batch {row['batch_size']}"] if "batch_size" in row else []
+            facts += [f"{row['turns']} turns"] if "turns" in row else []
+            facts += [f"images {row['data']}, {row['test_images']:,} of them for testing"] if "data" in row else []
+            lines.append(f"\n{name}.json: {'; '.join(facts)}.\n")
+    return "".join(lines)
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -27,8 +27,10 @@ def test_throughput_by_hand():
         "ours_images_per_s": 1234.5,
         "yardstick_images_per_s": 20.04,
         "ratio": 61.6,
+        "torch": "2.0",
     }
-    heads, rule, line = results.throughput({"train_throughput-cpu": [row]}).splitlines()
+    heads, rule, line, _, note = results.throughput({"train_throughput-cpu": [row]}).splitlines()
+    assert note == "train_throughput-cpu.json: a CPU; PyTorch 2.0; batch 64."
     assert line == "| a CPU | condensenet-86 | batch 64, fp32 | schedule | 1,234 | 20 | 61.60 |"
     assert heads.count("|") == rule.count("|") == line.count("|")
     assert NOT_MEASURED in results.throughput({"ray_overhead": [row]})
