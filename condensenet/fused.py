@@ -36,13 +36,24 @@ PER_LAYER = 8  # tensors: those of ``_Layer``
 def applies(layers: Sequence[DenseLayer], features: Tensor) -> bool:
     """Whether ``dense_block`` can do what these layers do to ``features``."""
     return (
+        _are_plain(features)
+        and features[:, 0].numel() > 1
+        and not torch.is_autocast_enabled("cpu")
+        and all(_is_plain(layer) for layer in layers)
+    )
+
+
+def pools(features: Tensor) -> bool:
+    """Whether ``average_pool`` can pool them where they lie, as ``dense_block`` left them."""
+    return _are_plain(features) and features.transpose(0, 1).is_contiguous()
+
+
+def _are_plain(features: Tensor) -> bool:
+    return (
         features.device.type == "cpu"
         and features.dtype == torch.float32
-        and features[:, 0].numel() > 1
         and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and all(_is_plain(layer) for layer in layers)
         and kernels.available()
     )
 
@@ -105,6 +116,29 @@ def _tensors(layer: DenseLayer) -> tuple[Tensor, ...]:
         row,
         layer.conv_3x3.conv.weight.contiguous(),
     )
+
+
+def average_pool(features: Tensor) -> Tensor:
+    """2x2 average pooling of planar (N, C, H, W) features, planar again."""
+    pooled: Tensor = _AveragePool.apply(features.transpose(0, 1))
+    return pooled.transpose(0, 1)
+
+
+class _AveragePool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, planes: Tensor) -> Tensor:
+        ctx.size = planes.shape[-2:]
+        return kernels.average_pool(planes)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        _refuse_second_derivatives()
+        return kernels.average_pool_backward(gradient.contiguous(), ctx.size)
+
+
+def _refuse_second_derivatives() -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"second derivatives need {kernels.SWITCH}=off: the kernels have none")
 
 
 @torch.no_grad()
@@ -187,8 +221,7 @@ class _DenseBlock(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(f"second derivatives need {kernels.SWITCH}=off: the kernels have none")
+        _refuse_second_derivatives()
         xhat_CM, rstd, *rest = ctx.saved_tensors
         channels, pixels = xhat_CM.shape
         depth = len(rest) // (PER_LAYER + 5)
@@ -242,7 +275,7 @@ def _backward_1x1(
         torch.bmm(weight_GKR.transpose(1, 2), dy_GKM, out=room_GRM)
     scale_J, shift_J = layer.scale_1x1[index], layer.shift_1x1[index]
     dscale_J, dshift_J = kernels.norm_relu_backward(xhat_CM, index, scale_J, shift_J, room_JM, dxhat_CM)
-    dweight = torch.mm(dy_KM, room_JM.t())[None] if groups == 1 else torch.bmm(dy_GKM, room_GRM.transpose(1, 2))
+    dweight = torch.mm(dy_KM, room_JM.t())[None] if groups == 1 else kernels.group_products(dy_GKM, room_GRM)
     dscale, dshift = torch.zeros_like(layer.scale_1x1), torch.zeros_like(layer.shift_1x1)
     return dscale.index_add_(0, index, dscale_J), dshift.index_add_(0, index, dshift_J), dweight
 

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib.util
 import logging
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,6 +95,29 @@ def feature_gradient(
     out_CM = torch.empty_like(xhat_CM)
     _call("feature_gradient", *out_CM.shape, xhat_CM, dxhat_CM, gradient_CM, rstd_C, mean_g_C, mean_gx_C, out_CM)
     return out_CM
+
+
+def group_products(y_GKM: Tensor, x_GRM: Tensor) -> Tensor:
+    """(G, K, R) products y[g] @ x[g].T of contiguous (G, K, M) and (G, R, M): long rows, small products."""
+    shape = (*y_GKM.shape[:2], x_GRM.shape[1])
+    product = torch.empty(shape, dtype=torch.float64)
+    _call("group_products", *shape, y_GKM.shape[2], y_GKM, x_GRM, product)
+    return product.float()
+
+
+def average_pool(x: Tensor) -> Tensor:
+    """2x2 average pooling of contiguous planes (..., H, W); an odd last row or column is left out."""
+    *planes, height, width = x.shape
+    out = x.new_empty(*planes, height // 2, width // 2)
+    _call("average_pool", math.prod(planes), height, width, x, out)
+    return out
+
+
+def average_pool_backward(gradient: Tensor, size: Sequence[int]) -> Tensor:
+    """The gradient of planes of ``size``, (H, W)."""
+    dx = gradient.new_empty(*gradient.shape[:-2], *size)
+    _call("average_pool_backward", math.prod(dx.shape[:-2]), *size, gradient, dx)
+    return dx
 
 
 def conv3x3(

@@ -27,7 +27,7 @@ const char *source_digest(void) { return SOURCE_DIGEST; }
 #define LANES 4
 #endif
 #endif
-enum { SPAN = 512, BUNDLE_PIXELS = 1024 }; /* a bundle of images shares one sum over the lanes */
+enum { SPAN = 512, PRODUCT_SPAN = 1024, BUNDLE_PIXELS = 1024 }; /* a bundle of images shares one sum over the lanes */
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float vec_u __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef float half_u __attribute__((vector_size(2 * LANES), aligned(4)));
@@ -207,6 +207,105 @@ void norm_backward(int threads, long rows, long M, const float *x, const float *
 void feature_gradient(int threads, long rows, long M, const float *xhat, const float *dxhat, const float *dout,
                       const float *rstd, const float *mean_g, const float *mean_gx, float *out) {
     BY_COLUMNS(feature_gradient_columns(rows, M, from, to, xhat, dxhat, dout, rstd, mean_g, mean_gx, out))
+}
+
+/* ---- products of groups: dw[g][k][r] = sum over m of y[g][k][m] * x[g][r][m] ------------------------------------ */
+
+/* Adds A rows of y times B rows of x, lane by lane; A and B are constants to the compiler. */
+INLINE void add_products(const int A, const int B, long M, long columns, const float *y, const float *x, vec *sums,
+                         long ld) {
+    vec sum[4][4];
+    for (int a = 0; a < A; a++)
+        for (int b = 0; b < B; b++) sum[a][b] = sums[a * ld + b];
+    long m = 0;
+    for (; m + LANES <= columns; m += LANES) {
+        vec v[4];
+        for (int b = 0; b < B; b++) v[b] = load(x + b * M + m);
+        for (int a = 0; a < A; a++) {
+            const vec u = load(y + a * M + m);
+            for (int b = 0; b < B; b++) sum[a][b] += u * v[b];
+        }
+    }
+    for (; m < columns; m++)
+        for (int a = 0; a < A; a++)
+            for (int b = 0; b < B; b++) sum[a][b][0] += y[a * M + m] * x[b * M + m];
+    for (int a = 0; a < A; a++)
+        for (int b = 0; b < B; b++) sums[a * ld + b] = sum[a][b];
+}
+
+FOR_EACH_CPU static void group_products_columns(long groups, long filters, long kept, long M, long from, long to,
+                                                const float *y, const float *x, vec *sums, double *dw) {
+    for (long g = 0; g < groups; g++, y += filters * M, x += kept * M, dw += filters * kept) {
+        for (long i = 0; i < filters * kept; i++) sums[i] = (vec){0};
+        for (long m = from; m < to; m += PRODUCT_SPAN) {
+            const long columns = smaller(PRODUCT_SPAN, to - m);
+            for (long k = 0; k < filters;) {
+                const float *yk = y + k * M + m;
+                const int rows = filters - k >= 4 ? 4 : 1;
+                for (long r = 0; r < kept;) {
+                    const float *xr = x + r * M + m;
+                    const int inputs = kept - r >= 4 ? 4 : 1;
+                    vec *to_sums = sums + k * kept + r;
+                    if (rows == 4 && inputs == 4) add_products(4, 4, M, columns, yk, xr, to_sums, kept);
+                    else if (rows == 4) add_products(4, 1, M, columns, yk, xr, to_sums, kept);
+                    else if (inputs == 4) add_products(1, 4, M, columns, yk, xr, to_sums, kept);
+                    else add_products(1, 1, M, columns, yk, xr, to_sums, kept);
+                    r += inputs;
+                }
+                k += rows;
+            }
+        }
+        for (long i = 0; i < filters * kept; i++) dw[i] = total(sums[i]);
+    }
+}
+
+void group_products(int threads, long groups, long filters, long kept, long M, const float *y, const float *x,
+                    double *dw) {
+    const long count = groups * filters * kept;
+    double *partial = calloc((size_t)threads * count, sizeof(double));
+    vec *sums = aligned_alloc(sizeof(vec), (size_t)threads * filters * kept * sizeof(vec));
+    BY_COLUMNS(group_products_columns(groups, filters, kept, M, from, to, y, x, sums + part * filters * kept,
+                                      partial + part * count))
+    add_parts(count, threads, partial, dw);
+    free(sums);
+    free(partial);
+}
+
+/* ---- 2x2 average pooling of planes --------------------------------------------------------------------------- */
+
+FOR_EACH_CPU static void pool_planes(long from, long to, long H, long W, const float *x, float *out) {
+    const long h = H / 2, w = W / 2;
+    for (long plane = from; plane < to; plane++)
+        for (long i = 0; i < h; i++) {
+            const float *a = x + (plane * H + 2 * i) * W, *b = a + W;
+            float *o = out + (plane * h + i) * w;
+            for (long j = 0; j < w; j++) o[j] = 0.25f * (a[2 * j] + a[2 * j + 1] + b[2 * j] + b[2 * j + 1]);
+        }
+}
+
+FOR_EACH_CPU static void pool_planes_backward(long from, long to, long H, long W, const float *g, float *dx) {
+    const long h = H / 2, w = W / 2;
+    for (long plane = from; plane < to; plane++)
+        for (long i = 0; i < H; i++) {
+            const float *row = g + (plane * h + i / 2) * w;
+            float *d = dx + (plane * H + i) * W;
+            for (long j = 0; j < W; j++) d[j] = i / 2 < h && j / 2 < w ? 0.25f * row[j / 2] : 0;
+        }
+}
+
+#define BY_PLANES(call)                                                                                   \
+    _Pragma("omp parallel num_threads(threads)") {                                                        \
+        long part = omp_get_thread_num(), parts = omp_get_num_threads();                                  \
+        long from = planes * part / parts, to = planes * (part + 1) / parts;                              \
+        call;                                                                                             \
+    }
+
+void average_pool(int threads, long planes, long H, long W, const float *x, float *out) {
+    BY_PLANES(pool_planes(from, to, H, W, x, out))
+}
+
+void average_pool_backward(int threads, long planes, long H, long W, const float *g, float *dx) {
+    BY_PLANES(pool_planes_backward(from, to, H, W, g, dx))
 }
 
 /* ---- 3x3 group convolution over BN and ReLU, image by image in a thread's own cache ----------------------------- */

@@ -112,6 +112,26 @@ def test_same_step_as_layer_by_layer(change, size, condensing_stage, plain):
     assert error(found, exact) < max(1e-4, 3 * error(layer_by_layer, exact))
 
 
+@pytest.mark.parametrize("size", [(4, 6), (5, 8), (7, 3), (2, 2), (32, 32)])
+def test_pooling_as_torch_pools(size):
+    features = torch.randn(3, 2, *size).transpose(0, 1).requires_grad_()
+    gradient = torch.randn(3, 2, size[0] // 2, size[1] // 2).transpose(0, 1)
+    assert fused.pools(features)
+    results = []
+    for pooled in (fused.average_pool(features), F.avg_pool2d(features, 2)):
+        results.append((pooled, *torch.autograd.grad(pooled, features, gradient)))
+    for found, expected in zip(*results, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 18, 65), (2, 3, 5, 1030), (1, 4, 4, 7), (3, 1, 1, 2100)], ids=str)
+def test_products_of_groups_by_einsum(shape):
+    groups, filters, kept, pixels = shape
+    y, x = torch.randn(groups, filters, pixels), torch.randn(groups, kept, pixels)
+    expected = torch.einsum("gkm,grm->gkr", y.double(), x.double())
+    assert (kernels.group_products(y, x) - expected).abs().max() < 1e-6 * pixels
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_same_bits_in_every_run(threads):
     before = torch.get_num_threads()
