@@ -36,13 +36,14 @@ import torch
 from benchmarks import images, yardstick
 from benchmarks.reporting import device_name, parser, table, write_rows
 from benchmarks.sides import CIFAR_AUGMENT, new_model
-from condensenet import ModelConfig, presets
+from condensenet import ModelConfig, kernels, presets
 from condensenet.condensing import condensing_stage
 from condensenet.config import TrainConfig
 from condensenet.data import PreparedData
 from condensenet.files import write_atomically
 from condensenet.interop import authors_state_dict
 from condensenet.machine import usable_cores
+from condensenet.recipe import training_code
 from condensenet.training import fit
 
 SIDES = ("ours", "yardstick")
@@ -118,7 +119,7 @@ def one_training(
 ) -> Training:
     """A training's curve, from its file if it has been done."""
     recipe = TrainConfig(epochs=options.epochs, batch_size=options.batch, group_lasso_weight=options.lasso, seed=seed)
-    identity = {"side": side, "device": str(device), **facts(model, recipe, data, device)}
+    identity = {"side": side, "code": code(side), **facts(model, recipe, data, device)}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     path = options.out / f"{side}-{seed}-{digest}.json"
     if path.exists():
@@ -172,6 +173,13 @@ def train_yardstick(
             }
         )
     return curve
+
+
+def code(side: str) -> dict[str, Any]:
+    """What a training of ``side`` is made of: with other code it is another one."""
+    if side == "ours":
+        return {**training_code(), "kernels": kernels.available()}
+    return {"yardstick": hashlib.sha256(Path(yardstick.__file__).read_bytes()).hexdigest()}
 
 
 def facts(model: ModelConfig, recipe: TrainConfig, data: PreparedData, device: torch.device) -> dict[str, Any]:

@@ -10,14 +10,17 @@
   most 10 minutes: projected from measured steps and evaluations, and with ``--whole-recipe`` also run;
 - CondenseNet-74 at 224 x 224, trained from images in memory: at least 8,000 images a second over the schedule.
 
-Each is measured by the paper's recipe (fp32) and by the fast one (bf16).
+Each is measured in fp32 (the paper's recipe) and in bf16 (the fast one), plain and compiled (``train.compile``). What
+fails says so in its row.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+import traceback
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +40,10 @@ from condensenet.evaluation import evaluate
 from condensenet.machine import usable_cores
 from condensenet.training import fit
 
-COLUMNS = ("target", "precision", "measured", "unit", "wanted", "met", "note")
+COLUMNS = ("target", "precision", "compile", "measured", "unit", "wanted", "met", "note")
 RATIO, MINUTES, IMAGES_PER_S = 6.0, 10.0, 8000.0
+Recipe = tuple[str, str]  # precision, torch.compile's mode
+Targets = Callable[[Namespace, Recipe, torch.device], list[dict[str, Any]]]
 EPOCHS, TRAIN_IMAGES, TEST_IMAGES = 300, 50_000, 10_000
 
 
@@ -48,17 +53,33 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     torch.set_num_threads(options.threads)
     rows = []
-    for precision in ("bf16",) if options.quick else ("fp32", "bf16"):
-        rows += cifar(options, precision, device)
-        rows += imagenet(options, precision, device)
-    if options.whole_recipe:
-        rows += [whole_recipe(options.whole_recipe, precision, options, device) for precision in ("fp32", "bf16")]
+    for recipe in recipes(options):
+        for targets in (cifar, imagenet, *([whole_recipe] if options.whole_recipe else [])):
+            rows += attempt(targets, options, recipe, device)
     if options.tiny:
         rows = [{**row, "met": "dry run"} for row in rows]
     rows = [{**row, "device": device_name(device), "torch": torch.__version__} for row in rows]
     print(f"{device_name(device)}, PyTorch {torch.__version__}{': a dry run, no figure counts' * options.tiny}")
     print(table(rows, COLUMNS))
     write_rows(options.json, rows)
+
+
+def recipes(options: Namespace) -> list[Recipe]:
+    """(precision, compile) of each recipe to measure."""
+    if options.tiny:
+        return [("fp32", "none"), ("bf16", "none")]
+    fast: list[Recipe] = [("bf16", "none"), ("bf16", "reduce-overhead")]
+    return fast if options.quick else [("fp32", "none"), ("fp32", "reduce-overhead"), *fast, ("bf16", "default")]
+
+
+def attempt(targets: Targets, options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
+    """The rows of ``targets``; one failure, such as a graph that does not compile, must not cost the other rows."""
+    try:
+        return targets(options, recipe, device)
+    except Exception as error:
+        traceback.print_exc()
+        reason = str(error).partition("\n")[0]
+        return [{**row(targets.__name__, recipe, 0.0, "-", 1, f"failed: {reason}"), "measured": None, "wanted": None}]
 
 
 def arguments() -> Namespace:
@@ -76,13 +97,14 @@ def arguments() -> Namespace:
     return found
 
 
-def cifar(options: Namespace, precision: str, device: torch.device) -> list[dict[str, Any]]:
+def cifar(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
     """Both targets of CondenseNet-86, from one measurement of its schedule beside the yardstick's."""
     sizes = {"images": 32, "image_size": 16, "batch": 4} if options.tiny else {"image_size": 32, "batch": 64}
     throughput = Namespace(
         **{"images": TRAIN_IMAGES, **sizes},
         model="condensenet-50" if options.tiny else "condensenet-86",
-        fast=precision == "bf16",
+        fast=recipe[0] == "bf16",
+        compile=recipe[1],
         quick=options.quick or options.tiny,
         data=None,
         workers=0 if options.tiny else min(train_throughput.AUTHORS_WORKERS, usable_cores()),
@@ -93,13 +115,13 @@ def cifar(options: Namespace, precision: str, device: torch.device) -> list[dict
     found = train_throughput.run(throughput, device)
     schedule = next(row for row in found if row["phase"] == SCHEDULE)
     steps = TRAIN_IMAGES // throughput.batch * throughput.batch / schedule["ours_images_per_s"]
-    evaluation = evaluation_seconds(throughput, precision, device)
+    evaluation = evaluation_seconds(throughput, recipe[0], device)
     minutes = EPOCHS * (steps + evaluation) / 60
     speed = f"{schedule['ours_images_per_s']:.0f} against {schedule['yardstick_images_per_s']:.0f} images/s"
     parts = f"projected: {EPOCHS} x ({steps:.2f} s of steps + {evaluation:.2f} s of evaluation)"
     return [
-        row(f"{throughput.model} against the yardstick", precision, schedule["ratio"], "times", RATIO, speed),
-        row(f"{throughput.model}, {EPOCHS} epochs", precision, minutes, "minutes", -MINUTES, parts),
+        row(f"{throughput.model} against the yardstick", recipe, schedule["ratio"], "times", RATIO, speed),
+        row(f"{throughput.model}, {EPOCHS} epochs", recipe, minutes, "minutes", -MINUTES, parts),
     ]
 
 
@@ -120,7 +142,7 @@ def evaluation_seconds(throughput: Namespace, precision: str, device: torch.devi
     return best * TEST_IMAGES / images
 
 
-def imagenet(options: Namespace, precision: str, device: torch.device) -> list[dict[str, Any]]:
+def imagenet(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
     """CondenseNet-74 at 224 x 224 over its schedule, G = C = 4 and 8, from images that lie on the device."""
     images, size, batch = (4, 64, 2) if options.tiny else (4096, 224, 256)
     rows = []
@@ -128,8 +150,7 @@ def imagenet(options: Namespace, precision: str, device: torch.device) -> list[d
         for name in ("condensenet-74-g4", "condensenet-74-g8"):
             config = presets[name] if not options.tiny else presets["condensenet-50"]
             config = replace(config, num_classes=len(data.manifest.classes))
-            recipe = TrainConfig(batch_size=batch, epochs=120, precision=precision)  # type: ignore[arg-type]
-            side = Ours(new_model(config), data, recipe, device, CIFAR_AUGMENT)
+            side = Ours(new_model(config), data, train_config(recipe, batch, 120), device, CIFAR_AUGMENT)
             shares, step_s = stage_shares(config), {}
             for stage, share in enumerate(shares):
                 side.go_to(sum(shares[:stage]) + share / 2)
@@ -138,32 +159,36 @@ def imagenet(options: Namespace, precision: str, device: torch.device) -> list[d
                 step_s[stage] = Spread.of(block.step_s for block in blocks).median
             speed = batch / schedule_seconds(step_s, shares)
             note = f"batch {batch}, {size}x{size}, raw images on the device, shifted and flipped there"
-            rows.append(row(f"{name}, training", precision, speed, "images/s", IMAGES_PER_S, note))
+            rows.append(row(f"{name}, training", recipe, speed, "images/s", IMAGES_PER_S, note))
     return rows
 
 
-def whole_recipe(data: Path, precision: str, options: Namespace, device: torch.device) -> dict[str, Any]:
+def whole_recipe(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
     """All epochs of CondenseNet-86, with evaluations and without checkpoints, timed as a user would."""
-    images = PreparedData(data)
-    name = "condensenet-50" if options.tiny else "condensenet-86"
-    batch = 4 if options.tiny else 64
-    epochs = 2 if options.tiny else EPOCHS
-    recipe = TrainConfig(batch_size=batch, epochs=epochs, precision=precision, seed=options.seed)  # type: ignore[arg-type]
+    images = PreparedData(options.whole_recipe)
+    name, batch, epochs = ("condensenet-50", 4, 2) if options.tiny else ("condensenet-86", 64, EPOCHS)
+    train = replace(train_config(recipe, batch, epochs), seed=options.seed)
     config = replace(presets[name], num_classes=len(images.manifest.classes))
     synchronise(device)
     started = time.perf_counter()
-    history = list(fit(new_model(config, options.seed), images, CIFAR_AUGMENT, recipe, device=device))
+    history = list(fit(new_model(config, options.seed), images, CIFAR_AUGMENT, train, device=device))
     minutes = (time.perf_counter() - started) / 60
     note = f"run on {images.manifest.name}, seed {options.seed}: test error {history[-1].validation_error_pct:.2f}%"
-    return row(f"{name}, {epochs} epochs", precision, minutes, "minutes", -MINUTES, note)
+    return [row(f"{name}, {epochs} epochs", recipe, minutes, "minutes", -MINUTES, note)]
 
 
-def row(target: str, precision: str, measured: float, unit: str, wanted: float, note: str) -> dict[str, Any]:
+def train_config(recipe: Recipe, batch_size: int, epochs: int) -> TrainConfig:
+    precision, mode = recipe
+    return TrainConfig(batch_size=batch_size, epochs=epochs, precision=precision, compile=mode)  # type: ignore[arg-type]
+
+
+def row(target: str, recipe: Recipe, measured: float, unit: str, wanted: float, note: str) -> dict[str, Any]:
     """``wanted`` is the least, or if negative the most; ``met`` is yes or no."""
     met = measured >= wanted if wanted > 0 else measured <= -wanted
     return {
         "target": target,
-        "precision": precision,
+        "precision": recipe[0],
+        "compile": recipe[1],
         "measured": measured,
         "unit": unit,
         "wanted": f"{'at least' if wanted > 0 else 'at most'} {abs(wanted):g}",

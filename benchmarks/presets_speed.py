@@ -26,7 +26,7 @@ import torch
 from benchmarks import STARTED
 from benchmarks.reporting import Spread, device_name, parser, table, write_rows
 from benchmarks.sides import Ours, in_turn, new_model, prepared
-from condensenet import count_cost, presets
+from condensenet import count_cost, kernels, presets
 from condensenet.config import ModelConfig, TrainConfig
 from condensenet.machine import usable_cores
 from condensenet.models.presets import CIFAR_DEPTHS
@@ -35,7 +35,7 @@ NAMES = tuple(f"condensenet-{depth}" for depth in CIFAR_DEPTHS)
 PHASES = {"dense": 0.05, "condensed": 0.75}  # progress at which a phase is measured
 COLUMNS = ("phase", "model", "macs", "step_ms", "step_ms_p10", "step_ms_p90", "images_per_s", "line_step_ms", "r2")
 IMAGE_SIZE = 32
-QUICK_S = 40.0
+QUICK_S = 36.0
 
 
 def main() -> None:
@@ -83,7 +83,8 @@ def run(options: Namespace, device: torch.device) -> list[dict[str, Any]]:
             macs = [phase_macs(presets[name], phase) for name in options.models]
             steps = [Spread.of(block.step_s for block in own) for own in blocks]
             rows += rows_of(phase, options, macs, steps)
-    details = {"device": device_name(device), "torch": torch.__version__, "turns": len(blocks[0])}
+    details: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, "turns": len(blocks[0])}
+    details["kernels"] = device.type == "cpu" and kernels.available()
     return [{**row, **details} for row in rows]
 
 

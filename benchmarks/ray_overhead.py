@@ -37,6 +37,7 @@ import torch
 from benchmarks import STARTED, turns
 from benchmarks.reporting import Spread, parser, table, write_rows
 from benchmarks.sides import CIFAR_AUGMENT, prepared
+from condensenet import kernels
 from condensenet.config import ModelConfig, TrainConfig
 from condensenet.machine import hardware
 from condensenet.models.presets import presets
@@ -56,7 +57,7 @@ COLUMNS = (
     "start_up_s",
     "turns",
 )
-QUICK_S = 40.0
+QUICK_S = 38.0
 Seconds = Mapping[str, Sequence[float]]  # of the steps of one turn, by group
 
 
@@ -75,7 +76,10 @@ def main() -> None:
         )
         found, start_up = run(job, groups, options)
     name = {"device": hardware()["cpu"], "model": options.model or "4-4-4 / 8-16-32", "batch_size": options.batch}
-    rows = [{**name, **row, "torch": torch.__version__} for row in rows_of(found, start_up, options.batch)]
+    rows = [
+        {**name, **row, "torch": torch.__version__, "kernels": kernels.available()}
+        for row in rows_of(found, start_up, options.batch)
+    ]
     print(f"{name['model']}, global batch {options.batch}, one thread a worker, {name['device']}")
     print(table(rows, COLUMNS))
     write_rows(options.json, rows)

@@ -61,7 +61,7 @@ def throughput(results: Rows) -> str:
         (
             row["device"],
             row["model"],
-            f"batch {row['batch_size']}, {row['precision']}",
+            f"{row['precision']}, compile {row['compile']}",
             row["phase"],
             number(row["ours_images_per_s"]),
             number(row["yardstick_images_per_s"]),
@@ -74,10 +74,16 @@ def throughput(results: Rows) -> str:
 
 def gpu_targets(results: Rows) -> str:
     lines = [
-        (row["device"], row["target"], row["precision"], row["wanted"], f"{number(row['measured'])} {row['unit']}")
+        (
+            row["device"],
+            row["target"],
+            f"{row['precision']}, compile {row['compile']}",
+            row["wanted"],
+            f"{number(row['measured'])} {row['unit']}",
+        )
         for row in of(results, "gpu_targets")
     ]
-    return table(("Device", "Target", "Precision", "Wanted", "Measured"), lines) + provenance(results, "gpu_targets")
+    return table(("Device", "Target", "Recipe", "Wanted", "Measured"), lines) + provenance(results, "gpu_targets")
 
 
 def ray_overhead(results: Rows) -> str:
@@ -202,6 +208,7 @@ def provenance(results: Rows, script: str) -> str:
         if rows := list(of({name: results[name]}, script)):
             row = rows[0]
             facts = [row["device"], f"PyTorch {row['torch']}"]
+            facts += [f"compiled kernels {'in use' if row['kernels'] else 'not in use'}"] if "kernels" in row else []
             facts += [f"batch {row['batch_size']}"] if "batch_size" in row else []
             facts += [f"{row['turns']} turns"] if "turns" in row else []
             facts += [f"images {row['data']}, {row['test_images']:,} of them for testing"] if "data" in row else []

@@ -24,6 +24,7 @@ def test_throughput_by_hand():
         "phase": "schedule",
         "batch_size": 64,
         "precision": "fp32",
+        "compile": "none",
         "ours_images_per_s": 1234.5,
         "yardstick_images_per_s": 20.04,
         "ratio": 61.6,
@@ -31,7 +32,7 @@ def test_throughput_by_hand():
     }
     heads, rule, line, _, note = results.throughput({"train_throughput-cpu": [row]}).splitlines()
     assert note == "train_throughput-cpu.json: a CPU; PyTorch 2.0; batch 64."
-    assert line == "| a CPU | condensenet-86 | batch 64, fp32 | schedule | 1,234 | 20 | 61.60 |"
+    assert line == "| a CPU | condensenet-86 | fp32, compile none | schedule | 1,234 | 20 | 61.60 |"
     assert heads.count("|") == rule.count("|") == line.count("|")
     assert NOT_MEASURED in results.throughput({"ray_overhead": [row]})
 
