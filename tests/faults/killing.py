@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from training_example import AUGMENT, TRAIN, bits, new_model, without_time
 
-from condensenet import files, resuming, training
+from condensenet import ModelConfig, files, resuming, training
 from condensenet.data import PreparedData
 from condensenet.models.condensenet import CondenseNet
 
@@ -64,7 +64,7 @@ def all_moments() -> list[Moment]:
     return sorted(moments, key=lambda moment: moment.order)
 
 
-def run(folder: Path, moment: Moment | None = None, rank: int = 0, world_size: int = 1, meeting: str = "") -> None:
+def run(folder: Path, moment: Moment | None, model: ModelConfig, rank: int, world_size: int, meeting: str) -> None:
     """Train, or go on with it, in ``folder``; the result goes to ``folder/result-<rank>.pt``."""
     torch.set_num_threads(1)
     if world_size > 1:
@@ -72,9 +72,9 @@ def run(folder: Path, moment: Moment | None = None, rank: int = 0, world_size: i
         dist.init_process_group("gloo", init_method=f"file://{folder}/{meeting}", rank=rank, world_size=world_size)
     if moment is not None:
         _lie_in_wait(moment)
-    model, data = new_model(), PreparedData(folder / "data")
-    history = list(training.fit(model, data, AUGMENT, CONFIG, checkpoints=folder / "checkpoints"))
-    torch.save({"bits": bits(model), "history": without_time(history)}, folder / f"result-{rank}.pt")
+    network, data = new_model(model), PreparedData(folder / "data")
+    history = list(training.fit(network, data, AUGMENT, CONFIG, checkpoints=folder / "checkpoints"))
+    torch.save({"bits": bits(network), "history": without_time(history)}, folder / f"result-{rank}.pt")
     if world_size > 1:
         dist.destroy_process_group()
 

@@ -10,13 +10,16 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import killing
 import pytest
 import torch
 from killing import DROPPING, DROPS, PLACES, WRITING, Moment
-from training_example import write_stripes
+from training_example import MODEL, write_stripes
+
+from condensenet import ModelConfig
 
 TIMEOUT_S = 120
 LIVE, KILLED = 0, -signal.SIGKILL
@@ -25,8 +28,8 @@ LIVE, KILLED = 0, -signal.SIGKILL
 class Runs:
     """Starts processes of a training in one folder, which resume what those before them left."""
 
-    def __init__(self, folder: Path, data: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, data: Path, model: ModelConfig = MODEL) -> None:
+        self.folder, self.model = folder, model
         self._context = multiprocessing.get_context("forkserver")  # a process in a hundredth of a second
         self._started = 0
         shutil.copytree(data, folder / "data")
@@ -39,7 +42,7 @@ class Runs:
         processes = []
         for number in range(world_size):
             own = moment if number == rank else None
-            arguments = (self.folder, own, number, world_size, f"meeting-{self._started}")
+            arguments = (self.folder, own, self.model, number, world_size, f"meeting-{self._started}")
             processes.append(self._context.Process(target=killing.run, args=arguments, daemon=True))
         for process in processes:
             process.start()
@@ -87,12 +90,21 @@ def schedule(seed: int, count: int) -> list[Moment]:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_one_process(seed: int, data: Path, undisturbed: dict[int, list[dict]], tmp_path: Path) -> None:
-    moments = schedule(seed, 40)
-    runs = Runs(tmp_path, data)
+    assert killed_again_and_again(Runs(tmp_path, data), schedule(seed, 40)) == undisturbed[1]
+
+
+def test_one_process_without_dropout(data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Then dense blocks run in compiled kernels, where they are built."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("undisturbed", "killed")]
+    undisturbed, killed = (Runs(folder, data, replace(MODEL, dropout=0.0)) for folder in folders)
+    assert killed_again_and_again(killed, schedule(5, 20)) == undisturbed.finish()
+
+
+def killed_again_and_again(runs: Runs, moments: list[Moment]) -> list[dict]:
     for moment in moments:
         (process,) = runs.start(moment=moment)
         assert ended(process) == KILLED, moment
-    assert runs.finish() == undisturbed[1]
+    return runs.finish()
 
 
 def test_one_of_two_processes(data: Path, undisturbed: dict[int, list[dict]], tmp_path: Path) -> None:
