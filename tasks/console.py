@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,8 +13,9 @@ PLAIN_INTERVAL_S = 10.0
 
 
 def say(line: str) -> None:
-    """Print one line at once, also when the output is a pipe."""
-    print(line, flush=True)
+    """Print one line at once, also when the output is a pipe; work goes on when whoever read it is gone."""
+    with suppress(BrokenPipeError):
+        print(line, flush=True)
 
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:

@@ -89,7 +89,8 @@ def _watched() -> Iterator[None]:
             lost = [name for process, name in mainstays.items() if _is_gone(process)]
             if lost and not _ending.is_set():
                 line = f"error: Ray's {lost[0]} was killed: run it again to go on from the last checkpoint"
-                print(line, file=sys.stderr, flush=True)
+                with suppress(BrokenPipeError):
+                    print(line, file=sys.stderr, flush=True)
                 abandon()
                 os._exit(1)
 

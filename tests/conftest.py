@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from workspaces import prefect_server, served_stub, stub, stub_origin  # noqa: F401
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from conftest import Workspace
+from workspaces import Workspace
 
 WRONG = {  # what is written instead in params.yaml -> what the line says
     "a wrong key": ("momentum: 0.9", "momentun: 0.9", "unknown key train.momentun: allowed are epochs"),

@@ -8,8 +8,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import Workspace, end_group, wait_until
 from ruamel.yaml import YAML
+from workspaces import Workspace, end_group, wait_until
 
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 

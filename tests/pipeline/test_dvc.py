@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import Workspace, copy_checkout
+from workspaces import Workspace, copy_checkout
 
 from flows import study as studies
 from flows.graph import read_graph

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Workspace, wait_until
+from workspaces import Workspace, wait_until
 
 from flows import study as studies
 from flows.artifacts import artifact_key

@@ -9,8 +9,8 @@ import resource
 from pathlib import Path
 
 import pytest
-from conftest import Workspace, copy_checkout
 from ruamel.yaml import YAML
+from workspaces import Workspace, copy_checkout
 
 SETTINGS = ("g2-c2", "g4-c2")
 PER_SETTING = ("train", "convert", "export", "evaluate", "benchmark")

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
-STUB = Path(__file__).with_name("stub.yaml")
+STUB = Path(__file__).parent / "pipeline/stub.yaml"
 SERVERS = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
 
 
@@ -71,6 +70,8 @@ class Workspace:
         self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", message)
 
     def read(self, name: str) -> object:
+        from ruamel.yaml import YAML
+
         return YAML(typ="safe", pure=True).load(self.path / name)
 
     def edit(self, old: str, new: str, name: str = "params.yaml") -> None:
@@ -108,6 +109,8 @@ def copy_checkout(checkout: Path, target: Path) -> Workspace:
 @pytest.fixture(scope="session")
 def stub_origin(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The real code and parameters, two settings, and stages that are shell commands of a moment."""
+    from ruamel.yaml import YAML
+
     workspace = copy_checkout(checkout, tmp_path_factory.mktemp("origin") / "stub")
     shutil.copyfile(STUB, workspace.path / "dvc.yaml")
     params = workspace.read("params.yaml")
