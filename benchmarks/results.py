@@ -78,8 +78,8 @@ def gpu_targets(results: Rows) -> str:
             row["device"],
             row["target"],
             f"{row['precision']}, compile {row['compile']}",
-            row["wanted"],
-            f"{number(row['measured'])} {row['unit']}",
+            row["wanted"] or "–",
+            row["note"] if row["measured"] is None else f"{number(row['measured'])} {row['unit']}",
         )
         for row in of(results, "gpu_targets")
     ]

@@ -56,5 +56,5 @@ def test_what_fails_costs_no_other_row(capsys):
         raise RuntimeError("no graph\nlong story")
 
     (row,) = gpu_targets.attempt(breaks, None, FP32, torch.device("cpu"))
-    assert (row["met"], row["note"]) == ("no", "failed: no graph")
+    assert (row["met"], row["measured"], row["note"]) == ("no", None, "failed: no graph")
     assert "long story" in capsys.readouterr().err
