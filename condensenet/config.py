@@ -223,6 +223,7 @@ class TrainConfig:
     checkpoint_every_steps: int = 1000  # and at the end of every epoch
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: Literal["none", "default", "reduce-overhead"] = "none"  # torch.compile and its mode; the last: CUDA graphs
+    cuda_graph: bool = False  # forward and backward pass as one CUDA graph of our own; on a CPU there is none
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -247,4 +248,8 @@ class TrainConfig:
         require(
             self.compile in ("none", "default", "reduce-overhead"),
             f"compile={self.compile!r} is not allowed: none, default or reduce-overhead",
+        )
+        require(
+            not self.cuda_graph or self.compile != "reduce-overhead",
+            "cuda_graph=true is not allowed with compile='reduce-overhead', which records CUDA graphs itself",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from condensenet import parallel
 from condensenet.data import evaluation_batches
 from condensenet.data.resident import Split
+
+Module = TypeVar("Module", bound=nn.Module)
 
 EVALUATION_PIXELS = 2**20  # of a GPU's batch
 
@@ -61,6 +64,12 @@ def evaluation_batch_size(training: int, image_size: int, device: torch.device) 
     as many pixels. Without gradients there is memory enough.
     """
     return training if device.type == "cpu" else max(training, EVALUATION_PIXELS // image_size**2)
+
+
+def on_device(model: Module, device: torch.device) -> Module:
+    """``model``, moved there; on a GPU with its weights channels last as the images are, else each pass turns them."""
+    model.to(device)
+    return model if device.type == "cpu" else model.to(memory_format=torch.channels_last)
 
 
 def to_device(device: torch.device | str, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,8 +34,8 @@ def average_(tensors: Sequence[Tensor]) -> None:
     dist.all_reduce(flat)
     flat /= world_size()
     with torch.no_grad():
-        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(list(tensors), [p.view_as(t) for t, p in zip(tensors, parts, strict=True)])
 
 
 def sum_(tensor: Tensor) -> None:

@@ -15,6 +15,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -26,7 +27,8 @@ from condensenet.condensing import condensing_stage
 from condensenet.config import AugmentConfig, TrainConfig
 from condensenet.data import PreparedData, steps_per_epoch, train_batches
 from condensenet.data.resident import place
-from condensenet.evaluation import Interrupted, autocast, evaluate, evaluation_batch_size, to_device
+from condensenet.evaluation import Interrupted, autocast, evaluate, evaluation_batch_size, on_device, to_device
+from condensenet.launches import Replay, counted_together
 from condensenet.models.condensenet import CondenseNet, group_lasso
 from condensenet.optimizer import NesterovSGD
 from condensenet.recipe import recipe
@@ -98,8 +100,9 @@ class Trainer:
         device: torch.device,
         stop: Callable[[], bool] | None = None,
     ) -> None:
-        self.model, self.augment, self.config, self.device = model.to(device), augment, config, device
+        self.model, self.augment, self.config, self.device = on_device(model, device), augment, config, device
         self.forward = model if config.compile == "none" else torch.compile(model, mode=config.compile)
+        self.replay = Replay(records=device.type == "cuda") if config.cuda_graph else None
         self.checkpoints, self.stop = checkpoints, stop
         data.manifest.check_model(model.config)
         self.train_split = place(data.split("train"), device, augment=augment)
@@ -107,14 +110,11 @@ class Trainer:
         self.recipe = recipe(model.config, config, augment, data.manifest.fingerprint)
         self.steps_per_epoch = steps_per_epoch(self.train_split, config.batch_size)
         self.optimizer = NesterovSGD(model.parameters(), momentum=config.momentum, weight_decay=config.weight_decay)
-        self.statistics = [
-            value
-            for module in model.modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-            for value in (module.running_mean, module.running_var)
-            if value is not None
-        ]
+        self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        running = [value for norm in self.norms for value in (norm.running_mean, norm.running_var)]
+        self.statistics = [value for value in running if value is not None]
         self.step = 0
+        self.condensed_to = -1  # at least; so that a step need not ask all layers
         self.learning_rate = config.learning_rate
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of this epoch's steps: loss, error
         self.first_bad_step = torch.full((), -1, device=device)
@@ -149,12 +149,17 @@ class Trainer:
         """Drop what the present progress asks for; all ranks must drop the same."""
         model, config = self.model, self.config
         due = condensing_stage(self.progress, model.num_condensing_stages, config.condensing_share)
+        if due <= self.condensed_to:
+            return
+        self.condensed_to = due
         if due <= model.condensing_stage:
             return
         model.condense_to(due)
         parallel.check_same([layer.group_mask for layer in model.learned_layers()], f"masks of condensing stage {due}")
         for layer in model.learned_layers():
             self.optimizer.forget(layer.full_weight, layer.mask)
+        if self.replay is not None:
+            self.replay.forget()
 
     def take_steps(self, started: float) -> None:
         """What is left of this epoch, with its checkpoints; raises ``Interrupted`` on all ranks after the same step."""
@@ -176,12 +181,24 @@ class Trainer:
         return agreed
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
-        config, model = self.config, self.model
+        config = self.config
         images, labels = to_device(self.device, images, labels)
-        if model.config.dropout > 0:
+        if self.model.config.dropout > 0:
             torch.manual_seed(_dropout_seed(config.seed, self.step, parallel.rank()))
         self.learning_rate = cosine_learning_rate(config.learning_rate, self.progress)
-        with autocast(self.device, config.precision):
+        figures = (
+            self._gradients(images, labels) if self.replay is None else self.replay(self._gradients, images, labels)
+        )
+        parallel.average_([*self.optimizer.gradients, *self.statistics, figures, self.wish])
+        self.optimizer.step(self.learning_rate)
+        self._add(figures)
+        self.step += 1
+
+    def _gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Forward and backward pass: the optimizer's gradients anew; returns (loss, error) of this rank's images."""
+        config, model = self.config, self.model
+        counting = nullcontext() if self.device.type == "cpu" else counted_together(self.norms)
+        with counting, autocast(self.device, config.precision):
             logits = self.forward(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
         objective = loss
@@ -190,11 +207,7 @@ class Trainer:
         self.optimizer.zero_grad()
         objective.backward()
         error = (logits.argmax(dim=1) != labels).float().mean()
-        figures = torch.stack([loss.detach(), error])
-        parallel.average_([*self.optimizer.gradients, *self.statistics, figures, self.wish])
-        self.optimizer.step(self.learning_rate)
-        self._add(figures)
-        self.step += 1
+        return torch.stack([loss.detach(), error])
 
     def _add(self, figures: Tensor) -> None:
         """Sum on the device: reading a value here would make every step wait for a GPU."""

@@ -86,6 +86,7 @@ def _train(job: Job, rank: int) -> None:
     from condensenet.training import fit
 
     torch.set_num_threads(job.threads)
+    torch.backends.cudnn.benchmark = job.use_gpu  # every step has the same shapes: cuDNN tries its kernels once
     if rank == 0:
         _log_to(job.folder / MESSAGES)
     torch.manual_seed(job.train.seed)
