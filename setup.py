@@ -8,14 +8,16 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-SOURCE = "condensenet/kernels/dense_block.c"
-digest = hashlib.sha256((Path(__file__).parent / SOURCE).read_bytes()).hexdigest()
+FOLDER = Path("condensenet/kernels")
+sources = sorted(FOLDER.glob("*.[ch]"))
+digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 setup(
     ext_modules=[
         Extension(
-            "condensenet.kernels._dense_block",
-            [SOURCE],
+            "condensenet.kernels._compiled",
+            [str(path) for path in sources if path.suffix == ".c"],
+            depends=[str(path) for path in sources],
             define_macros=[("SOURCE_DIGEST", f'"{digest}"')],
             extra_compile_args=[
                 "-O3",
@@ -23,7 +25,7 @@ setup(
                 "-ffp-contract=fast",
                 "-fno-math-errno",
                 "-fno-trapping-math",
-                "-Wno-psabi",
+                "-Wno-psabi",  # vectors are passed to inlined functions alone
             ],
             extra_link_args=["-fopenmp"],
             optional=True,

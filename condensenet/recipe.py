@@ -62,7 +62,7 @@ def differences(now: dict[str, Any], before: dict[str, Any]) -> str:
 def training_code() -> dict[str, str]:
     """``code.<file>`` and the start of its sha256, for every source of this library that may decide weights."""
     root = Path(__file__).parent
-    found = (path for path in sorted(root.rglob("*")) if path.suffix in (".py", ".c"))
+    found = (path for path in sorted(root.rglob("*")) if path.suffix in (".py", ".c", ".h"))
     sources = {path.relative_to(root).as_posix(): path for path in found}
     return {
         f"code.{name}": hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]

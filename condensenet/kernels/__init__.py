@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 SWITCH = "CONDENSENET_KERNELS"
-SOURCE = Path(__file__).with_name("dense_block.c")
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +33,14 @@ def available() -> bool:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    found = importlib.util.find_spec("condensenet.kernels._dense_block")
+    found = importlib.util.find_spec("condensenet.kernels._compiled")
     if found is None or found.origin is None:
         return None
     library = ctypes.CDLL(found.origin)
     library.source_digest.restype = ctypes.c_char_p
-    if SOURCE.exists() and hashlib.sha256(SOURCE.read_bytes()).hexdigest() != library.source_digest().decode():
+    sources = sorted(Path(__file__).parent.glob("*.[ch]"))  # none in a wheel
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    if sources and digest != library.source_digest().decode():
         log.warning("the compiled kernels are of another version of their source and stay unused: install again")
         return None
     return library

@@ -205,7 +205,7 @@ def test_kernels_of_another_source_stay_unused(tmp_path, checkout):
             (room / path.name).symlink_to(path)
     for path in (checkout / "condensenet/kernels").glob("*.*"):
         shutil.copy(path, room / "kernels")
-    (room / "kernels/dense_block.c").write_text("/* another */")
+    (room / "kernels/rows.c").write_text("/* another */")
     done = subprocess.run(
         [sys.executable, "-c", "from condensenet import kernels; print(kernels.available())"],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},

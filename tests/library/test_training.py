@@ -221,7 +221,7 @@ def test_compiled_code_serves_all_condensing_stages(data, monkeypatch):
 
 def test_the_code_that_counts_is_all_but_what_is_named(checkout):
     root = checkout / "condensenet"
-    sources = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix in (".py", ".c")}
+    sources = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix in (".py", ".c", ".h")}
     assert sources >= recipe.WITHOUT_WEIGHT
     counted = {name.removeprefix("code.") for name in recipe.training_code()}
     assert counted == sources - recipe.WITHOUT_WEIGHT
