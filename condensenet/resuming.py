@@ -32,7 +32,7 @@ class TrainingPaused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """One row of the history. Losses are cross-entropies a image; ``group_lasso`` is unweighted, at the epoch's end."""
+    """One row of the history. Losses are mean cross-entropies; ``group_lasso`` is unweighted, at the epoch's end."""
 
     epoch: int  # from 1
     condensing_stage: int  # at the epoch's end
@@ -109,7 +109,7 @@ def made_with(trainer: Trainer) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": trainer.device.type,
         "torch": str(torch.__version__),
-        "kernels": kernels.available(),
+        "kernels": trainer.device.type == "cpu" and kernels.available(),
     }
 
 

@@ -226,6 +226,7 @@ def test_the_code_that_counts_is_all_but_what_is_named(checkout):
     counted = {name.removeprefix("code.") for name in recipe.training_code()}
     assert counted == sources - recipe.WITHOUT_WEIGHT
     assert counted >= {"training.py", "optimizer.py", "layers.py", "condensing.py", "parallel.py", "data/augment.py"}
+    assert counted >= {"fused.py", "kernels/__init__.py", "kernels/rows.c", "kernels/common.h", "evaluation.py"}
 
 
 def test_how_often_checkpoints_are_written_changes_nothing(data, uninterrupted, tmp_path, monkeypatch):
