@@ -1,7 +1,8 @@
 """What one GPU of the H200 class should reach, each target beside what was measured.
 
-    python benchmarks/gpu_targets.py --json FILE               about 10 minutes
-    python benchmarks/gpu_targets.py --quick                   the fast recipe alone; without a GPU as --tiny
+    python benchmarks/gpu_targets.py --json FILE               at most about 10 minutes
+    python benchmarks/gpu_targets.py --levers bf16,default,graph bf16,none      these alone, without a time limit
+    python benchmarks/gpu_targets.py --quick                   bf16 alone; without a GPU as --tiny
     python benchmarks/gpu_targets.py --whole-recipe DIR        also trains all 300 epochs on the prepared images in DIR
     python benchmarks/gpu_targets.py --tiny                    a dry run on any machine: its figures mean nothing
 
@@ -10,12 +11,15 @@
   most 10 minutes: projected from measured steps and evaluations, and with ``--whole-recipe`` also run;
 - CondenseNet-74 at 224 x 224, trained from images in memory: at least 8,000 images a second over the schedule.
 
-Each is measured in fp32 (the paper's recipe) and in bf16 (the fast one), plain and compiled (``train.compile``). What
-fails says so in its row.
+Each is measured in fp32 (the paper's recipe) and in bf16 (the fast one), plain, as a CUDA graph (``train.cuda_graph``)
+and compiled (``train.compile``), the surest and most telling first. What fails says so in its row, and so does what
+there was no time for. The file is written anew after every measurement, so that nothing is lost with the machine.
+fp32 is PyTorch's: convolutions may round their inputs to TF32 (``torch.backends.cudnn.allow_tf32``), on both sides.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 import traceback
@@ -23,13 +27,13 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks import train_throughput
+from benchmarks import STARTED, train_throughput
 from benchmarks.reporting import Spread, device_name, parser, synchronise, table, write_rows
 from benchmarks.sides import CIFAR_AUGMENT, Ours, in_turn, new_model, prepared
 from benchmarks.train_throughput import SCHEDULE, WARM_UP_GPU, schedule_seconds, stage_shares, warm_up
@@ -40,10 +44,30 @@ from condensenet.evaluation import evaluate
 from condensenet.machine import usable_cores
 from condensenet.training import fit
 
-COLUMNS = ("target", "precision", "compile", "measured", "unit", "wanted", "met", "note")
+COLUMNS = ("target", "precision", "compile", "cuda_graph", "measured", "unit", "wanted", "met", "note")
 RATIO, MINUTES, IMAGES_PER_S = 6.0, 10.0, 8000.0
-Recipe = tuple[str, str]  # precision, torch.compile's mode
+LIMIT_S = 570.0  # from the start of this script
+LASSO = 1e-5  # ImageNet's (authors)
+
+
+class Recipe(NamedTuple):
+    precision: str
+    compile: str = "none"
+    cuda_graph: bool = False
+
+
+ALL = (
+    Recipe("fp32"),
+    Recipe("fp32", cuda_graph=True),
+    Recipe("bf16", cuda_graph=True),
+    Recipe("bf16", "default", cuda_graph=True),
+    Recipe("fp32", "default", cuda_graph=True),
+    Recipe("bf16"),
+    Recipe("bf16", "reduce-overhead"),
+    Recipe("bf16", "default"),
+)
 Targets = Callable[[Namespace, Recipe, torch.device], list[dict[str, Any]]]
+LONGEST_S: dict[str, float] = {}  # of each kind of measurement so far
 EPOCHS, TRAIN_IMAGES, TEST_IMAGES = 300, 50_000, 10_000
 
 
@@ -52,40 +76,59 @@ def main() -> None:
     device = torch.device("cpu" if options.tiny else "cuda")
     torch.backends.cudnn.benchmark = True
     torch.set_num_threads(options.threads)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    common = {"device": device_name(device), "torch": torch.__version__, **({"met": "dry run"} if options.tiny else {})}
     for recipe in recipes(options):
         for targets in (cifar, imagenet, *([whole_recipe] if options.whole_recipe else [])):
-            rows += attempt(targets, options, recipe, device)
-    if options.tiny:
-        rows = [{**row, "met": "dry run"} for row in rows]
-    rows = [{**row, "device": device_name(device), "torch": torch.__version__} for row in rows]
+            rows += [{**row, **common} for row in attempt(targets, options, recipe, device)]
+            write_rows(options.json, rows)
     print(f"{device_name(device)}, PyTorch {torch.__version__}{': a dry run, no figure counts' * options.tiny}")
     print(table(rows, COLUMNS))
-    write_rows(options.json, rows)
 
 
 def recipes(options: Namespace) -> list[Recipe]:
-    """(precision, compile) of each recipe to measure."""
+    if options.levers:
+        return options.levers
     if options.tiny:
-        return [("fp32", "none"), ("bf16", "none")]
-    fast: list[Recipe] = [("bf16", "none"), ("bf16", "reduce-overhead")]
-    return fast if options.quick else [("fp32", "none"), ("fp32", "reduce-overhead"), *fast, ("bf16", "default")]
+        return [Recipe("fp32"), Recipe("bf16", cuda_graph=True)]
+    return [recipe for recipe in ALL if recipe.precision == "bf16" or not options.quick]
 
 
 def attempt(targets: Targets, options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
     """The rows of ``targets``; one failure, such as a graph that does not compile, must not cost the other rows."""
+    started = time.monotonic()
+    if started + LONGEST_S.get(targets.__name__, 0.0) > STARTED + options.limit_s:
+        return [nothing(targets, recipe, "left out: no time left")]
     try:
         return targets(options, recipe, device)
     except Exception as error:
         traceback.print_exc()
-        reason = str(error).partition("\n")[0]
-        return [{**row(targets.__name__, recipe, 0.0, "-", 1, f"failed: {reason}"), "measured": None, "wanted": None}]
+        return [nothing(targets, recipe, f"failed: {str(error).partition(chr(10))[0] or type(error).__name__}")]
+    finally:
+        LONGEST_S[targets.__name__] = max(LONGEST_S.get(targets.__name__, 0.0), time.monotonic() - started)
+        forget(recipe)
+
+
+def nothing(targets: Targets, recipe: Recipe, note: str) -> dict[str, Any]:
+    return {**row(targets.__name__, recipe, 0.0, "-", 1, note), "measured": None, "wanted": None}
+
+
+def forget(recipe: Recipe) -> None:
+    """Free what a measurement held; compiled code is made anew for the next network, or PyTorch gives up compiling."""
+    gc.collect()
+    if recipe.compile != "none":
+        torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def arguments() -> Namespace:
     options = parser(__doc__)
     options.add_argument("--tiny", action="store_true", help="tiny sizes on the CPU, to try the script")
     options.add_argument("--whole-recipe", type=Path, metavar="DIR", help="train 300 epochs on these prepared images")
+    options.add_argument(
+        "--levers", type=lever, nargs="+", metavar="PRECISION[,COMPILE][,graph]", help="default: all, within 10 minutes"
+    )
     options.add_argument("--seed", type=int, default=0, help="of the whole recipe (default: %(default)s)")
     options.add_argument("--threads", type=int, default=usable_cores(), help="default: all cores (%(default)s)")
     found = options.parse_args()
@@ -93,8 +136,20 @@ def arguments() -> Namespace:
         if not found.quick:
             sys.exit("error: there is no GPU here; --tiny is a dry run on the CPU")
         found.tiny = True
-    found.blocks, found.steps = (1, 2) if found.tiny else (3, 20) if found.quick else (10, 50)
+    found.blocks, found.steps = (1, 2) if found.tiny else (4, 25)
+    found.limit_s = float("inf") if found.levers or found.whole_recipe else LIMIT_S
     return found
+
+
+def lever(text: str) -> Recipe:
+    """Raises ``ValueError`` for one that there is not."""
+    precision, *others = text.split(",")
+    compile_, *graph = others if others and others[0] != "graph" else ("none", *others)
+    recipe = Recipe(precision, compile_, graph == ["graph"])
+    if len(graph) > 1 or (graph and not recipe.cuda_graph):
+        raise ValueError(text)
+    train_config(recipe, batch_size=1, epochs=1)
+    return recipe
 
 
 def cifar(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
@@ -103,8 +158,9 @@ def cifar(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict
     throughput = Namespace(
         **{"images": TRAIN_IMAGES, **sizes},
         model="condensenet-50" if options.tiny else "condensenet-86",
-        fast=recipe[0] == "bf16",
-        compile=recipe[1],
+        fast=recipe.precision == "bf16",
+        compile=recipe.compile,
+        cuda_graph=recipe.cuda_graph,
         quick=options.quick or options.tiny,
         data=None,
         workers=0 if options.tiny else min(train_throughput.AUTHORS_WORKERS, usable_cores()),
@@ -115,7 +171,7 @@ def cifar(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict
     found = train_throughput.run(throughput, device)
     schedule = next(row for row in found if row["phase"] == SCHEDULE)
     steps = TRAIN_IMAGES // throughput.batch * throughput.batch / schedule["ours_images_per_s"]
-    evaluation = evaluation_seconds(throughput, recipe[0], device)
+    evaluation = evaluation_seconds(throughput, recipe.precision, device)
     minutes = EPOCHS * (steps + evaluation) / 60
     speed = f"{schedule['ours_images_per_s']:.0f} against {schedule['yardstick_images_per_s']:.0f} images/s"
     parts = f"projected: {EPOCHS} x ({steps:.2f} s of steps + {evaluation:.2f} s of evaluation)"
@@ -145,12 +201,13 @@ def evaluation_seconds(throughput: Namespace, precision: str, device: torch.devi
 def imagenet(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
     """CondenseNet-74 at 224 x 224 over its schedule, G = C = 4 and 8, from images that lie on the device."""
     images, size, batch = (4, 64, 2) if options.tiny else (4096, 224, 256)
+    train = replace(train_config(recipe, batch, 120), group_lasso_weight=LASSO)
     rows = []
     with prepared(None, images, size, num_classes=1000 if not options.tiny else 2) as data:
         for name in ("condensenet-74-g4", "condensenet-74-g8"):
             config = presets[name] if not options.tiny else presets["condensenet-50"]
             config = replace(config, num_classes=len(data.manifest.classes))
-            side = Ours(new_model(config), data, train_config(recipe, batch, 120), device, CIFAR_AUGMENT)
+            side = Ours(new_model(config), data, train, device, CIFAR_AUGMENT)
             shares, step_s = stage_shares(config), {}
             for stage, share in enumerate(shares):
                 side.go_to(sum(shares[:stage]) + share / 2)
@@ -178,8 +235,7 @@ def whole_recipe(options: Namespace, recipe: Recipe, device: torch.device) -> li
 
 
 def train_config(recipe: Recipe, batch_size: int, epochs: int) -> TrainConfig:
-    precision, mode = recipe
-    return TrainConfig(batch_size=batch_size, epochs=epochs, precision=precision, compile=mode)  # type: ignore[arg-type]
+    return TrainConfig(batch_size=batch_size, epochs=epochs, **recipe._asdict())
 
 
 def row(target: str, recipe: Recipe, measured: float, unit: str, wanted: float, note: str) -> dict[str, Any]:
@@ -187,8 +243,7 @@ def row(target: str, recipe: Recipe, measured: float, unit: str, wanted: float, 
     met = measured >= wanted if wanted > 0 else measured <= -wanted
     return {
         "target": target,
-        "precision": recipe[0],
-        "compile": recipe[1],
+        **recipe._asdict(),
         "measured": measured,
         "unit": unit,
         "wanted": f"{'at least' if wanted > 0 else 'at most'} {abs(wanted):g}",

@@ -61,7 +61,7 @@ def throughput(results: Rows) -> str:
         (
             row["device"],
             row["model"],
-            f"{row['precision']}, compile {row['compile']}",
+            levers(row),
             row["phase"],
             number(row["ours_images_per_s"]),
             number(row["yardstick_images_per_s"]),
@@ -72,12 +72,16 @@ def throughput(results: Rows) -> str:
     return table(heads, lines) + provenance(results, "train_throughput")
 
 
+def levers(row: Mapping[str, Any]) -> str:
+    return f"{row['precision']}, compile {row['compile']}{', CUDA graph' * row.get('cuda_graph', False)}"
+
+
 def gpu_targets(results: Rows) -> str:
     lines = [
         (
             row["device"],
             row["target"],
-            f"{row['precision']}, compile {row['compile']}",
+            levers(row),
             row["wanted"] or "–",
             row["note"] if row["measured"] is None else f"{number(row['measured'])} {row['unit']}",
         )

@@ -16,6 +16,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +77,7 @@ def arguments() -> Namespace:
         default="none",
         help="torch.compile's mode for our side (default: %(default)s)",
     )
+    options.add_argument("--cuda-graph", action="store_true", help="our passes as one CUDA graph (train.cuda_graph)")
     options.add_argument("--data", type=Path, help="a folder of prepared images (default: random images)")
     options.add_argument("--images", type=int, default=50_000, help="random images to make (default: %(default)s)")
     options.add_argument("--image-size", type=int, default=32, help="of random images (default: %(default)s)")
@@ -95,12 +97,13 @@ def run(options: Namespace, device: torch.device) -> list[dict[str, Any]]:
     """Measure; the rows of the stages and, last, that of the schedule."""
     torch.set_num_threads(options.threads)
     torch.backends.cudnn.benchmark = True  # as the authors do, for both sides
+    levers = {"compile": options.compile, "cuda_graph": options.cuda_graph}
     config = presets[options.model]
     images = min(options.images, 4096) if options.quick and device.type == "cpu" else options.images
     with prepared(options.data, images, options.image_size, config.num_classes) as data:
         recipe = TrainConfig(batch_size=options.batch)
         precision: Literal["bf16", "fp32"] = "bf16" if options.fast else "fp32"
-        ours_recipe = TrainConfig(batch_size=options.batch, precision=precision, compile=options.compile)
+        ours_recipe = replace(recipe, precision=precision, **levers)
         model = new_model(config)
         theirs = Yardstick(model, data, recipe, device, options.workers)
         sides: list[Side] = [Ours(model, data, ours_recipe, device), theirs]
@@ -110,7 +113,7 @@ def run(options: Namespace, device: torch.device) -> list[dict[str, Any]]:
     details = {
         "batch_size": options.batch,
         "precision": precision,
-        "compile": options.compile,
+        **levers,
         "kernels": device.type == "cpu" and kernels.available(),
         "threads": options.threads,
         "yardstick_workers": options.workers,

@@ -221,7 +221,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     seed: int = 0
     checkpoint_every_steps: int = 1000  # and at the end of every epoch
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"  # fp32 as PyTorch has it: cuDNN's convolutions may use TF32 on a GPU
     compile: Literal["none", "default", "reduce-overhead"] = "none"  # torch.compile and its mode; the last: CUDA graphs
     cuda_graph: bool = False  # forward and backward pass as one CUDA graph of our own; on a CPU there is none
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from argparse import Namespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from benchmarks import gpu_targets
 from benchmarks.sides import prepared
 from condensenet import ModelConfig, presets
 
-FP32 = ("fp32", "none")
+FP32 = gpu_targets.Recipe("fp32")
 TINY = ModelConfig(block_depths=(1, 1), growth_rates=(4, 4))
 
 
@@ -25,7 +27,8 @@ def test_dry_run_has_a_row_a_target(tmp_path, monkeypatch, capsys):
     rows = json.loads((tmp_path / "rows.json").read_text())
     units = ["times", "minutes", "images/s", "images/s"]
     assert [row["unit"] for row in rows] == [*units, "minutes"] * 2
-    assert [row["precision"] for row in rows[::5]] == ["fp32", "bf16"]
+    assert [(row["precision"], row["cuda_graph"]) for row in rows[::5]] == [("fp32", False), ("bf16", True)]
+    assert {row["met"] for row in rows} == {"dry run"}
     assert "dry run" in capsys.readouterr().out
 
 
@@ -55,6 +58,38 @@ def test_what_fails_costs_no_other_row(capsys):
     def breaks(*_: object) -> list:
         raise RuntimeError("no graph\nlong story")
 
-    (row,) = gpu_targets.attempt(breaks, None, FP32, torch.device("cpu"))
+    limit = Namespace(limit_s=float("inf"))
+    (row,) = gpu_targets.attempt(breaks, limit, FP32, torch.device("cpu"))
     assert (row["met"], row["measured"], row["note"]) == ("no", None, "failed: no graph")
     assert "long story" in capsys.readouterr().err
+
+
+def test_what_there_is_no_time_for_is_left_out_and_says_so(monkeypatch):
+    monkeypatch.setitem(gpu_targets.LONGEST_S, "slow", 100.0)
+    monkeypatch.setattr(gpu_targets, "STARTED", time.monotonic())
+
+    def slow(*_: object) -> list:
+        return [{}]
+
+    found = [gpu_targets.attempt(slow, Namespace(limit_s=limit), FP32, torch.device("cpu")) for limit in (50.0, 150.0)]
+    assert found[0][0]["note"] == "left out: no time left"
+    assert found[1] == [{}]
+
+
+@pytest.mark.parametrize(
+    ("text", "recipe"),
+    [
+        ("fp32", ("fp32", "none", False)),
+        ("bf16,graph", ("bf16", "none", True)),
+        ("bf16,default,graph", ("bf16", "default", True)),
+        ("bf16,reduce-overhead", ("bf16", "reduce-overhead", False)),
+    ],
+)
+def test_levers_by_name(text, recipe):
+    assert gpu_targets.lever(text) == recipe
+
+
+@pytest.mark.parametrize("text", ["fp64", "fp32,fast", "fp32,none,graf", "bf16,reduce-overhead,graph"])
+def test_levers_that_there_are_not_are_refused(text):
+    with pytest.raises(ValueError, match=r"is not allowed|graf"):
+        gpu_targets.lever(text)
