@@ -31,6 +31,10 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import benchmarks  # noqa: F401
+
+# isort: split
+
 import torch
 
 from benchmarks import STARTED, train_throughput

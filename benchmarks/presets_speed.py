@@ -20,10 +20,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import STARTED
+
+# isort: split
+
 import numpy as np
 import torch
 
-from benchmarks import STARTED
 from benchmarks.reporting import Spread, device_name, parser, table, write_rows
 from benchmarks.sides import Ours, in_turn, new_model, prepared
 from condensenet import count_cost, kernels, presets

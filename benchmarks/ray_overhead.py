@@ -32,9 +32,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import STARTED
+
+# isort: split
+
 import torch
 
-from benchmarks import STARTED, turns
+from benchmarks import turns
 from benchmarks.reporting import Spread, parser, table, write_rows
 from benchmarks.sides import CIFAR_AUGMENT, prepared
 from condensenet import kernels

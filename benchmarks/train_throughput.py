@@ -22,9 +22,12 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import STARTED
+
+# isort: split
+
 import torch
 
-from benchmarks import STARTED
 from benchmarks.reporting import Spread, device_name, parser, table, write_rows
 from benchmarks.sides import Block, Ours, Side, Yardstick, in_turn, new_model, prepared
 from condensenet import kernels, presets
