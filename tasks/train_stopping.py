@@ -46,8 +46,9 @@ class Stopper:
     def end(self) -> NoReturn:
         """End with all that Ray started, also in the midst of a call into Ray, which would let no exception through."""
         say(self._last_words())
-        if "tasks.ray_cluster" in sys.modules:
-            sys.modules["tasks.ray_cluster"].abandon()
+        abandon = getattr(sys.modules.get("tasks.ray_cluster"), "abandon", None)
+        if abandon is not None:  # else the module was not imported yet, or not to its end
+            abandon()
         os._exit(128 + (self.told or signal.SIGTERM))
 
     def _hear(self, number: int, _frame: object) -> None:

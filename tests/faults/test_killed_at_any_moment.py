@@ -119,6 +119,24 @@ def test_one_of_two_processes(data: Path, undisturbed: dict[int, list[dict]], tm
     assert runs.finish(2) == undisturbed[2]
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on(
+    before: int, after: int, data: Path, undisturbed: dict[int, list[dict]], tmp_path: Path
+) -> None:
+    """Exactly from where it was; from there on the sums are formed in another order, so the bits are others."""
+    runs = Runs(tmp_path, data)
+    for process in runs.start(before, Moment(23, "before the weights change")):
+        ended(process)
+    results = runs.finish(after)
+    done = 4  # epochs of five steps
+    for result in results:
+        assert result["bits"] == results[0]["bits"]
+        assert result["history"][:done] == undisturbed[before][0]["history"][:done]
+        assert len(result["history"]) == killing.CONFIG.epochs
+        assert result["history"][-1]["condensing_stage"] == 3
+        assert result["history"][-1]["train_loss"] < 0.7 * result["history"][0]["train_loss"]
+
+
 def test_from_outside_at_random_times(data: Path, undisturbed: dict[int, list[dict]], tmp_path: Path) -> None:
     draw = random.Random(4)
     runs, killed = Runs(tmp_path, data), 0
