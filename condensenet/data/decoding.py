@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,7 +25,8 @@ def decode(content: np.ndarray | bytes, channels: int) -> Tensor:
     try:
         image = decode_image(torch.from_numpy(content), mode=ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY)
     except RuntimeError as error:
-        raise ValueError(str(error).partition("\n")[0]) from None
+        reason = str(error).partition("\n")[0]
+        raise ValueError(re.sub(r"^\w+, \S+:\d+, ", "", reason)) from None  # without the place in torchvision's source
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != channels:
         raise ValueError(f"it holds {image.dtype} {tuple(image.shape)}, not 8-bit (channels, height, width)")
     return image
