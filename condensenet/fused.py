@@ -7,8 +7,8 @@ What makes it fast, beside the compiled kernels:
   once a feature, for all its readers together.
 - The features of a block lie in one buffer, channel by channel, so that nothing is concatenated or copied.
 - Nothing is kept for the way back but the features and the outputs of the 1x1 convolutions; the rest is made again.
-- Where a layer keeps so few inputs that gathering them reads no more than all inputs would (from the last condensing
-  stage on, if G <= C), its 1x1 convolution is computed in grouped form.
+- Where a layer keeps so few inputs that gathering them reads no more than all inputs would (if G <= C at the latest
+  from the last condensing stage on), its 1x1 convolution is computed in grouped form.
 
 Shapes: C features, M = N * H * W pixels, I inputs of a layer, G groups of R inputs and K filters, J = G * R. Row
 g * K + k of a 1x1 convolution's output is filter k of group g, that is output k * G + g.
@@ -17,8 +17,7 @@ g * K + k of a 1x1 convolution's output is filter k of group g, that is output k
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +29,6 @@ from condensenet.layers import LearnedGroupConv
 if TYPE_CHECKING:
     from condensenet.models.condensenet import DenseLayer
 
-PER_LAYER = 8  # tensors: those of ``_Layer``
-
 
 def applies(layers: Sequence[DenseLayer], features: Tensor) -> bool:
     """Whether ``dense_block`` can do what these layers do to ``features``."""
@@ -40,12 +37,13 @@ def applies(layers: Sequence[DenseLayer], features: Tensor) -> bool:
         and features[:, 0].numel() > 1
         and not torch.is_autocast_enabled("cpu")
         and all(_is_plain(layer) for layer in layers)
+        and len({norm.eps for layer in layers for norm in _norms(layer)}) == 1
     )
 
 
 def pools(features: Tensor) -> bool:
     """Whether ``average_pool`` can pool them where they lie, as ``dense_block`` left them."""
-    return _are_plain(features) and features.transpose(0, 1).is_contiguous()
+    return _are_plain(features) and min(features.shape[2:]) > 1 and features.transpose(0, 1).is_contiguous()
 
 
 def _are_plain(features: Tensor) -> bool:
@@ -59,15 +57,19 @@ def _are_plain(features: Tensor) -> bool:
 
 
 def _is_plain(layer: DenseLayer) -> bool:
-    """In training, without dropout, hooks on its parts, or a batch norm that was set otherwise."""
+    """In training and in float32, without dropout, hooks on its parts, or a batch norm that was set otherwise."""
     conv_1x1, conv_3x3 = layer.conv_1x1, layer.conv_3x3
     if not isinstance(conv_1x1, LearnedGroupConv) or conv_1x1.dropout > 0:
         return False
     parts: list[nn.Module] = [layer, conv_1x1, conv_1x1.conv, conv_3x3, conv_3x3.conv, *_norms(layer)]
-    hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts)
-    eps = conv_1x1.norm.eps
-    return not hooked and all(
-        norm.training and norm.track_running_stats and norm.affine and norm.momentum is not None and norm.eps == eps
+    hooked = any(
+        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+        for part in parts
+    )
+    if hooked or any(parameter.dtype != torch.float32 for parameter in layer.parameters()):
+        return False
+    return all(
+        norm.training and norm.track_running_stats and norm.affine and norm.momentum is not None
         for norm in _norms(layer)
     )
 
@@ -155,11 +157,10 @@ def _update_running(
             cast("Tensor", norm.num_batches_tracked).add_(1)
 
 
-@dataclass(frozen=True)
-class _Layer:
+class _Layer(NamedTuple):
     scale_1x1: Tensor  # (I,)
     shift_1x1: Tensor
-    index: Tensor  # (J,) which features it reads, group by group
+    reads: Tensor  # (J,) which features it reads, group by group
     weight_1x1: Tensor  # (G, K, R)
     scale_3x3: Tensor  # (G * K,)
     shift_3x3: Tensor
@@ -167,8 +168,7 @@ class _Layer:
     weight_3x3: Tensor
 
 
-@dataclass(frozen=True)
-class _Inner:
+class _Inner(NamedTuple):
     """What a layer keeps for the way back: the output of its 1x1 convolution and its batch norm, by channel."""
 
     y_KM: Tensor
@@ -185,7 +185,7 @@ def _grouped(values: Sequence[Tensor], size: int) -> list[tuple[Tensor, ...]]:
 class _DenseBlock(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, groups_3x3: int, eps: float, *tensors: Tensor) -> tuple[Tensor, ...]:
-        layers = [_Layer(*each) for each in _grouped(tensors, PER_LAYER)]
+        layers = [_Layer(*each) for each in _grouped(tensors, len(_Layer._fields))]
         images, inputs, height, width = features.shape
         size, growth = (images, height, width), len(layers[0].weight_3x3)
         channels, pixels = inputs + len(layers) * growth, images * height * width
@@ -199,21 +199,18 @@ class _DenseBlock(torch.autograd.Function):
 
         out_CM[:inputs] = features.transpose(0, 1).reshape(inputs, pixels)
         add(0, inputs)
-        relu = features.new_empty(max(len(layer.index) for layer in layers), pixels)
-        kept, statistics = [], []
+        relu = features.new_empty(max(len(layer.reads) for layer in layers), pixels)
+        kept: list[Tensor] = []
+        statistics: list[Tensor] = []
         for number, layer in enumerate(layers):
             begin = inputs + number * growth
-            y_KM = _conv_1x1(layer, xhat_CM, relu[: len(layer.index)])
-            inner_mean, inner_variance = kernels.row_statistics(y_KM)
-            inner_mean, inner_variance = inner_mean[layer.row], inner_variance[layer.row]
-            inner_rstd = (inner_variance + eps).rsqrt()
-            scale = layer.scale_3x3 * inner_rstd
-            shift = layer.shift_3x3 - inner_mean * scale
+            y_KM = _conv_1x1(layer, xhat_CM, relu[: len(layer.reads)])
+            inner, inner_variance = _norm_3x3(layer, y_KM, eps)
             new_kM = out_CM[begin : begin + growth]
-            kernels.conv3x3(size, groups_3x3, y_KM, layer.row, scale, shift, layer.weight_3x3, new_kM)
+            kernels.conv3x3(size, groups_3x3, y_KM, layer.row, inner.scale, inner.shift, layer.weight_3x3, new_kM)
             add(begin, begin + growth)
-            kept += [y_KM, inner_mean, inner_rstd, scale, shift]
-            statistics += [inner_mean, inner_variance]
+            kept += inner
+            statistics += [inner.mean, inner_variance]
         ctx.size, ctx.groups_3x3, ctx.inputs = size, groups_3x3, inputs
         ctx.save_for_backward(xhat_CM, rstd, *kept, *tensors)
         ctx.mark_non_differentiable(mean, variance, *statistics)
@@ -224,13 +221,13 @@ class _DenseBlock(torch.autograd.Function):
         _refuse_second_derivatives()
         xhat_CM, rstd, *rest = ctx.saved_tensors
         channels, pixels = xhat_CM.shape
-        depth = len(rest) // (PER_LAYER + 5)
-        inners = [_Inner(*each) for each in _grouped(rest[: 5 * depth], 5)]
-        layers = [_Layer(*each) for each in _grouped(rest[5 * depth :], PER_LAYER)]
+        split = len(rest) * len(_Inner._fields) // (len(_Inner._fields) + len(_Layer._fields))
+        inners = [_Inner(*each) for each in _grouped(rest[:split], len(_Inner._fields))]
+        layers = [_Layer(*each) for each in _grouped(rest[split:], len(_Layer._fields))]
         gradient_CM = gradient.transpose(0, 1).reshape(channels, pixels).contiguous()
         dxhat_CM = torch.zeros_like(xhat_CM)
         mean_g, mean_gx = xhat_CM.new_zeros(2, channels)  # of dxhat, and of dxhat * xhat
-        relu = xhat_CM.new_empty(max(len(layer.index) for layer in layers), pixels)
+        relu = xhat_CM.new_empty(max(len(layer.reads) for layer in layers), pixels)
         dy_KM = torch.empty_like(inners[0].y_KM)
 
         def features(begin: int, end: int) -> tuple[Tensor, ...]:
@@ -242,7 +239,7 @@ class _DenseBlock(torch.autograd.Function):
             begin = end - len(layer.weight_3x3)
             new = features(begin, end)
             of_3x3 = _backward_3x3(ctx.size, ctx.groups_3x3, layer, inner, new, dy_KM)
-            scale, shift, weight = _backward_1x1(layer, xhat_CM, dxhat_CM, dy_KM, relu[: len(layer.index)])
+            scale, shift, weight = _backward_1x1(layer, xhat_CM, dxhat_CM, dy_KM, relu[: len(layer.reads)])
             mean_g[:begin] += layer.scale_1x1 * shift / pixels
             mean_gx[:begin] += layer.scale_1x1 * scale / pixels
             gradients = [scale, shift, None, weight, *of_3x3, *gradients]
@@ -254,7 +251,7 @@ class _DenseBlock(torch.autograd.Function):
 def _conv_1x1(layer: _Layer, xhat_CM: Tensor, relu_JM: Tensor) -> Tensor:
     """(G * K, M) outputs; ``relu_JM`` is room for its inputs."""
     groups, filters, kept = layer.weight_1x1.shape
-    kernels.norm_relu(xhat_CM, layer.index, layer.scale_1x1[layer.index], layer.shift_1x1[layer.index], relu_JM)
+    kernels.norm_relu(xhat_CM, layer.reads, layer.scale_1x1[layer.reads], layer.shift_1x1[layer.reads], relu_JM)
     y_KM = xhat_CM.new_empty(groups * filters, xhat_CM.shape[1])
     if groups == 1:
         return torch.mm(layer.weight_1x1[0], relu_JM, out=y_KM)
@@ -262,11 +259,19 @@ def _conv_1x1(layer: _Layer, xhat_CM: Tensor, relu_JM: Tensor) -> Tensor:
     return y_KM
 
 
+def _norm_3x3(layer: _Layer, y_KM: Tensor, eps: float) -> tuple[_Inner, Tensor]:
+    """The batch norm before the 3x3 convolution, by channel, and the batch's variance."""
+    mean, variance = (of_rows[layer.row] for of_rows in kernels.row_statistics(y_KM))
+    rstd = (variance + eps).rsqrt()
+    scale = layer.scale_3x3 * rstd
+    return _Inner(y_KM, mean, rstd, scale, layer.shift_3x3 - mean * scale), variance
+
+
 def _backward_1x1(
     layer: _Layer, xhat_CM: Tensor, dxhat_CM: Tensor, dy_KM: Tensor, room_JM: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of scale, shift and weights; that of the standardised features is added to ``dxhat_CM``."""
-    weight_GKR, index = layer.weight_1x1, layer.index
+    weight_GKR, index = layer.weight_1x1, layer.reads
     groups, filters, kept = weight_GKR.shape
     dy_GKM, room_GRM = dy_KM.view(groups, filters, -1), room_JM.view(groups, kept, -1)
     if groups == 1:

@@ -28,7 +28,11 @@ log = logging.getLogger(__name__)
 
 
 def available() -> bool:
-    return os.environ.get(SWITCH) != "off" and _library() is not None
+    """Whether they are built and in use. Raises ``ValueError`` when the environment's word for it is not known."""
+    switch = os.environ.get(SWITCH, "on")
+    if switch not in ("on", "off"):
+        raise ValueError(f"{SWITCH}={switch} is not allowed: on or off")
+    return switch == "on" and _library() is not None
 
 
 @functools.cache
@@ -36,7 +40,11 @@ def _library() -> ctypes.CDLL | None:
     found = importlib.util.find_spec("condensenet.kernels._compiled")
     if found is None or found.origin is None:
         return None
-    library = ctypes.CDLL(found.origin)
+    try:
+        library = ctypes.CDLL(found.origin)
+    except OSError as error:  # built for another machine, or its OpenMP library is not here
+        log.warning("the compiled kernels cannot be loaded and stay unused: %s", error)
+        return None
     library.source_digest.restype = ctypes.c_char_p
     sources = sorted(Path(__file__).parent.glob("*.[ch]"))  # none in a wheel
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

@@ -8,7 +8,9 @@
 #define CONDENSENET_COMMON_H
 
 #include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define FOR_EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -26,8 +28,8 @@
 #endif
 enum { SPAN = 512, PRODUCT_SPAN = 1024, BUNDLE_PIXELS = 1024 }; /* a bundle of images shares one sum over the lanes */
 typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef float vec_u __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef float half_u __attribute__((vector_size(2 * LANES), aligned(4)));
+typedef float vec_u __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float half_u __attribute__((vector_size(2 * LANES), aligned(4), may_alias));
 typedef int mask_vec __attribute__((vector_size(4 * LANES)));
 
 INLINE vec load(const float *p) { return *(const vec_u *)p; }
@@ -38,6 +40,17 @@ INLINE float total(vec v) { /* by halves */
         for (int i = 0; i < n; i++) v[i] += v[i + n];
     return v[0];
 }
+/* Zeros, aligned for vectors, to be freed. Who has no memory for them is told so and ends: there is no way on. */
+static inline void *zeros(size_t count, size_t size) {
+    const size_t bytes = (count * size + sizeof(vec) - 1) / sizeof(vec) * sizeof(vec);
+    void *room = aligned_alloc(sizeof(vec), bytes);
+    if (!room) {
+        fprintf(stderr, "condensenet kernels: no memory for %zu bytes\n", bytes);
+        abort();
+    }
+    return memset(room, 0, bytes);
+}
+
 INLINE long smaller(long a, long b) { return a < b ? a : b; }
 INLINE long begin_of(long count, int part, int parts) { /* multiples of SPAN, so that columns start on whole lines */
     long spans = (count + SPAN - 1) / SPAN;

@@ -15,7 +15,7 @@ FOR_EACH_CPU static void norm_relu_columns(long rows, long M, long from, long to
         float *oj = out + j * M;
         for (long m = from; m < to; m++) {
             float t = xj[m] * s + b;
-            oj[m] = t > 0 ? t : 0;
+            oj[m] = t < 0 ? 0 : t; /* NaN stays NaN, here and below: the loss must tell of it */
         }
     }
 }
@@ -33,19 +33,20 @@ FOR_EACH_CPU static void norm_relu_backward_columns(long rows, long M, long from
             vec a = {0}, ax = {0};
             for (; m + LANES <= end; m += LANES) {
                 vec v = load(xj + m), t = v * s + b;
-                vec g = keep(t > 0, load(dj + m));
+                const mask_vec on = ~(t <= 0);
+                vec g = keep(on, load(dj + m));
                 a += g;
                 ax += g * v;
                 store(dxj + m, load(dxj + m) + g * s);
-                store(dj + m, keep(t > 0, t));
+                store(dj + m, keep(on, t));
             }
             float ra = total(a), rax = total(ax);
             for (; m < end; m++) {
-                float t = xj[m] * s + b, g = t > 0 ? dj[m] : 0;
+                float t = xj[m] * s + b, g = t <= 0 ? 0 : dj[m];
                 ra += g;
                 rax += g * xj[m];
                 dxj[m] += g * s;
-                dj[m] = t > 0 ? t : 0;
+                dj[m] = t <= 0 ? 0 : t;
             }
             sum += ra;
             sum_x += rax;
@@ -118,21 +119,21 @@ void norm_relu(int threads, long rows, long M, const float *x, const long *index
 
 void norm_relu_backward(int threads, long rows, long M, const float *x, const long *index, const float *scale,
                         const float *shift, float *d, float *dx, double *sums) {
-    double *partial = calloc((size_t)threads * 2 * rows, sizeof(double));
+    double *partial = zeros((size_t)threads * 2 * rows, sizeof(double));
     BY_COLUMNS(norm_relu_backward_columns(rows, M, from, to, x, index, scale, shift, d, dx, partial + part * 2 * rows))
     add_parts(2 * rows, threads, partial, sums);
     free(partial);
 }
 
 void row_statistics(int threads, long rows, long M, const float *x, float *mean, float *variance) {
-    double *partial = calloc((size_t)threads * 2 * rows + 2 * rows, sizeof(double));
+    double *partial = zeros((size_t)threads * 2 * rows + 2 * rows, sizeof(double));
     double *sums = partial + (size_t)threads * 2 * rows;
     BY_COLUMNS(sums_columns(rows, M, from, to, x, partial + part * 2 * rows))
     add_parts(2 * rows, threads, partial, sums);
     for (long j = 0; j < rows; j++) {
         double offset = sums[2 * j] / M, square = sums[2 * j + 1] / M - offset * offset;
         mean[j] = (float)(x[j * M] + offset);
-        variance[j] = (float)(square > 0 ? square : 0);
+        variance[j] = (float)(square < 0 ? 0 : square);
     }
     free(partial);
 }

@@ -124,12 +124,37 @@ def test_pooling_as_torch_pools(size):
         assert torch.allclose(found, expected, rtol=1e-6, atol=1e-7)
 
 
+def test_an_image_too_small_to_pool_is_refused_as_by_torch():
+    with pytest.raises(RuntimeError, match="Output size is too small"):
+        network(SMALL, 0)(torch.randn(4, 3, 1, 1))
+
+
 @pytest.mark.parametrize("shape", [(4, 8, 18, 65), (2, 3, 5, 1030), (1, 4, 4, 7), (3, 1, 1, 2100)], ids=str)
 def test_products_of_groups_by_einsum(shape):
     groups, filters, kept, pixels = shape
     y, x = torch.randn(groups, filters, pixels), torch.randn(groups, kept, pixels)
     expected = torch.einsum("gkm,grm->gkr", y.double(), x.double())
     assert (kernels.group_products(y, x) - expected).abs().max() < 1e-6 * pixels
+
+
+@pytest.mark.parametrize("part", ["conv_1x1.norm", "conv_1x1.conv", "conv_3x3.norm", "conv_3x3.conv"])
+def test_what_is_no_number_reaches_the_loss(part):
+    """As layer by layer: a ReLU or a variance that took it for 0 would hide that a training diverged."""
+    model = network(SMALL, 0)
+    with torch.no_grad():
+        model.blocks[0][1].get_submodule(part).weight.view(-1)[1] = float("nan")
+    assert step(model, *batch(SMALL, 4, 8, 8))["loss"].isnan()
+
+
+def test_threads_share_the_work_without_a_gap():
+    before, steps = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3, 7):  # the last: more than images
+            torch.set_num_threads(threads)
+            steps.append(step(network(SMALL, 3), *batch(SMALL, 5, 16, 16)))
+    finally:
+        torch.set_num_threads(before)
+    assert max(error(other, steps[0]) for other in steps[1:]) < 1e-4
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -163,7 +188,8 @@ def test_only_what_reads_no_more_than_dense_runs_in_grouped_form():
 
 
 @pytest.mark.parametrize(
-    "reason", ["evaluation", "no gradient", "float64", "dropout", "hook", "norm", "one pixel", "off"]
+    "reason",
+    ["evaluation", "no gradient", "float64", "dropout", "hook", "backward hook", "norm", "eps", "one pixel", "off"],
 )
 def test_layer_by_layer_where_it_must_be(reason, monkeypatch):
     config = replace(SMALL, dropout=0.1 if reason == "dropout" else 0.0)
@@ -177,8 +203,13 @@ def test_layer_by_layer_where_it_must_be(reason, monkeypatch):
         features = features.double()
     elif reason == "hook":
         block[1].conv_3x3.register_forward_hook(lambda *_: None)
+    elif reason == "backward hook":
+        block[1].conv_3x3.register_full_backward_pre_hook(lambda *_: None)
     elif reason == "norm":
         block[0].conv_1x1.norm.momentum = None
+    elif reason == "eps":
+        for norm in fused._norms(block[1]):
+            norm.eps = 0.5
     elif reason == "one pixel":
         features = features[:1, :, :1, :1]
     elif reason == "off":
