@@ -8,7 +8,8 @@
 
 - CondenseNet-86, batch 64: images a second over the whole schedule, at least 6 times the yardstick's;
 - the whole CIFAR-10 recipe of CondenseNet-86 (300 epochs of 50,000 images, an evaluation of 10,000 after each) in at
-  most 10 minutes: projected from measured steps and evaluations, and with ``--whole-recipe`` also run;
+  most 10 minutes: projected from measured steps and evaluations, and with ``--whole-recipe`` also run; and what keeps
+  the GPU busy in one of its steps, so that one sees whether it waits for Python;
 - CondenseNet-74 at 224 x 224, trained from images in memory: at least 8,000 images a second over the schedule.
 
 Each is measured in fp32 (the paper's recipe) and in bf16 (the fast one), plain, as a CUDA graph (``train.cuda_graph``)
@@ -36,6 +37,8 @@ import benchmarks  # noqa: F401
 # isort: split
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity as Activity
 
 from benchmarks import STARTED, train_throughput
 from benchmarks.reporting import Spread, device_name, parser, synchronise, table, write_rows
@@ -50,6 +53,7 @@ from condensenet.training import fit
 
 COLUMNS = ("target", "precision", "compile", "cuda_graph", "measured", "unit", "wanted", "met", "note")
 RATIO, MINUTES, IMAGES_PER_S = 6.0, 10.0, 8000.0
+PROFILED = 5  # steps
 LIMIT_S = 570.0  # from the start of this script
 LASSO = 1e-5  # ImageNet's (authors)
 
@@ -83,7 +87,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     common = {"device": device_name(device), "torch": torch.__version__, **({"met": "dry run"} if options.tiny else {})}
     for recipe in recipes(options):
-        for targets in (cifar, imagenet, *([whole_recipe] if options.whole_recipe else [])):
+        for targets in (cifar, busy, imagenet, *([whole_recipe] if options.whole_recipe else [])):
             rows += [{**row, **common} for row in attempt(targets, options, recipe, device)]
             write_rows(options.json, rows)
     print(f"{device_name(device)}, PyTorch {torch.__version__}{': a dry run, no figure counts' * options.tiny}")
@@ -200,6 +204,31 @@ def evaluation_seconds(throughput: Namespace, precision: str, device: torch.devi
             synchronise(device)
             best = min(best, time.perf_counter() - started)
     return best * TEST_IMAGES / images
+
+
+def busy(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
+    """Milliseconds of kernels in a step of CondenseNet-86 in the optimization stage, and what takes most of them."""
+    name, size, batch = ("condensenet-50", 16, 4) if options.tiny else ("condensenet-86", 32, 64)
+    on_gpu = device.type == "cuda"
+    with prepared(None, 16 * batch, size, presets[name].num_classes) as data:
+        side = Ours(new_model(presets[name]), data, train_config(recipe, batch, EPOCHS), device)
+        side.go_to(0.75)
+        warm_up([side], WARM_UP_GPU if on_gpu else 1)
+        synchronise(device)
+        with torch.profiler.profile(activities=[Activity.CUDA if on_gpu else Activity.CPU]) as profiler:
+            warm_up([side], PROFILED)
+            synchronise(device)
+    kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    ms = {
+        event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000 / PROFILED
+        for event in profiler.key_averages()
+        if event.device_type == kind
+    }
+    count = sum(event.count for event in profiler.key_averages() if event.device_type == kind) // PROFILED
+    most = sorted(ms, key=lambda kernel: -ms[kernel])[:8]
+    note = f"{count} kernels; most: {', '.join(f'{kernel[:60]} {ms[kernel]:.2f}' for kernel in most)}"
+    wanted = 60_000 * MINUTES / (EPOCHS * (TRAIN_IMAGES // 64))
+    return [row(f"{name}, the GPU's work in a step", recipe, sum(ms.values()), "ms", -round(wanted, 2), note)]
 
 
 def imagenet(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:

@@ -197,6 +197,7 @@ class Trainer:
     def _gradients(self, images: Tensor, labels: Tensor) -> Tensor:
         """Forward and backward pass: the optimizer's gradients anew; returns (loss, error) of this rank's images."""
         config, model = self.config, self.model
+        self.optimizer.zero_grad()  # before the forward pass: graphs of torch.compile take this memory back with it
         counting = nullcontext() if self.device.type == "cpu" else counted_together(self.norms)
         with counting, autocast(self.device, config.precision):
             logits = self.forward(images).float()
@@ -204,7 +205,6 @@ class Trainer:
         objective = loss
         if config.group_lasso_weight > 0 and not model.is_condensed:
             objective = loss + config.group_lasso_weight * group_lasso(model)
-        self.optimizer.zero_grad()
         objective.backward()
         error = (logits.argmax(dim=1) != labels).float().mean()
         return torch.stack([loss.detach(), error])
