@@ -59,6 +59,7 @@ def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper
         _tell_of_others(folder, whole)
         write(folder / RECIPE, json.dumps(whole, indent=1) + "\n")
         (folder / train_worker.ERROR).unlink(missing_ok=True)
+        write(folder / train_worker.RESERVE, " " * train_worker.RESERVE_BYTES)
         follower = Follower(folder, params, setting)
         with stopper.training(folder) if stopper else nullcontext():
             _on_ray(folder, params, setting, follower, stopper)
@@ -115,14 +116,14 @@ def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower, 
         threads=params.ray.threads_per_worker,
         use_gpu=params.ray.use_gpu,
     )
+    paused, error = folder / train_worker.PAUSED, folder / train_worker.ERROR
     try:
         with follower, ray_cluster.cluster(params.ray):
             failure = ray_cluster.train(train_worker.run, job, params.ray, folder)
-            paused, error = folder / train_worker.PAUSED, folder / train_worker.ERROR
             if stopper and stopper.told and (paused.exists() or failure) and not error.exists():
                 stopper.end()
-    except UserError as refusal:  # by the cluster, which is not there or too small
-        _fail(follower, str(refusal))
+    except UserError as refusal:  # by the cluster, which is not there or too small; or nothing can be recorded
+        _fail(follower, error.read_text() if error.exists() else str(refusal))
     if error.exists():
         _fail(follower, error.read_text())
     if failure is not None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoints"
 MESSAGES = "messages.txt"
 ERROR = "error.txt"  # first line: what the user is told
+RESERVE = "reserve"  # room for the error on a disk that is full
+RESERVE_BYTES = 16384
 STOP = "stop"  # the stage asks rank 0 to save and end
 PAUSED = "paused.txt"  # it did so: after which step
 LOCK = "lock"  # held by the rank 0 that is at work
@@ -71,7 +73,8 @@ def run(config: dict[str, Any]) -> None:
                 write(job.folder / PAUSED, str(error))
             return
         if _is_final(error):
-            with suppress(OSError):  # the disk may be full; then Ray brings the message
+            with suppress(OSError):  # no room all the same: then Ray brings the message
+                (job.folder / RESERVE).unlink(missing_ok=True)
                 write(job.folder / ERROR, f"{_one_line(error)}\n{traceback.format_exc()}")
         raise
     dist.destroy_process_group()
