@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from tasks.console import say
 from tasks.files import write
 
 GRACE_S = 15.0  # a flow that is stopped gives its stages 20 s, a Kubernetes pod has 30
+PARENT_S = 1.0
 ATTENTION = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -33,6 +35,8 @@ class Stopper:
         self._folder: Path | None = None
         for number in ATTENTION:
             signal.signal(number, self._hear)
+        if "DVC_STAGE" in os.environ:
+            threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
     @contextmanager
     def training(self, folder: Path) -> Iterator[None]:
@@ -69,6 +73,13 @@ class Stopper:
         if paused is not None and paused.exists():
             return f"{paused.read_text()}: the training goes on from there when it is run again"
         return "stopped: the training goes on from its last checkpoint when it is run again"
+
+
+def _end_with(parent: int) -> None:
+    """DVC does not pass on what ends it, by -9 it cannot: a training that lived on would be in the next run's way."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _at_work(folder: Path) -> bool:

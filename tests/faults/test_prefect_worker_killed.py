@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -59,8 +60,7 @@ def test_another_worker_finishes_with_the_same_bits(deployed: Workspace) -> None
     worker = deployed.start(*PREFECT, "worker", "start", "--pool", "condensenet")
     deployed.run(*RUN)
     wait_until(lambda: newest_step(deployed) > 0, 180)
-    started = psutil.Process(worker.pid).children(recursive=True)
-    stage = next(process for process in started if process.cmdline()[1:] == ["-m", "tasks.train", SETTING])
+    stage = next(each for each in psutil.Process(worker.pid).children(recursive=True) if is_stage(each))
     worker.kill()
     worker.communicate()
     stage.wait(20)  # it saves and ends, though nobody is left to hear of it
@@ -73,6 +73,12 @@ def test_another_worker_finishes_with_the_same_bits(deployed: Workspace) -> None
         end_group(worker)
     assert done.returncode == 0, done.stdout + done.stderr
     assert weights(deployed) == undisturbed(deployed)
+
+
+def is_stage(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()[1:] == ["-m", "tasks.train", SETTING]
+    return False
 
 
 def newest_step(workspace: Workspace) -> int:

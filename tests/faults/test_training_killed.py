@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -126,7 +127,9 @@ def assert_gone(processes: list[psutil.Process], timeout_s: float = 30) -> None:
 
 def is_agent(process: psutil.Process) -> bool:
     """Ray's two agents wait a minute for the server of a cluster that was killed, and then end."""
-    return "Agent" in process.name()
+    with suppress(psutil.NoSuchProcess):
+        return "Agent" in process.name()
+    return False
 
 
 def finish(process: subprocess.Popen, status: int = 0) -> str:
@@ -262,7 +265,13 @@ def kill_a_worker(folder: Checkout) -> str:
 
 
 def workers(process: subprocess.Popen) -> list[psutil.Process]:
-    return [each for each in descendants(process) if "RayTrainWorker" in " ".join(each.cmdline())]
+    return [each for each in descendants(process) if is_worker(each)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    return False
 
 
 def assert_recorded(folder: Checkout, execution: str) -> None:

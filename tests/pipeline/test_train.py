@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -256,10 +258,22 @@ def test_dvc_trains_anew_after_a_change_of_any_code_that_decides_weights(checkou
     assert [name for name in counted if name not in dependencies and not name.startswith(folders)] == []
 
 
+def test_a_stage_ends_with_the_dvc_that_runs_it():
+    import psutil
+
+    stage = "import time; from tasks.train_stopping import Stopper; Stopper(); print(flush=True); time.sleep(60)"
+    dvc = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
+    environment = {**os.environ, "DVC_STAGE": "train@g4-c4"}
+    process = subprocess.Popen([sys.executable, "-c", dvc], env=environment, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    (child,) = psutil.Process(process.pid).children()
+    process.kill()
+    assert "goes on from its last checkpoint when it is run again" in process.communicate(timeout=30)[0]
+    child.wait(30)
+
+
 def test_worker_and_stage_start_lean():
     """Neither imports what costs seconds in every process and is not needed there."""
-    import subprocess
-
     code = "import sys, tasks.train, tasks.train_worker; print([m for m in {} if m in sys.modules])"
     heavy = ["torch", "torchvision", "mlflow", "prefect", "ray", "pandas"]
     shown = subprocess.run([sys.executable, "-c", code.format(heavy)], capture_output=True, text=True, check=True)
