@@ -20,62 +20,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from condensenet import kernels
 from condensenet.condensing import by_group
+from condensenet.fusible import norms
 from condensenet.layers import LearnedGroupConv
 
 if TYPE_CHECKING:
     from condensenet.models.condensenet import DenseLayer
-
-
-def applies(layers: Sequence[DenseLayer], features: Tensor) -> bool:
-    """Whether ``dense_block`` can do what these layers do to ``features``."""
-    return (
-        _are_plain(features)
-        and features[:, 0].numel() > 1
-        and not torch.is_autocast_enabled("cpu")
-        and all(_is_plain(layer) for layer in layers)
-        and len({norm.eps for layer in layers for norm in _norms(layer)}) == 1
-    )
-
-
-def pools(features: Tensor) -> bool:
-    """Whether ``average_pool`` can pool them where they lie, as ``dense_block`` left them."""
-    return _are_plain(features) and min(features.shape[2:]) > 1 and features.transpose(0, 1).is_contiguous()
-
-
-def _are_plain(features: Tensor) -> bool:
-    return (
-        features.device.type == "cpu"
-        and features.dtype == torch.float32
-        and torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and kernels.available()
-    )
-
-
-def _is_plain(layer: DenseLayer) -> bool:
-    """In training and in float32, without dropout, hooks on its parts, or a batch norm that was set otherwise."""
-    conv_1x1, conv_3x3 = layer.conv_1x1, layer.conv_3x3
-    if not isinstance(conv_1x1, LearnedGroupConv) or conv_1x1.dropout > 0:
-        return False
-    parts: list[nn.Module] = [layer, conv_1x1, conv_1x1.conv, conv_3x3, conv_3x3.conv, *_norms(layer)]
-    hooked = any(
-        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-        for part in parts
-    )
-    if hooked or any(parameter.dtype != torch.float32 for parameter in layer.parameters()):
-        return False
-    return all(
-        norm.training and norm.track_running_stats and norm.affine and norm.momentum is not None
-        for norm in _norms(layer)
-    )
-
-
-def _norms(layer: DenseLayer) -> tuple[nn.BatchNorm2d, nn.BatchNorm2d]:
-    return cast("LearnedGroupConv", layer.conv_1x1).norm, layer.conv_3x3.norm
 
 
 def dense_block(layers: Sequence[DenseLayer], features: Tensor) -> Tensor:
@@ -96,7 +49,7 @@ def _tensors(layer: DenseLayer) -> tuple[Tensor, ...]:
     """Those of ``_Layer``, in its order."""
     conv = layer.conv_1x1
     assert isinstance(conv, LearnedGroupConv)
-    norm_1x1, norm_3x3 = _norms(layer)
+    norm_1x1, norm_3x3 = norms(layer)
     groups, filters = conv.groups, conv.out_channels // conv.groups
     if groups * (conv.in_channels - conv.num_dropped) <= conv.in_channels:
         kept_GR = conv.kept_inputs()
@@ -150,7 +103,7 @@ def _update_running(
     """``inner`` holds the mean and the variance of every layer's second norm."""
     for number, layer in enumerate(layers):
         statistics = ((mean, variance), (inner[2 * number], inner[2 * number + 1]))
-        for norm, (batch_mean, batch_variance) in zip(_norms(layer), statistics, strict=True):
+        for norm, (batch_mean, batch_variance) in zip(norms(layer), statistics, strict=True):
             momentum, inputs = cast("float", norm.momentum), norm.num_features
             cast("Tensor", norm.running_mean).lerp_(batch_mean[:inputs], momentum)
             cast("Tensor", norm.running_var).lerp_(batch_variance[:inputs] * (pixels / (pixels - 1)), momentum)

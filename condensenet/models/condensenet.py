@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condensenet import fused
+from condensenet import fused, fusible
 from condensenet.config import ModelConfig
 from condensenet.layers import (
     CondensedGroupConv,
@@ -62,7 +62,7 @@ class DenseBlock(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         layers = cast("list[DenseLayer]", list(self.children()))
-        if self.training and fused.applies(layers, features):
+        if self.training and all(type(layer) is DenseLayer for layer in layers) and fusible.applies(layers, features):
             return fused.dense_block(layers, features)
         return super().forward(features)
 
@@ -78,7 +78,7 @@ class Transition(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if self.conv_1x1 is not None:
             features = self.conv_1x1(features)
-        if self.training and fused.pools(features):
+        if self.training and fusible.pools(features):
             return fused.average_pool(features)
         return F.avg_pool2d(features, 2)
 

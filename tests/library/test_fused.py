@@ -13,8 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from condensenet import CondenseNet, ModelConfig, fused, kernels
+from condensenet import CondenseNet, ModelConfig, fused, fusible, kernels
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels are not built: there was no C compiler")
 
@@ -116,7 +118,7 @@ def test_same_step_as_layer_by_layer(change, size, condensing_stage, plain):
 def test_pooling_as_torch_pools(size):
     features = torch.randn(3, 2, *size).transpose(0, 1).requires_grad_()
     gradient = torch.randn(3, 2, size[0] // 2, size[1] // 2).transpose(0, 1)
-    assert fused.pools(features)
+    assert fusible.pools(features)
     results = []
     for pooled in (fused.average_pool(features), F.avg_pool2d(features, 2)):
         results.append((pooled, *torch.autograd.grad(pooled, features, gradient)))
@@ -195,7 +197,7 @@ def test_layer_by_layer_where_it_must_be(reason, monkeypatch):
     config = replace(SMALL, dropout=0.1 if reason == "dropout" else 0.0)
     model, features = network(config, 0), torch.randn(4, 16, 8, 8)
     block = model.blocks[0]
-    assert fused.applies(list(network(SMALL, 0).blocks[0]), features)
+    assert fusible.applies(list(network(SMALL, 0).blocks[0]), features)
     if reason == "evaluation":
         model.eval()
     elif reason == "float64":
@@ -208,16 +210,83 @@ def test_layer_by_layer_where_it_must_be(reason, monkeypatch):
     elif reason == "norm":
         block[0].conv_1x1.norm.momentum = None
     elif reason == "eps":
-        for norm in fused._norms(block[1]):
+        for norm in fusible.norms(block[1]):
             norm.eps = 0.5
     elif reason == "one pixel":
         features = features[:1, :, :1, :1]
     elif reason == "off":
         monkeypatch.setenv(kernels.SWITCH, "off")
     with torch.set_grad_enabled(reason != "no gradient"):
-        assert not fused.applies(list(block), features)
+        assert not fusible.applies(list(block), features)
         if reason != "one pixel":
             assert block(features).shape == (4, 40, 8, 8)
+
+
+class Doubled(torch.nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        torch.nn.Identity(),
+        Doubled(32, 8, 3, padding=1, groups=4, bias=False),
+        torch.nn.Conv2d(32, 8, 3, padding=2, dilation=2, groups=4, bias=False),
+        torch.nn.Conv2d(32, 8, 3, padding=1, groups=4),
+        torch.nn.Conv2d(32, 8, 3, padding=1, groups=2, bias=False),
+        torch.nn.Conv2d(32, 8, 3, padding=1, groups=4, bias=False, padding_mode="circular"),
+        torch.nn.GroupNorm(4, 32),
+        "forward",
+        "hook on all modules",
+    ],
+    ids=str,
+)
+def test_parts_put_into_a_layer_are_used(part, plain):
+    """What a module is told to do is done, with the kernels as without them."""
+    model, (x, _) = network(SMALL, 1), batch(SMALL, 4, 8, 8)
+    layer, handle = model.blocks[0][1], None
+    if isinstance(part, torch.nn.Identity):
+        model.blocks[0].append(part)
+    elif isinstance(part, torch.nn.Conv2d):
+        layer.conv_3x3.conv = part
+    elif isinstance(part, torch.nn.GroupNorm):
+        layer.conv_3x3.norm = part
+    elif part == "forward":
+        own = layer.conv_3x3.forward
+        layer.conv_3x3.forward = lambda x: 2 * own(x)
+    else:
+        double = lambda module, _, out: 2 * out if module is layer.conv_3x3 else None  # noqa: E731
+        handle = torch.nn.modules.module.register_module_forward_hook(double)
+    try:
+        actual = model(x)
+        plain()
+        torch.testing.assert_close(actual, model(x), rtol=1e-4, atol=1e-4)
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def test_recorded_operations_are_those_of_the_layers(plain):
+    """A trace holds addresses of no kernel, a counter misses nothing, fake tensors and forward mode come through."""
+    model, (x, _) = network(SMALL, 1), batch(SMALL, 4, 8, 8)
+    with torch.jit.optimized_execution(False):
+        traced = torch.jit.trace(model, x, check_trace=False)
+    others = batch(SMALL, 3, 8, 8)[0]
+    with FlopCounterMode(display=False) as counted:
+        actual = model(x).sum()
+        actual.backward()
+    with torch.autograd.forward_ad.dual_level():
+        model(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+    with FakeTensorMode():
+        assert CondenseNet(SMALL)(torch.empty(4, 3, 8, 8)).shape == (4, 5)
+    with torch.device("meta"):
+        model(x)
+    plain()
+    torch.testing.assert_close(traced(others), model(others), rtol=1e-4, atol=1e-4)
+    with FlopCounterMode(display=False) as expected:
+        model(x).sum().backward()
+    assert counted.get_total_flops() == expected.get_total_flops()
 
 
 def test_second_derivatives_are_refused():
