@@ -38,7 +38,7 @@ import numpy as np
 import torch
 
 from benchmarks import images, yardstick
-from benchmarks.reporting import device_name, parser, table, write_rows
+from benchmarks.reporting import chosen_device, device_name, parser, start, table, write_rows
 from benchmarks.sides import CIFAR_AUGMENT, new_model
 from condensenet import ModelConfig, kernels, presets
 from condensenet.condensing import condensing_stage
@@ -62,7 +62,7 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
     torch.backends.cudnn.benchmark = True
-    device = torch.device(options.device)
+    device = chosen_device(options.device)
     data = image_data(options)
     model = presets[options.model] if options.model else SMALL
     model = replace(model, num_classes=len(data.manifest.classes))
@@ -79,6 +79,8 @@ def main() -> None:
     )
     print(table(rows, COLUMNS))
     print(verdict(rows))
+    if options.quick:
+        print("quick: a few steps, still near chance: it shows that the script runs, and compares nothing")
     write_rows(options.json, rows)
     if options.curves:
         write_atomically(options.curves, curves(trainings).encode())
@@ -264,4 +266,4 @@ def join(values: Sequence[int]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

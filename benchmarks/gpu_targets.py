@@ -41,7 +41,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity as Activity
 
 from benchmarks import STARTED, train_throughput
-from benchmarks.reporting import Spread, device_name, parser, synchronise, table, write_rows
+from benchmarks.reporting import Spread, device_name, parser, start, synchronise, table, write_rows
 from benchmarks.sides import CIFAR_AUGMENT, Ours, in_turn, new_model, prepared
 from benchmarks.train_throughput import SCHEDULE, WARM_UP_GPU, schedule_seconds, stage_shares, warm_up
 from condensenet import presets
@@ -286,4 +286,4 @@ def row(target: str, recipe: Recipe, measured: float, unit: str, wanted: float, 
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -27,7 +27,7 @@ from benchmarks import STARTED
 import numpy as np
 import torch
 
-from benchmarks.reporting import Spread, device_name, parser, table, write_rows
+from benchmarks.reporting import Spread, chosen_device, device_name, parser, start, table, write_rows
 from benchmarks.sides import Ours, in_turn, new_model, prepared
 from condensenet import count_cost, kernels, presets
 from condensenet.config import ModelConfig, TrainConfig
@@ -43,7 +43,7 @@ QUICK_S = 36.0
 
 def main() -> None:
     options = arguments()
-    device = torch.device(options.device)
+    device = chosen_device(options.device)
     rows = run(options, device)
     print(f"batch {options.batch}, {device_name(device)}, PyTorch {torch.__version__}")
     print(table(rows, COLUMNS))
@@ -158,4 +158,4 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

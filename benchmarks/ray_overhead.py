@@ -39,7 +39,7 @@ from benchmarks import STARTED
 import torch
 
 from benchmarks import turns
-from benchmarks.reporting import Spread, parser, table, write_rows
+from benchmarks.reporting import Spread, parser, start, table, write_rows
 from benchmarks.sides import CIFAR_AUGMENT, prepared
 from condensenet import kernels
 from condensenet.config import ModelConfig, TrainConfig
@@ -197,4 +197,4 @@ def rows_of(found: Sequence[Seconds], start_up: Mapping[str, float], batch_size:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

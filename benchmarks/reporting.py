@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,22 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the rows of the table there, a JSON list")
     arguments.add_argument("--quick", action="store_true", help="a figure in under 50 seconds on two cores")
     return arguments
+
+
+def start(main: Callable[[], None]) -> None:
+    """Run a script; what its user caused ends it in one line."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+def chosen_device(name: str) -> torch.device:
+    """Raises ``ValueError`` for a GPU that is not there."""
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name} is not allowed: there is no GPU")
+    return device
 
 
 def device_name(device: torch.device) -> str:

@@ -177,9 +177,9 @@ def cifar(results: Rows) -> str:
         lines.append(
             (
                 entry.model,
-                figure(entry.first("paper_flops"), "{:,.1f}M", 1e6),
+                figure(entry.first("paper_flops"), "{:g}M", 1e6),
                 f"{cost.paper_flops / 1e6:,.1f}M",
-                figure(entry.first("params"), "{:.2f}M", 1e6),
+                figure(entry.first("params"), "{:g}M", 1e6),
                 f"{cost.params / 1e6:.2f}M",
                 figure(entry.first("cifar10_error_pct"), "{:.2f}"),
                 f"{trained[0]:.2f}" if trained else NOT_MEASURED,

@@ -28,7 +28,7 @@ from benchmarks import STARTED
 
 import torch
 
-from benchmarks.reporting import Spread, device_name, parser, table, write_rows
+from benchmarks.reporting import Spread, chosen_device, device_name, parser, start, table, write_rows
 from benchmarks.sides import Block, Ours, Side, Yardstick, in_turn, new_model, prepared
 from condensenet import kernels, presets
 from condensenet.config import ModelConfig, TrainConfig
@@ -53,7 +53,7 @@ QUICK_S = 36.0  # from the start of this script to its last block; the rest of t
 
 def main() -> None:
     options = arguments()
-    device = torch.device(options.device)
+    device = chosen_device(options.device)
     rows = run(options, device)
     print(f"{rows[0]['model']}, batch {options.batch}, {device_name(device)}, PyTorch {torch.__version__}")
     if device.type == "cpu" and not kernels.available():
@@ -214,4 +214,4 @@ def phase_name(stage: int, stages: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def stage_arguments() -> tuple[Params, Setting]:
     """The parameters and the setting that the command line names."""
     params = parameters.load()
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
         module = "tasks." + Path(sys.argv[0]).stem
         raise UserError(f"usage: python -m {module} SETTING, one of {', '.join(params.settings)}")
     return params, params.setting(sys.argv[1])

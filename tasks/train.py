@@ -144,6 +144,8 @@ def _tell_of_others(folder: Path, whole_recipe: dict[str, Any]) -> None:
     for path in sorted(folder.parent.glob(f"*/{RECIPE}")):
         if path.parent == folder or path.parent.suffix == DONE:
             continue
+        if not any((path.parent / train_worker.CHECKPOINTS).glob("*.pt")):
+            continue  # it never came as far as to have something to lose
         with suppress(OSError, ValueError):  # another process may just have ended it
             different = differences(whole_recipe, json.loads(path.read_text()))
             say(f"the interrupted training in {path.parent} is not resumed: {different}; it goes on if that is undone")

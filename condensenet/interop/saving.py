@@ -47,7 +47,7 @@ def save_authors_checkpoint(model: CondenseNet, path: str | os.PathLike[str], *,
     if model.form == "grouped" and isinstance(model.classifier, nn.Linear):
         raise ValueError(
             "the classifier is whole, and the authors' converted form has a halved one alone: "
-            "save the training form, or halve_classifier(model), which changes the logits"
+            "save the training form, or what condensenet.interop.halve_classifier(model) returns, with other logits"
         )
     state = {f"module.{name}": _portable(value) for name, value in authors_state_dict(model).items()}
     content = {

@@ -43,13 +43,20 @@ def _densenet_bc(depths: tuple[int, ...], growth_rate: int, **rest: object) -> M
     )
 
 
-presets: dict[str, ModelConfig] = {
-    **{f"condensenet-{name}": _cifar(depth) for name, depth in CIFAR_DEPTHS.items()},
-    "condensenet-182": ModelConfig(block_depths=(30,) * 3, growth_rates=(12, 24, 48), dropout=0.1),
-    "condensenet-74-g4": _imagenet(4),
-    "condensenet-74-g8": _imagenet(8),
-    "light-94": _light(15, 16),
-    "light-160": _light(26, 32, dropout=0.1),
-    "densenet-bc-100-k12": _densenet_bc((16,) * 3, 12),
-    "densenet-121": _densenet_bc((6, 12, 24, 16), 32, num_classes=1000, stem="densenet"),
-}
+class _Presets(dict[str, ModelConfig]):
+    def __missing__(self, name: str) -> ModelConfig:
+        raise KeyError(f"preset={name} is not allowed: {', '.join(self)}")
+
+
+presets: dict[str, ModelConfig] = _Presets(
+    {
+        **{f"condensenet-{name}": _cifar(depth) for name, depth in CIFAR_DEPTHS.items()},
+        "condensenet-182": ModelConfig(block_depths=(30,) * 3, growth_rates=(12, 24, 48), dropout=0.1),
+        "condensenet-74-g4": _imagenet(4),
+        "condensenet-74-g8": _imagenet(8),
+        "light-94": _light(15, 16),
+        "light-160": _light(26, 32, dropout=0.1),
+        "densenet-bc-100-k12": _densenet_bc((16,) * 3, 12),
+        "densenet-121": _densenet_bc((6, 12, 24, 16), 32, num_classes=1000, stem="densenet"),
+    }
+)

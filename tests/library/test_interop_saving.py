@@ -125,7 +125,7 @@ def test_a_condensed_classifier_keeps_its_function_and_loses_its_mask(tmp_path):
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        (convert(_at(SMALL, 3)), ValueError, "the classifier is whole, .* halve_classifier"),
+        (convert(_at(SMALL, 3)), ValueError, "the classifier is whole, .* what condensenet.interop.halve_classifier"),
         (_at(dataclasses.replace(SMALL, in_channels=1), 0), ValueError, "in_channels=1 is not allowed"),
         (_at(dataclasses.replace(SMALL, stem="densenet"), 0), ValueError, "init_conv does not fit: stem='densenet'"),
         (nn.Linear(1, 1), TypeError, "takes a CondenseNet, not a Linear"),
