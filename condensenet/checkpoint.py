@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import pickle
 import re
 import uuid
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from condensenet.files import write_atomically
+from condensenet.storage import plain
 
 KEPT = 2  # a damaged newest one falls back to the one before
 CHECKSUM_DIGITS = 16
@@ -47,7 +47,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     for path in found:
         try:
             return _load(path)
-        except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (OSError, ValueError) as error:
             instead = "there is no other, so training begins again" if path == found[-1] else "taking the one before"
             log.warning("checkpoint %s is damaged (%s): %s", path.name, _one_line(error), instead)
             with suppress(OSError):
@@ -65,7 +65,7 @@ def _load(path: Path) -> dict[str, Any]:
     match = NAME.fullmatch(path.name)
     if match is None or _checksum(data) != match[2]:
         raise ValueError("its checksum differs")
-    content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    content = plain(data, path.name)
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}")
     return content

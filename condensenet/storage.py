@@ -54,7 +54,11 @@ def load_model(path: Path | str) -> CondenseNet:
 
 def read_plain(path: Path | str) -> Any:
     """What ``torch.save`` wrote, plain data and tensors alone, on the CPU; ``ValueError`` for any other content."""
-    data = Path(path).read_bytes()
+    return plain(Path(path).read_bytes(), path)
+
+
+def plain(data: bytes, path: Path | str) -> Any:
+    """The same of a file's content that is in memory."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of files that are then refused

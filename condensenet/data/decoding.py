@@ -21,6 +21,8 @@ def decode(content: np.ndarray | bytes, channels: int) -> Tensor:
     """
     from torchvision.io import ImageReadMode, decode_image  # takes seconds to import
 
+    if len(content) == 0:
+        raise ValueError("it is empty")
     content = np.frombuffer(bytearray(content), dtype=np.uint8) if isinstance(content, bytes) else content
     try:
         image = decode_image(torch.from_numpy(content), mode=ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY)

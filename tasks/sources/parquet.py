@@ -69,7 +69,8 @@ def _open(path: Path) -> Any:
     if "bytes" not in {field.name for field in schema.field("image").type}:
         raise UserError(f"{path}: column image has no field bytes: it is {schema.field('image').type}")
     if "label" not in names or not pa.types.is_integer(schema.field("label").type):
-        raise UserError(f"{path}: column label (whole numbers) is missing: it has {', '.join(names)}")
+        found = f"label is {schema.field('label').type}" if "label" in names else f"it has {', '.join(names)}"
+        raise UserError(f"{path}: column label (whole numbers) is missing: {found}")
     return file
 
 

@@ -330,6 +330,8 @@ def test_a_missing_or_foreign_shard_is_named() -> None:
     assert "column image (a struct of bytes and path) is missing: it has img, label" in refusal(CLASSES, **parquet())
     pq.write_table(pa.table({"image": [{"path": "x"}], "label": [0]}), "raw/test.parquet")
     assert "column image has no field bytes" in refusal(CLASSES, **parquet())
+    pq.write_table(pa.table({"image": [{"bytes": b"x"}], "label": ["cat"]}), "raw/test.parquet")
+    assert "column label (whole numbers) is missing: label is string" in refusal(CLASSES, **parquet())
 
 
 def test_a_truncated_shard_is_named() -> None:
