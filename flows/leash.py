@@ -19,6 +19,7 @@ GRACE_S = {signal.SIGINT: 20.0, signal.SIGTERM: 4.0, signal.SIGKILL: 2.0}
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell runs in the background
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, process_group=0)
     let_go = threading.Event()
     ender = threading.Thread(target=_end_when_let_go, args=(child.pid, let_go), daemon=True)
