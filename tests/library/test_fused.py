@@ -18,19 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from condensenet import CondenseNet, ModelConfig, fused, fusible, kernels
 
-pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels are not built: there was no C compiler")
+pytestmark = [
+    pytest.mark.skipif(not kernels.available(), reason="the compiled kernels are not built, or of another source"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 SMALL = ModelConfig(
     block_depths=(3, 2), growth_rates=(8, 16), groups_1x1=4, groups_3x3=4, condensation_factor=4, num_classes=5
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -14,13 +14,7 @@ from condensenet.config import TrainConfig
 from condensenet.launches import WARM_UP, Replay, counted_together
 from condensenet.training import Trainer, fit
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

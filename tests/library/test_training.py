@@ -18,13 +18,7 @@ from condensenet.evaluation import evaluate
 from condensenet.optimizer import NesterovSGD
 from condensenet.training import TrainingPaused, TrainingStopped, cosine_learning_rate, fit, kept_pct
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
