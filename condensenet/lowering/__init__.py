@@ -1,0 +1,1 @@
+"""The exported graph made fast: exact rewrites of the grouped form, chosen by measurement."""
