@@ -131,14 +131,17 @@ def _array(tensor: torch.Tensor) -> Array:
 
 def _norm(norm: nn.Module) -> tuple[Array, Array]:
     """Scale and shift of a batch norm in evaluation."""
-    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = _array(norm.weight) / np.sqrt(_array(norm.running_var) + norm.eps)
     return scale, _array(norm.bias) - _array(norm.running_mean) * scale
 
 
 def _stem(stem: nn.Module) -> Stem:
     conv = stem[0] if isinstance(stem, nn.Sequential) else stem
-    assert isinstance(conv, nn.Conv2d) and isinstance(conv.padding[0], int)
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(conv.padding[0], int)
     scale, shift = _norm(stem[1]) if isinstance(stem, nn.Sequential) else (None, None)
     return Stem(weight=_array(conv.weight), stride=conv.stride[0], padding=conv.padding[0], scale=scale, shift=shift)
 
