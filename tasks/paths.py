@@ -28,6 +28,11 @@ def state() -> Path:
     return checkout() / "state"
 
 
+def plans() -> Path:
+    """Measured plans of lowering, by hardware, runtime and network: a later measurement of the same is read here."""
+    return state() / "plans"
+
+
 @dataclass(frozen=True)
 class StudyPaths:
     """The outputs of one study, ``out/<study>/<stage>/[<setting>/]``."""

@@ -1,0 +1,142 @@
+"""The ONNX files that the latency table compares: CondenseNets in every form that can be made here, and their peers.
+
+Weights are random, since a latency does not depend on them; but a CondenseNet is really condensed and converted, so
+that its index layers are those of a trained one, and its batch norms have statistics that hide nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from condensenet import CondenseNet, convert, count_cost, export_onnx, presets
+from condensenet.models.peers import mobilenet_v1
+from condensenet.quantize import write_int8
+
+YARDSTICK = "mobilenet_v1"
+CONDENSENETS = ("condensenet-74-g4", "condensenet-74-g8")
+TORCHVISION = (
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "shufflenet_v2_x1_0",
+    "shufflenet_v2_x2_0",
+    "resnet18",
+    "resnet50",
+    "densenet121",
+)
+FORMS = ("plain", "lowered", "native", "int8")
+SEED = 0
+CALIBRATION_IMAGES = 8  # random ones: int8 is here to be timed
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One line of the table: an ONNX file and the multiply-adds of one image."""
+
+    model: str
+    form: str
+    path: Path
+    macs: int
+
+
+@dataclass(frozen=True)
+class Plans:
+    """``--plan``: portable, measured, or files of plans, of which every network takes the one that was made for it."""
+
+    choice: Sequence[str]
+    cache: Path | None = None
+
+    def of(self, model: CondenseNet, size: int) -> Any:
+        made_by = lowering()
+        if list(self.choice) == ["portable"]:
+            return made_by.portable_plan(model, size)
+        if list(self.choice) == ["measured"]:
+            return made_by.measure_plan(model, size, threads=1, cache=self.cache)
+        refusals = []
+        for plan in map(made_by.Plan.load, self.choice):
+            try:
+                plan.check(model, size)
+            except ValueError as error:
+                refusals.append(str(error))
+            else:
+                return plan
+        raise ValueError(refusals[0])
+
+
+def peer_files(folder: Path, size: int, names: Sequence[str]) -> Iterator[File]:
+    """Networks of other papers by the plain export, the only form that they have."""
+    for name in names:
+        model = peer(name)
+        path = export_onnx(model, folder / f"{name}.onnx", size)
+        yield File(model=name, form="plain", path=path, macs=count_cost(model, size).macs)
+
+
+def peer(name: str) -> nn.Module:
+    torch.manual_seed(SEED)
+    if name == YARDSTICK:
+        return mobilenet_v1().eval()
+    import torchvision
+
+    return torchvision.models.get_model(name, weights=None).eval()
+
+
+def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str], size: int) -> Iterator[File]:
+    """``name``, a preset, in those of ``forms`` that can be made here."""
+    model = converted(name)
+    macs = count_cost(model, size).macs
+    makers: dict[str, Callable[[Path], object]] = {
+        "plain": lambda path: export_onnx(model, path, size),
+        "lowered": lambda path: lowering().lower(model, path, size, plan=plans.of(model, size)),
+        "native": lambda path: native().write_native(model, path, size),
+        "int8": lambda path: write_int8(folder / f"{name}-plain.onnx", path, random_images(size)),
+    }
+    for form, make in makers.items():
+        path = folder / f"{name}-{form}.onnx"
+        if form in forms and can_be_made(form):
+            make(path)
+            yield File(model=name, form=form, path=path, macs=macs)
+
+
+def can_be_made(form: str) -> bool:
+    try:
+        if form == "native":
+            return native().library() is not None
+        return form != "lowered" or hasattr(lowering(), "lower")
+    except ImportError:
+        return False
+
+
+def lowering() -> Any:
+    return import_module("condensenet.lowering")
+
+
+def native() -> Any:
+    return import_module("condensenet.native")
+
+
+def converted(name: str) -> CondenseNet:
+    """The grouped form of the preset ``name``, condensed to the end from random weights."""
+    torch.manual_seed(SEED)
+    model = CondenseNet(presets[name])
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(-0.5, 1.5)  # most are positive in a trained network, some are not
+                module.bias.normal_(std=0.3)
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.running_mean.normal_(std=0.3)
+                module.running_var.uniform_(0.5, 1.5)
+    model.eval().condense_to(model.config.num_condensing_stages)
+    return convert(model)
+
+
+def random_images(size: int) -> list[np.ndarray]:
+    return [np.random.default_rng(SEED).standard_normal((CALIBRATION_IMAGES, 3, size, size), dtype=np.float32)]

@@ -1,0 +1,178 @@
+"""How fast is a CondenseNet where it is deployed, beside MobileNets and others, and how far from what the CPU can do?
+
+    python benchmarks/latency_table.py --json FILE     about 4 minutes on two cores
+    python benchmarks/latency_table.py --quick         under 50 seconds on two cores
+
+All networks at 224x224, batch 1, in ONNX Runtime, in one process: every round runs each of them once, MobileNetV1
+first, and the ratio to it is taken round by round. CondenseNet-74 stands there in every form that can be made here:
+``plain`` (torch.onnx), ``lowered`` (standard operators, by the plan that ``--plan`` names), ``native`` (if there was a
+compiler at installation) and ``int8``. ``share_of_peak`` is the multiply-adds a second as a share of those of a large
+matrix product, which is timed in the same rounds. ``--quick``: one thread, the CondenseNets and MobileNetV1.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import STARTED
+
+# isort: split
+
+import numpy as np
+
+from benchmarks import peak, second_runtime
+from benchmarks.latency_files import (
+    CONDENSENETS,
+    FORMS,
+    TORCHVISION,
+    YARDSTICK,
+    File,
+    Plans,
+    condensenet_files,
+    peer_files,
+)
+from benchmarks.peak import Runner
+from benchmarks.reporting import parser, start, table, write_rows
+from condensenet.latency import MIN_RUNS, input_shape, open_session, summarise, versions
+from condensenet.machine import hardware, usable_cores
+from tasks import paths
+
+COLUMNS = (
+    *("runtime", "model", "form", "threads", "median_ms", "ratio_to_mobilenet_v1", "ratio_p10", "ratio_p90"),
+    *("macs", "macs_per_s", "share_of_peak"),
+)
+SIZE = 224
+QUICK_S = 40.0
+WARM_UP = 5
+ORT = "ONNX Runtime"
+
+
+def main() -> None:
+    options = arguments()
+    with tempfile.TemporaryDirectory(prefix="condensenet-latency-") as folder:
+        rows = run(options, Path(folder))
+    first = rows[0]
+    print(f"{first['device']}; ONNX Runtime {first['onnxruntime']}; {first['rounds']} rounds; plan: {first['plan']}")
+    print(table(rows, COLUMNS))
+    for threads, (by, macs) in {row["threads"]: (row["peak_by"], row["peak_macs_per_s"]) for row in rows}.items():
+        print(f"peak, {threads} threads: {macs / 1e9:.1f} GMAC/s, a product of {peak.SIZE}x{peak.SIZE} by {by}")
+    if not second_runtime.installed():
+        print("OpenVINO is not installed: not timed")
+    write_rows(options.json, rows)
+
+
+def arguments() -> Namespace:
+    options = parser(__doc__)
+    options.add_argument(
+        "--plan",
+        nargs="+",
+        default=["portable"],
+        metavar="PLAN",
+        help="of the lowered form: portable (default), measured, or files of plans, each used for its network",
+    )
+    options.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="default: all")
+    options.add_argument("--rounds", type=int, default=100, help="default: %(default)s; at least 50")
+    found = options.parse_args()
+    if found.rounds < MIN_RUNS:
+        raise ValueError(f"--rounds {found.rounds} is not allowed: at least {MIN_RUNS}")
+    return found
+
+
+def run(options: Namespace, folder: Path) -> list[dict[str, Any]]:
+    plans = Plans(options.plan, paths.plans())
+    peers = (YARDSTICK,) if options.quick else (YARDSTICK, *TORCHVISION)
+    files = list(peer_files(folder, SIZE, peers))
+    for name in CONDENSENETS:
+        files += condensenet_files(name, folder, plans, options.forms, SIZE)
+    until = STARTED + QUICK_S if options.quick else float("inf")
+    rows = []
+    for threads in dict.fromkeys((1,) if options.quick else (1, usable_cores())):
+        rows += timed(files, threads, options.rounds, folder, until)
+    found = hardware()
+    facts = {"device": f"{found['cpu']}, {found['cores']} cores", "plan": " ".join(options.plan), **versions()}
+    return [{**row, **facts} for row in rows]
+
+
+def timed(files: Sequence[File], threads: int, rounds: int, folder: Path, until: float) -> list[dict[str, Any]]:
+    """A row a file and runtime, all of them timed in turn with one another and with the matrix product."""
+    image = np.random.default_rng(0).standard_normal((1, *input_shape(files[0].path)), dtype=np.float32)
+    by, product = peak.fastest(peak.products(threads, folder))
+    sides: dict[tuple[str, File], Runner] = {(ORT, file): by_onnxruntime(file.path, threads, image) for file in files}
+    if second_runtime.installed():
+        for file in files:
+            if file.form != "native":  # its operator is ONNX Runtime's
+                sides["OpenVINO", file] = second_runtime.runner(file.path, threads, image)
+    times = in_rounds([product, *sides.values()], rounds, until)
+    peak_macs_per_s = peak.MACS / float(np.median(times[0]))
+    seconds = dict(zip(sides, times[1:], strict=True))
+    rows = []
+    for (runtime, file), own in seconds.items():
+        yardstick = next(
+            times for (name, other), times in seconds.items() if (name, other.model) == (runtime, YARDSTICK)
+        )
+        rows.append(row_of(runtime, file, threads, own, yardstick, peak_macs_per_s) | {"peak_by": by})
+    return rows
+
+
+def row_of(
+    runtime: str, file: File, threads: int, seconds: np.ndarray, yardstick: np.ndarray, peak_macs_per_s: float
+) -> dict[str, Any]:
+    found = summarise(file.model, 1, threads, 1000 * seconds, 1000 * yardstick)
+    macs_per_s = 1000 * file.macs / found.median_ms
+    return {
+        "runtime": runtime,
+        "model": file.model,
+        "form": file.form,
+        "threads": threads,
+        "batch": 1,
+        "median_ms": found.median_ms,
+        "p10_ms": found.p10_ms,
+        "p90_ms": found.p90_ms,
+        "ratio_to_mobilenet_v1": found.ratio,
+        "ratio_p10": found.ratio_p10,
+        "ratio_p90": found.ratio_p90,
+        "macs": file.macs,
+        "macs_per_s": macs_per_s,
+        "share_of_peak": macs_per_s / peak_macs_per_s,
+        "peak_macs_per_s": peak_macs_per_s,
+        "rounds": len(seconds),
+    }
+
+
+def by_onnxruntime(path: Path, threads: int, image: np.ndarray) -> Runner:
+    session = open_session(path, threads)
+    return lambda: session.run(None, {"image": image})
+
+
+def in_rounds(runners: Sequence[Runner], rounds: int, until: float) -> list[np.ndarray]:
+    """Seconds of each runner in every round, one run of each in turn after a warm-up.
+
+    Ends early, but not before the first round, when another round would not end before ``until``.
+    """
+    found: list[list[float]] = []
+    longest = 0.0
+    for turn in range(-WARM_UP, rounds):
+        started = time.monotonic()
+        if turn > 0 and started + longest > until:
+            break
+        seconds = []
+        for runner in runners:
+            begun = time.perf_counter()
+            runner()
+            seconds.append(time.perf_counter() - begun)
+        longest = max(longest, time.monotonic() - started)
+        if turn >= 0:
+            found.append(seconds)
+    return list(np.array(found).T)
+
+
+if __name__ == "__main__":
+    start(main)

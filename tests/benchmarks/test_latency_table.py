@@ -1,0 +1,141 @@
+"""The latency table: one run of the whole on tiny networks, its figures by hand, and what it says is absent."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import latency_files, latency_table, peak, results_latency, second_runtime
+from benchmarks.latency_files import File
+from condensenet import ModelConfig, presets
+from condensenet.layers import CondensedGroupConv
+
+pytest.importorskip("onnxruntime")
+TINY = {
+    name: ModelConfig(block_depths=(1, 1), growth_rates=(8, 8), groups_1x1=g, condensation_factor=g, stem="imagenet")
+    for name, g in (("condensenet-74-g4", 4), ("condensenet-74-g8", 8))
+}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, config in TINY.items():
+        monkeypatch.setitem(presets, name, config)
+    monkeypatch.setattr(latency_table, "SIZE", 32)
+    monkeypatch.setattr(peak, "SIZE", 64)
+    monkeypatch.setattr(peak, "MACS", 64**3)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, path: Path, *arguments: str) -> list[dict[str, Any]]:
+    monkeypatch.setattr(sys, "argv", ["latency_table.py", "--quick", "--json", str(path), *arguments])
+    monkeypatch.setattr(latency_table, "STARTED", time.monotonic())
+    latency_table.main()
+    return json.loads(path.read_text())
+
+
+@pytest.mark.usefixtures("tiny")
+def test_quick_writes_a_row_a_network_and_form(tmp_path, monkeypatch, capsys):
+    rows = run(monkeypatch, tmp_path / "rows.json", "--rounds", "50")
+    made = [form for form in latency_files.FORMS if latency_files.can_be_made(form)]
+    assert {"plain", "int8"} <= set(made)
+    expected = [("mobilenet_v1", "plain"), *((name, form) for name in TINY for form in made)]
+    assert [(row["model"], row["form"]) for row in rows] == expected
+    for row in rows:
+        assert (row["threads"], row["batch"], row["rounds"]) == (1, 1, 50)
+        assert row["macs_per_s"] == pytest.approx(1000 * row["macs"] / row["median_ms"])
+        assert row["share_of_peak"] == pytest.approx(row["macs_per_s"] / row["peak_macs_per_s"])
+        assert row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
+    assert rows[0]["ratio_to_mobilenet_v1"] == rows[0]["ratio_p90"] == 1
+    assert all(row["macs"] < rows[0]["macs"] for row in rows[1:])
+    printed = capsys.readouterr().out
+    assert ("OpenVINO is not installed" in printed) == (not second_runtime.installed())
+    assert "plan: portable" in printed
+
+
+def test_a_row_by_hand():
+    file = File(model="m", form="plain", path=Path("m.onnx"), macs=3_000_000)
+    row = latency_table.row_of("R", file, 2, np.array([0.002, 0.003, 0.004]), np.array([0.001, 0.001, 0.004]), 4e9)
+    assert (row["median_ms"], row["ratio_to_mobilenet_v1"]) == pytest.approx((3.0, 2.0))  # ratios 2, 3 and 1
+    assert (row["macs_per_s"], row["share_of_peak"]) == pytest.approx((1e9, 0.25))
+
+
+def test_rounds_take_turns_after_a_warm_up_and_end_in_time():
+    order: list[str] = []
+    sides = [lambda: order.append("a"), lambda: order.append("b")]
+    seconds = latency_table.in_rounds(sides, 3, float("inf"))
+    assert order == ["a", "b"] * (latency_table.WARM_UP + 3)
+    assert [len(own) for own in seconds] == [3, 3]
+    assert [len(own) for own in latency_table.in_rounds(sides, 1000, time.monotonic())] == [1, 1]
+
+
+def test_the_condensenets_are_condensed_and_converted():
+    model = latency_files.converted("condensenet-86")
+    assert model.form == "grouped"
+    layer = next(module for module in model.modules() if isinstance(module, CondensedGroupConv))
+    assert sorted(layer.index.tolist()) != list(range(len(layer.index)))  # chosen by weights, not in order
+
+
+def test_the_fastest_product_is_taken():
+    def slow() -> None:
+        time.sleep(0.002)
+
+    assert peak.fastest({"slow": slow, "fast": lambda: None})[0] == "fast"
+
+
+def test_all_products_are_the_same_product(tmp_path, monkeypatch):
+    monkeypatch.setattr(peak, "SIZE", 16)
+    first, *others = (np.asarray(runner()).reshape(16, 16) for runner in peak.products(1, tmp_path).values())
+    assert others
+    for other in others:
+        np.testing.assert_allclose(other, first, atol=1e-4)
+
+
+def test_too_few_rounds_are_refused(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["latency_table.py", "--rounds", "49"])
+    with pytest.raises(ValueError, match="--rounds 49 is not allowed: at least 50"):
+        latency_table.arguments()
+
+
+def test_measured_and_published_ratios_stand_apart():
+    row = {
+        "runtime": "ONNX Runtime",
+        "model": "condensenet-74-g8",
+        "form": "lowered",
+        "threads": 1,
+        "median_ms": 9.876,
+        "p10_ms": 9.5,
+        "p90_ms": 10.5,
+        "ratio_to_mobilenet_v1": 1.254,
+        "ratio_p10": 1.2,
+        "ratio_p90": 1.3,
+        "macs": 261_545_792,
+        "macs_per_s": 26.5e9,
+        "share_of_peak": 0.265,
+        "peak_macs_per_s": 1e11,
+        "peak_by": "NumPy",
+        "rounds": 100,
+        "plan": "portable",
+        "device": "a CPU, 2 cores",
+        "onnxruntime": "1.31",
+    }
+    other = {**row, "runtime": "OpenVINO", "model": "mobilenet_v2", "share_of_peak": 0.5}
+    heads, _, first, second, _, note = results_latency.latency({"latency_table": [row, other]}).splitlines()
+    assert [cell.strip() for cell in heads.split("|")][5:10] == [
+        "Ratio to MobileNetV1 (p10 to p90)",
+        "Million MACs",
+        "GMAC/s",
+        "Share of the peak",
+        "Published ratio, another machine",
+    ]
+    assert first == (
+        "| condensenet-74-g8 | lowered | 1 | 9.88 (9.50 to 10.50) | 1.25 (1.20 to 1.30) | 261.5 | 26.5 | 26% | 0.505 |"
+    )
+    assert second.startswith("| mobilenet_v2 | lowered, OpenVINO | 1 |")
+    assert second.endswith("| 50% | – |")  # never a published ratio that nobody published
+    assert "peak on 1 threads: 100 GMAC/s (NumPy)" in note

@@ -1,0 +1,98 @@
+"""int8 files: near the float32 function, of standard operators, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import random_network
+
+from condensenet import convert
+from condensenet.config import ModelConfig
+from condensenet.export import export_onnx
+from condensenet.latency import open_session
+from condensenet.quantize import write_int8
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+SHAPE = (2, 9, 7)
+
+
+def images(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, *SHAPE), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = ModelConfig(block_depths=(1, 2), growth_rates=(4, 8), groups_1x1=2, in_channels=2, num_classes=3)
+    model = random_network(config)
+    model.condense_to(model.config.num_condensing_stages)
+    file = tmp_path_factory.mktemp("int8") / "fp32.onnx"
+    return export_onnx(convert(model), file, SHAPE[1:], metadata={"setting": "s", "form": "plain"})
+
+
+def test_int8_is_near_and_not_equal(path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = write_int8(path, tmp_path / "new" / "int8.onnx", [images(24), images(8, 1)], metadata={"form": "int8"})
+    assert not caplog.records
+    assert (found.images, found.operators) == (32, 8)  # stem, two convolutions a layer, the classifier
+    expected, got = (open_session(file, 1).run(None, {"image": images(16, 2)})[0] for file in (path, found.path))
+    assert got.dtype == np.float32
+    difference = np.abs(got - expected).max() / np.abs(expected).max()
+    assert 1e-4 < difference < 0.2
+    assert [entry.name for entry in found.path.parent.iterdir()] == ["int8.onnx"]
+
+
+def test_the_file_is_standard_keeps_its_ends_and_its_metadata(path: Path, tmp_path: Path) -> None:
+    write_int8(path, tmp_path / "int8.onnx", [images(4)], metadata={"form": "int8"})
+    proto, old = onnx.load(tmp_path / "int8.onnx"), onnx.load(path)
+    onnx.checker.check_model(proto, full_check=True)
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 18)]
+    assert {entry.key: entry.value for entry in proto.metadata_props} == {"setting": "s", "form": "int8"}
+    assert [value.SerializeToString() for value in proto.graph.input] == [
+        value.SerializeToString() for value in old.graph.input
+    ]
+    kinds = {tensor.data_type for tensor in proto.graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+    assert (tmp_path / "int8.onnx").stat().st_size < 2 * path.stat().st_size
+
+
+def test_the_same_images_give_the_same_file(path: Path, tmp_path: Path) -> None:
+    files = [write_int8(path, tmp_path / name, [images(4)]).path for name in ("a.onnx", "b.onnx")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "no image to calibrate with"),
+        ([np.zeros((2, 1, 9, 7), np.float32)], r"float32 \(2, 1, 9, 7\) is not float32 \(N, 2, 9, 7\)"),
+        ([np.zeros((2, 2, 9, 7))], r"float64 \(2, 2, 9, 7\) is not float32"),
+        ([np.full((1, *SHAPE), np.nan, np.float32)], "not finite"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(batches: list[Any], message: str, path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_int8(path, tmp_path / "int8.onnx", batches)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_quantized_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "junk.onnx").write_bytes(b"not a model")
+    for name in ("missing.onnx", "junk.onnx"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as ONNX") as caught:
+            write_int8(tmp_path / name, tmp_path / "int8.onnx", [images(1)])
+        assert "\n" not in str(caught.value)
+
+
+def test_an_operator_of_ours_is_refused(tmp_path: Path) -> None:
+    ends = [onnx.helper.make_tensor_value_info(name, 1, ["batch", *SHAPE]) for name in ("image", "logits")]
+    node = onnx.helper.make_node("DenseLayer", ["image"], ["logits"], domain="condensenet")
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "native.onnx")
+    with pytest.raises(ValueError, match=r"native\.onnx cannot be quantized: condensenet\.DenseLayer"):
+        write_int8(tmp_path / "native.onnx", tmp_path / "int8.onnx", [images(1)])
