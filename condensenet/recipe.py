@@ -30,11 +30,13 @@ WITHOUT_WEIGHT = {  # sources that a training does not run, or that only start i
     "models/__init__.py",
     "models/peers.py",
     "models/presets.py",
+    "quantize.py",
     "recipe.py",
     "resuming.py",
     "shapes.py",
     "storage.py",
 }
+FOLDERS_WITHOUT_WEIGHT = {"lowering", "native"}  # what is made of a trained network
 
 
 def recipe(model: ModelConfig, train: TrainConfig, augment: AugmentConfig, data_fingerprint: str) -> dict[str, Any]:
@@ -67,5 +69,5 @@ def training_code() -> dict[str, str]:
     return {
         f"code.{name}": hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
         for name, path in sources.items()
-        if name not in WITHOUT_WEIGHT
+        if name not in WITHOUT_WEIGHT and name.partition("/")[0] not in FOLDERS_WITHOUT_WEIGHT
     }
