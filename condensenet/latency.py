@@ -160,3 +160,9 @@ def versions() -> dict[str, str]:
     import onnxruntime
 
     return {"python": platform.python_version(), "numpy": np.__version__, "onnxruntime": onnxruntime.__version__}
+
+
+if __name__ == "__main__":
+    from condensenet.device import main
+
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -159,6 +160,18 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
 @pytest.fixture
 def served_stub(stub: Workspace, prefect_server: dict[str, str]) -> Workspace:
     return stub.with_variables(**prefect_server)
+
+
+def ask(workspace: Workspace, path: str, **body: object) -> list[dict[str, object]]:
+    """A query of the REST interface of the Prefect server that ``workspace`` knows."""
+    request = urllib.request.Request(
+        f"{workspace.variables['PREFECT_API_URL']}/{path}/filter",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:
+        found: list[dict[str, object]] = json.load(response)
+        return found
 
 
 def answers(url: str) -> bool:

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-from workspaces import Workspace, end_group, wait_until
+from workspaces import Workspace, ask, end_group, wait_until
 
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
-
-
-def ask(workspace: Workspace, path: str, **body: object) -> list[dict[str, object]]:
-    """A query of the server's REST interface."""
-    request = urllib.request.Request(
-        f"{workspace.variables['PREFECT_API_URL']}/{path}/filter",
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as response:
-        found: list[dict[str, object]] = json.load(response)
-        return found
 
 
 @pytest.fixture

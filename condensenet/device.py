@@ -1,0 +1,155 @@
+"""Time ONNX files on the machine at hand, which needs Python, NumPy and ONNX Runtime alone.
+
+    python -m condensenet.latency model.onnx [FILE ...]      # JSON on standard output
+
+The yardstick, MobileNetV1 for the same images, is written on the spot: no other file has to be there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from condensenet.latency import MIN_RUNS, measure_latency, open_session, versions
+from condensenet.machine import hardware
+from condensenet.yardstick import NAME, write_mobilenet_v1
+
+WARMUP = 10
+LONGEST = 200  # characters of a metadata value that the report takes over
+UNSTEADY = 2.0  # a ratio's 90th percentile this many times its 10th: other work was on the machine
+
+
+def time_files(
+    models: Mapping[str, str | Path],
+    *,
+    yardstick: str | Path | None = None,
+    batch_sizes: Sequence[int] = (1,),
+    threads: Sequence[int] = (1, 0),
+    runs: int = MIN_RUNS,
+    warmup: int = WARMUP,
+) -> dict[str, Any]:
+    """Latencies of the ONNX files ``models`` (name to path, at least one) with all that they depend on, ready for JSON.
+
+    The first model must load; others may not (custom operators whose library is not here) and are listed in
+    ``skipped`` with the reason. ``yardstick`` is a file for the same images; left out, MobileNetV1 is written for
+    them. Raises ``FileNotFoundError`` for any that is missing, ``ValueError`` and ``ImportError`` as
+    ``measure_latency`` does.
+    """
+    if not models or NAME in models:
+        raise ValueError(f"models={list(models)} is not allowed: at least one, and none called {NAME}")
+    main, usable, skipped = next(iter(models)), {}, {}
+    for name, path in models.items():
+        try:
+            usable[name] = _describe_file(Path(path))
+        except ValueError as error:
+            if name == main:
+                raise
+            skipped[name] = str(error)
+    with tempfile.TemporaryDirectory() as folder:
+        shape, classes = usable[main]["input_shape"], usable[main]["classes"]
+        reference = yardstick or write_mobilenet_v1(Path(folder) / "yardstick.onnx", shape, classes)
+        rows = measure_latency(
+            {**{name: models[name] for name in usable}, NAME: reference},
+            yardstick=NAME,
+            batch_sizes=batch_sizes,
+            threads=threads,
+            runs=runs,
+            warmup=warmup,
+        )
+    return {
+        "hardware": hardware(),
+        "versions": versions(),
+        "protocol": {
+            "runs": runs,
+            "warmup": warmup,
+            "yardstick": NAME,
+            "yardstick_file": None if yardstick is None else Path(yardstick).name,
+            "input_size": list(shape),
+            "order": "a run of each in turn, the yardstick first",
+            "spinning": False,
+        },
+        "files": usable,
+        "skipped": skipped,
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    """What tells one file from another, and what its metadata say of it. Raises ``ValueError`` if it does not load."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    session = open_session(path, 1)
+    shape, classes = session.get_inputs()[0].shape[1:], session.get_outputs()[0].shape[-1]
+    if not all(isinstance(size, int) for size in (*shape, classes)) or len(shape) != 3:
+        raise ValueError(f"{path} takes images of shape {shape} and gives {classes} logits: fixed numbers are needed")
+    content = path.read_bytes()
+    metadata = session.get_modelmeta().custom_metadata_map
+    return {
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "input_shape": list(shape),
+        "classes": classes,
+        "metadata": {key: value for key, value in sorted(metadata.items()) if len(value) <= LONGEST},
+    }
+
+
+def describe(facts: Mapping[str, Any]) -> Iterator[str]:
+    """The machine, then a line a row: no latency is printed without what it was taken on and in turn with."""
+    found, protocol = facts["hardware"], facts["protocol"]
+    yield (
+        f"{found['cpu']} ({found['architecture']}), {found['cores']} cores, {found['os']}, "
+        f"ONNX Runtime {facts['versions']['onnxruntime']}: median of {protocol['runs']} runs (10th to 90th percentile)"
+    )
+    for row in facts["rows"]:
+        yield (
+            f"{row['model']}, batch {row['batch']}, threads {row['threads']}: {row['median_ms']:.3f} ms "
+            f"({row['p10_ms']:.3f} to {row['p90_ms']:.3f}), {row['ratio']:.2f} times {protocol['yardstick']}'s "
+            f"{row['yardstick_median_ms']:.3f} ms ({row['ratio_p10']:.2f} to {row['ratio_p90']:.2f})"
+        )
+    for name, reason in facts["skipped"].items():
+        yield f"{name} was not timed: {reason}"
+    if any(row["ratio_p90"] > UNSTEADY * row["ratio_p10"] for row in facts["rows"]):
+        yield "the machine was not quiet, as the spread of the ratios shows"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line: JSON on standard output, what a person wants to read on standard error."""
+    options = _arguments(arguments)
+    names = [str(path) for path in options.models]
+    try:
+        facts = time_files(
+            dict(zip(names, options.models, strict=True)),
+            yardstick=options.yardstick,
+            batch_sizes=options.batch,
+            threads=options.threads,
+            runs=options.runs,
+            warmup=options.warmup,
+        )
+    except (ValueError, ImportError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    for line in describe(facts):
+        print(line, file=sys.stderr)
+    print(json.dumps(facts, indent=1))
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m condensenet.latency",
+        description="Time ONNX files on this machine in turn with MobileNetV1; JSON on standard output.",
+    )
+    parser.add_argument("models", nargs="+", type=Path, metavar="FILE", help="ONNX files for the same images")
+    parser.add_argument("--yardstick", type=Path, metavar="FILE", help="a MobileNetV1 of your own for the same images")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 0], help="0: all usable cores (default: 1 0)")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1], help="batch sizes (default: 1)")
+    parser.add_argument("--runs", type=int, default=MIN_RUNS, help=f"rounds that count, {MIN_RUNS} or more")
+    parser.add_argument("--warmup", type=int, default=WARMUP, help="rounds before them (default: %(default)s)")
+    return parser.parse_args(arguments)

@@ -1,0 +1,222 @@
+"""A device that is not this machine: a worker on its own pool, in an environment without torch, Ray and DVC."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exported_study import SETTING, write_study
+from tracking_server import Server
+from workspaces import Workspace, ask, end_group
+
+from flows import benchmark_device
+from tasks import export, tracking
+from tasks.errors import UserError
+from tasks.tracking import delivery
+
+PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
+ABSENT = ("torch", "torchvision", "ray", "dvc", "onnx", "onnxscript", "sklearn")
+BLOCKER = f"""
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {ABSENT!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.fixture(scope="module")
+def light(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables of a Python that finds this package and what a device has, but not what it lacks."""
+    folder = tmp_path_factory.mktemp("light")
+    (folder / "sitecustomize.py").write_text(BLOCKER)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(checkout)])}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def runs(server: Server, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Ids of runs on the server: one with an exported model, one without, one that is not finished."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("workspace"))
+        patch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        patch.setattr(delivery, "_Process", type("_Process", (delivery._Process,), {}))
+        params = write_study(checkout)
+        setting = params.settings[SETTING]
+        started = {name: tracking.start_execution(params, setting) for name in ("exported", "bare", "running")}
+        for name, run in started.items():
+            tracking.record(run, "train", metrics={"train_loss": 1.0}, step=1, finished=name != "running")
+        run = started["exported"]
+        export.export(params, setting, run)
+        path = params.paths.setting("export", SETTING) / "model.onnx"
+        shutil.copy(path, "plain.onnx")
+        Path("native.onnx").write_bytes(b"with operators that are not here")
+        forms = [(Path("plain.onnx"), "forms"), (Path("native.onnx"), "forms")]
+        tracking.record(run, "export", onnx_model=path, artifacts=forms)
+        yield {name: run["mlflow_run_id"] for name, run in started.items()}
+
+
+def test_the_device_really_lacks_what_it_is_said_to_lack(light: dict[str, str]) -> None:
+    code = "import importlib.util, prefect, mlflow, onnxruntime\ntry: import torch\nexcept ImportError: print('none')"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **light}, capture_output=True, text=True)
+    assert done.stdout == "none\n", done.stderr
+
+
+@pytest.fixture
+def device(served_stub: Workspace, light: dict[str, str], server: Server, tmp_path: Path) -> Iterator[Workspace]:
+    """The workspace from which the deployment for a device called loop-1 was made; a worker is on its pool."""
+    desk = served_stub.with_variables(DEVICE="loop-1")
+    desk.run(*PREFECT, "work-pool", "create", "loop-1", "--type", "process", "--overwrite")
+    desk.run(*PREFECT, "deploy", "--all", "--prefect-file", "prefect-device.yaml")
+    (tmp_path / "device").mkdir()
+    there = Workspace(tmp_path / "device", {**desk.variables, **light, "MLFLOW_TRACKING_URI": server.uri})
+    worker = there.start(*PREFECT, "worker", "start", "--pool", "loop-1", "--limit", "1")
+    try:
+        yield desk
+    finally:
+        end_group(worker)
+
+
+def test_a_worker_on_the_device_adds_latency_and_hardware_to_the_run(
+    device: Workspace, runs: dict[str, str], server: Server
+) -> None:
+    import mlflow
+
+    def run_on_device(run_id: str) -> tuple[int, str]:
+        """The exit status and the message of the flow run's last state."""
+        options = ["--watch", "--watch-timeout", "240", "--param", f"run_id={run_id}", "--param", "threads=[1]"]
+        files = ["--param", 'files=["forms/plain.onnx", "forms/native.onnx"]']
+        done = device.run(*PREFECT, "deployment", "run", "benchmark-device/loop-1", *options, *files, check=False)
+        (run,) = ask(device, "flow_runs", sort="START_TIME_DESC", limit=1)
+        return done.returncode, str(run["state"]["message"])  # type: ignore[index]
+
+    status, message = run_on_device(runs["exported"])
+    assert status == 0, message
+
+    client = mlflow.MlflowClient(server.uri)
+    run = client.get_run(runs["exported"])
+    report = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/benchmark/loop-1.json")
+    assert {row["model"] for row in report["rows"]} == {"model", "plain"}
+    assert "cannot be loaded" in report["skipped"]["native"]
+    (row,) = (row for row in report["rows"] if row["model"] == "model")
+    assert run.data.metrics["latency_ms_loop-1"] == row["median_ms"] > 0
+    assert run.data.metrics["latency_ratio_loop-1"] == row["ratio"] > 0
+    assert {"latency_ms_plain_loop-1", "latency_ratio_plain_loop-1"} <= run.data.metrics.keys()
+    assert report["hardware"]["architecture"] in run.data.tags["device.loop-1"]
+    assert report["protocol"]["yardstick"] == "mobilenet_v1"
+    assert row["yardstick_median_ms"] > 0
+    assert report["files"]["model"]["metadata"]["setting"] == SETTING
+    assert run.info.status == "FINISHED"
+
+    status, message = run_on_device(runs["running"])
+    assert status != 0
+    assert message == f"run_id='{runs['running']}' is RUNNING: only a run that is FINISHED is timed"
+
+
+def refusal(run_id: str, uri: str | None) -> str:
+    with pytest.raises(UserError) as caught:
+        benchmark_device.Run(run_id, uri)
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+def test_runs_that_cannot_be_timed_are_refused_in_one_line(runs: dict[str, str], server: Server) -> None:
+    assert "has no exported model: run dvc repro export" in refusal(runs["bare"], server.uri)
+    assert "is RUNNING: only a run that is FINISHED is timed" in refusal(runs["running"], server.uri)
+    assert refusal("0" * 32, server.uri).startswith(f"run_id='{'0' * 32}' cannot be had of {server.uri}: ")
+    assert refusal("../0", server.uri).startswith("run_id='../0' cannot be had of")
+
+
+def test_a_server_that_is_not_there_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal("0", "http://user:secret@127.0.0.1:9") == "tracking_uri='http://***@127.0.0.1:9' does not answer"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert refusal("0", None).startswith("tracking_uri is missing: pass it, or set MLFLOW_TRACKING_URI")
+
+
+def test_an_artifact_that_the_run_lacks_is_one_line(runs: dict[str, str], server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"forms/int8\.onnx cannot be had of") as caught:
+        benchmark_device.Run(runs["exported"], server.uri).download(["forms/int8.onnx"], tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["", "Pi5", "pi 5", "pi/5", "-pi", "pi_5", "plain", "x" * 41])
+def test_a_device_that_cannot_be_part_of_a_metrics_name_is_refused(device: str) -> None:
+    with pytest.raises(UserError, match="lower-case letters, digits and dashes"):
+        benchmark_device.check_names(device, [])
+
+
+@pytest.mark.parametrize("files", [["../x.onnx"], ["/x.onnx"], ["x.pt"], ["model.onnx"], ["a/x.onnx", "b/x.onnx"]])
+def test_files_that_cannot_be_artifacts_or_share_a_name_are_refused(files: list[str]) -> None:
+    with pytest.raises(UserError, match="is not allowed"):
+        benchmark_device.check_names("pi-5", files)
+    benchmark_device.check_names("pi-5", ["forms/plain.onnx", "forms/native.onnx"])
+
+
+def test_metrics_are_named_by_form_device_and_case() -> None:
+    def row(model: str, batch: int, threads: int) -> dict[str, Any]:
+        return {"model": model, "batch": batch, "threads": threads, "median_ms": 2.0, "ratio": 0.5}
+
+    rows = [row("model", 1, 1), row("model", 16, 2), row("plain", 1, 1)]
+    found = benchmark_device.metrics("pi-5", {"rows": rows})
+    assert [name for name in found if "_ms" in name] == [
+        "latency_ms_pi-5",
+        "latency_ms_pi-5_b16_t2",
+        "latency_ms_plain_pi-5",
+    ]
+    assert [name for name in found if "_ratio" in name] == [
+        "latency_ratio_pi-5",
+        "latency_ratio_pi-5_b16_t2",
+        "latency_ratio_plain_pi-5",
+    ]
+
+
+def test_a_measurement_that_the_server_does_not_take_is_tried_again_and_then_told(
+    monkeypatch: pytest.MonkeyPatch, runs: dict[str, str], server: Server
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(benchmark_device.time, "sleep", pauses.append)
+    run = benchmark_device.Run(runs["exported"], server.uri)
+    run.run_id = "0" * 32  # deleted meanwhile
+    facts = {"rows": [], "measured_at_ms": 0}
+    with pytest.raises(benchmark_device.NotAdded, match="does not take what was measured"):
+        run.add("pi-5", facts)
+    assert len(pauses) == benchmark_device.ATTEMPTS - 1
+
+
+@pytest.mark.parametrize("module", ["condensenet.latency", "condensenet.device", "flows.benchmark_device"])
+def test_what_runs_on_a_device_imports_nothing_that_it_lacks(module: str, light: dict[str, str]) -> None:
+    done = subprocess.run([sys.executable, "-c", f"import {module}"], env={**os.environ, **light}, check=False)
+    assert done.returncode == 0
+
+
+def test_by_hand_one_file_is_enough(light: dict[str, str], checkout: Path, tmp_path: Path) -> None:
+    from condensenet.yardstick import write_mobilenet_v1
+
+    path = write_mobilenet_v1(tmp_path / "file.onnx", (1, 8, 8), 10)
+    command = [sys.executable, "-m", "condensenet.latency", str(path), "--threads", "1"]
+    done = subprocess.run(command, env={**os.environ, **light}, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    (row,) = report["rows"]
+    assert (row["model"], row["threads"], row["batch"]) == (str(path), 1, 1)
+    assert 0.5 < row["ratio"] < 2  # the yardstick in turn with itself
+    assert report["versions"]["onnxruntime"] in done.stderr
+    missing = subprocess.run([*command[:3], "no.onnx"], env={**os.environ, **light}, capture_output=True, text=True)
+    assert (missing.returncode, missing.stdout, missing.stderr) == (1, "", "error: no.onnx is missing\n")
