@@ -1,15 +1,18 @@
 """Builds the compiled CPU kernels when there is a C compiler; without one the package installs all the same.
 
+With ``CONDENSENET_KERNELS=off`` nothing is compiled: the wheel then fits every machine.
 All else about the package stands in pyproject.toml.
 """
 
 import hashlib
+import os
 from pathlib import Path
 
 from setuptools import Extension, setup
 
 FOLDER = Path("condensenet/kernels")
 sources = sorted(FOLDER.glob("*.[ch]"))
+wanted = os.environ.get("CONDENSENET_KERNELS") != "off"
 digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 setup(
@@ -31,4 +34,6 @@ setup(
             optional=True,
         )
     ]
+    if wanted
+    else []
 )

@@ -18,6 +18,7 @@ WITHOUT_WEIGHT = {  # sources that a training does not run, or that only start i
     "cost.py",
     "data/__init__.py",
     "data/writing.py",  # the data's fingerprint stands for what it made
+    "device.py",
     "export.py",
     "files.py",
     "interop/__init__.py",
@@ -35,6 +36,7 @@ WITHOUT_WEIGHT = {  # sources that a training does not run, or that only start i
     "resuming.py",
     "shapes.py",
     "storage.py",
+    "yardstick.py",
 }
 FOLDERS_WITHOUT_WEIGHT = {"lowering", "native"}  # what is made of a trained network
 

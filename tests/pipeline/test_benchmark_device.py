@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,27 @@ sys.meta_path.insert(0, Blocker())
 
 
 @pytest.fixture(scope="module")
-def light(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Variables of a Python that finds this package and what a device has, but not what it lacks."""
+def wheel(stub_origin: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel for every machine, built as docs/OPERATORS.md says but without fetching what builds it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = Workspace(shutil.copytree(stub_origin.path, folder / "source"), {"CONDENSENET_KERNELS": "off"})
+    source.run(sys.executable, "-c", f"from setuptools.build_meta import build_wheel; build_wheel({str(folder)!r})")
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables of a Python with the package as the wheel has it, and without what a device lacks."""
     folder = tmp_path_factory.mktemp("light")
+    zipfile.ZipFile(wheel).extractall(folder)
     (folder / "sitecustomize.py").write_text(BLOCKER)
-    return {"PYTHONPATH": os.pathsep.join([str(folder), str(checkout)])}
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_the_wheel_is_for_every_machine(wheel: Path) -> None:
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +90,12 @@ def runs(server: Server, checkout: Path, tmp_path_factory: pytest.TempPathFactor
         yield {name: run["mlflow_run_id"] for name, run in started.items()}
 
 
-def test_the_device_really_lacks_what_it_is_said_to_lack(light: dict[str, str]) -> None:
+def test_the_device_really_lacks_what_it_is_said_to_lack(light: dict[str, str], tmp_path: Path) -> None:
     code = "import importlib.util, prefect, mlflow, onnxruntime\ntry: import torch\nexcept ImportError: print('none')"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **light}, capture_output=True, text=True)
-    assert done.stdout == "none\n", done.stderr
+    code += "\nimport condensenet.latency; print(condensenet.latency.__file__)"
+    environment = {**os.environ, **light}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == f"none\n{light['PYTHONPATH']}/condensenet/latency.py\n", done.stderr
 
 
 @pytest.fixture
@@ -201,9 +220,11 @@ def test_a_measurement_that_the_server_does_not_take_is_tried_again_and_then_tol
 
 
 @pytest.mark.parametrize("module", ["condensenet.latency", "condensenet.device", "flows.benchmark_device"])
-def test_what_runs_on_a_device_imports_nothing_that_it_lacks(module: str, light: dict[str, str]) -> None:
-    done = subprocess.run([sys.executable, "-c", f"import {module}"], env={**os.environ, **light}, check=False)
-    assert done.returncode == 0
+def test_what_runs_on_a_device_imports_nothing_that_it_lacks(
+    module: str, light: dict[str, str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", f"import {module}"]
+    assert subprocess.run(command, env={**os.environ, **light}, cwd=tmp_path, check=False).returncode == 0
 
 
 def test_by_hand_one_file_is_enough(light: dict[str, str], checkout: Path, tmp_path: Path) -> None:
