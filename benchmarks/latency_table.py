@@ -3,8 +3,8 @@
     python benchmarks/latency_table.py --json FILE     about 4 minutes on two cores
     python benchmarks/latency_table.py --quick         under 50 seconds on two cores
 
-All networks at 224x224, batch 1, in ONNX Runtime, in one process: every round runs each of them once, MobileNetV1
-first, and the ratio to it is taken round by round. CondenseNet-74 stands there in every form that can be made here:
+All networks at 224x224, batch 1, in ONNX Runtime, in one process: every round runs each of them once, right after
+MobileNetV1, and the ratio to it is taken pair by pair. CondenseNet-74 stands there in every form that can be made here:
 ``plain`` (torch.onnx), ``lowered`` (standard operators, by the plan that ``--plan`` names), ``native`` (if there was a
 compiler at installation) and ``int8``. ``share_of_peak`` is the multiply-adds a second as a share of those of a large
 matrix product, which is timed in the same rounds. ``--quick``: one thread, the CondenseNets and MobileNetV1.
@@ -12,6 +12,7 @@ matrix product, which is timed in the same rounds. ``--quick``: one thread, the 
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 import time
@@ -110,16 +111,15 @@ def timed(files: Sequence[File], threads: int, rounds: int, folder: Path, until:
         for file in files:
             if file.form != "native":  # its operator is ONNX Runtime's
                 sides["OpenVINO", file] = second_runtime.runner(file.path, threads, image)
-    times = in_rounds([product, *sides.values()], rounds, until)
-    peak_macs_per_s = peak.MACS / float(np.median(times[0]))
-    seconds = dict(zip(sides, times[1:], strict=True))
-    rows = []
-    for (runtime, file), own in seconds.items():
-        yardstick = next(
-            times for (name, other), times in seconds.items() if (name, other.model) == (runtime, YARDSTICK)
-        )
-        rows.append(row_of(runtime, file, threads, own, yardstick, peak_macs_per_s) | {"peak_by": by})
-    return rows
+    yardsticks = {runtime: runner for (runtime, file), runner in sides.items() if file.model == YARDSTICK}
+    pairs = [(yardsticks[runtime], runner) for (runtime, _), runner in sides.items()]
+    peak_s, pairs_s = in_rounds(product, pairs, rounds, until)
+    peak_macs_per_s = peak.MACS / float(np.median(peak_s))
+    rows = [
+        row_of(runtime, file, threads, own, before, peak_macs_per_s)
+        for (runtime, file), (before, own) in zip(sides, pairs_s, strict=True)
+    ]
+    return [{**row, "peak_by": by} for row in rows]
 
 
 def row_of(
@@ -152,8 +152,10 @@ def by_onnxruntime(path: Path, threads: int, image: np.ndarray) -> Runner:
     return lambda: session.run(None, {"image": image})
 
 
-def in_rounds(runners: Sequence[Runner], rounds: int, until: float) -> list[np.ndarray]:
-    """Seconds of each runner in every round, one run of each in turn after a warm-up.
+def in_rounds(
+    product: Runner, pairs: Sequence[tuple[Runner, Runner]], rounds: int, until: float
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Seconds of ``product`` and of each of ``pairs`` in every round, run one after the other after a warm-up.
 
     Ends early, but not before the first round, when another round would not end before ``until``.
     """
@@ -163,15 +165,18 @@ def in_rounds(runners: Sequence[Runner], rounds: int, until: float) -> list[np.n
         started = time.monotonic()
         if turn > 0 and started + longest > until:
             break
-        seconds = []
-        for runner in runners:
-            begun = time.perf_counter()
-            runner()
-            seconds.append(time.perf_counter() - begun)
+        seconds = [_timed(runner) for runner in (product, *itertools.chain(*pairs))]
         longest = max(longest, time.monotonic() - started)
         if turn >= 0:
             found.append(seconds)
-    return list(np.array(found).T)
+    first, *rest = np.array(found).T
+    return first, list(zip(rest[::2], rest[1::2], strict=True))
+
+
+def _timed(runner: Runner) -> float:
+    begun = time.perf_counter()
+    runner()
+    return time.perf_counter() - begun
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """How long ONNX files take, beside a yardstick that is timed in turn with them.
 
-Protocol: all models are loaded in one process; after the warm-up every round runs each of them once, the yardstick
-first, on the same random images. So whatever slows the machine for a while slows all of them, and the ratio to
-the yardstick, taken round by round, is steadier than the latencies are. Threads do not spin when idle: the thread
-pools of several models would take the cores from one another (seen on two cores: 2 to 4 times the latency).
+Protocol: all models are loaded in one process; after the warm-up every round runs each of them once, right after a run
+of the yardstick, on the same random images. So whatever slows the machine for a while slows both, and the ratio to the
+yardstick, taken pair by pair, is steadier than the latencies are. And each finds the caches as the yardstick leaves
+them: after one of its own kind a small model took 0.6 of that. Threads do not spin when idle: the thread pools of
+several models would take the cores from one another (seen on two cores: 2 to 4 times the latency).
 
 ``onnxruntime`` is imported only when a file is opened, and torch not at all: this runs where models are deployed.
 """
@@ -28,7 +29,7 @@ MIN_RUNS = 50
 class Latency:
     """Times of one model beside the yardstick's, in milliseconds a batch; ``p10`` and ``p90`` are percentiles.
 
-    ``ratio`` is the median over the rounds of (model's time / yardstick's time in the same round).
+    ``ratio`` is the median over the rounds of (model's time / time of the yardstick's run before it).
     """
 
     model: str
@@ -117,12 +118,8 @@ def measure_latency(
         sessions = {name: open_session(models[name], count) for name in dict.fromkeys((yardstick, *models))}
         for batch in dict.fromkeys(batch_sizes):
             images = np.random.default_rng(0).standard_normal((batch, *_common_shape(sessions)), dtype=np.float32)
-            times_ms = _rounds(sessions, images, runs, warmup)
-            rows += [
-                summarise(name, batch, count, times_ms[name], times_ms[yardstick])
-                for name in models
-                if name != yardstick
-            ]
+            times_ms = _rounds(sessions, yardstick, images, runs, warmup)
+            rows += [summarise(name, batch, count, *times_ms[name]) for name in models if name != yardstick]
     return rows
 
 
@@ -142,16 +139,25 @@ def _common_shape(sessions: Mapping[str, Any]) -> tuple[int, ...]:
     return next(iter(shapes.values()))
 
 
-def _rounds(sessions: Mapping[str, Any], images: np.ndarray, runs: int, warmup: int) -> dict[str, np.ndarray]:
-    """Times in milliseconds (runs,) of each session, one run of each in every round."""
+def _rounds(
+    sessions: Mapping[str, Any], yardstick: str, images: np.ndarray, runs: int, warmup: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Times in milliseconds (runs,) of each session but the yardstick's, and of the yardstick's run before each."""
+
     feeds = {name: {session.get_inputs()[0].name: images} for name, session in sessions.items()}
-    times_ms = {name: np.empty(runs) for name in sessions}
+
+    def timed_ms(name: str) -> float:
+        start = time.perf_counter_ns()
+        sessions[name].run(None, feeds[name])
+        return (time.perf_counter_ns() - start) / 1e6
+
+    others = [name for name in sessions if name != yardstick]
+    times_ms = {name: (np.empty(runs), np.empty(runs)) for name in others}
     for run in range(-warmup, runs):
-        for name, session in sessions.items():
-            start = time.perf_counter_ns()
-            session.run(None, feeds[name])
+        for name in others:
+            before, own = timed_ms(yardstick), timed_ms(name)
             if run >= 0:
-                times_ms[name][run] = (time.perf_counter_ns() - start) / 1e6
+                times_ms[name][0][run], times_ms[name][1][run] = own, before
     return times_ms
 
 

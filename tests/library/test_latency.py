@@ -64,13 +64,13 @@ class Recorder:
         self.runs.append((self.name, len(feed["image"])))
 
 
-def test_models_run_in_turn_the_yardstick_first_and_the_warm_up_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_model_runs_after_the_yardstick_and_the_warm_up_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[tuple[str, int]] = []
     monkeypatch.setattr(latency, "open_session", lambda path, threads: Recorder(str(path), runs))
     models = {"a": "a", "b": "b", "yard": "yard"}
     rows = measure_latency(models, yardstick="yard", batch_sizes=(1, 3), threads=(1,), runs=50, warmup=2)
-    assert runs[:6] == [("yard", 1), ("a", 1), ("b", 1)] * 2
-    assert runs == [("yard", 1), ("a", 1), ("b", 1)] * 52 + [("yard", 3), ("a", 3), ("b", 3)] * 52
+    assert runs[:4] == [("yard", 1), ("a", 1), ("yard", 1), ("b", 1)]
+    assert runs == [(name, batch) for batch in (1, 3) for name in ["yard", "a", "yard", "b"] * 52]
     assert [(row.model, row.batch, row.threads) for row in rows] == [("a", 1, 1), ("b", 1, 1), ("a", 3, 1), ("b", 3, 1)]
 
 
