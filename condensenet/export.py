@@ -131,16 +131,32 @@ def compare_onnx(
     ``batches`` are images (N, C, H, W), float32. Raises ``ValueError`` with both differences if the relative one
     passes ``tolerance`` or a logit is not finite, and if there is no image; ``ImportError`` without onnxruntime.
     """
-    expect, find = torch_logits(model), onnx_logits(path)
-    images, largest, furthest = 0, torch.tensor(0.0), torch.tensor(0.0)
+    return judge(measure_differences(model, {"": path}, batches)[""], path, tolerance)
+
+
+def measure_differences(
+    model: nn.Module, files: Mapping[str, str | Path], batches: Iterable[Tensor]
+) -> dict[str, Difference]:
+    """How far every file's logits are from ``model``'s, which are computed once for all of them. Judges nothing.
+
+    Raises ``ValueError`` for a file that cannot be loaded, or gives logits of another shape.
+    """
+    expect, find = torch_logits(model), {name: onnx_logits(path) for name, path in files.items()}
+    images, largest = 0, torch.tensor(0.0)
+    furthest = dict.fromkeys(files, torch.tensor(0.0))
     for batch in batches:
-        expected, found = expect(batch), find(batch)
-        if found.shape != expected.shape:
-            raise ValueError(f"{path} gives logits of shape {tuple(found.shape)}, PyTorch {tuple(expected.shape)}")
+        expected = expect(batch)
         images += len(batch)
-        largest = torch.maximum(largest, expected.abs().max())  # unlike max(), both keep a NaN
-        furthest = torch.maximum(furthest, (found - expected).abs().max())
-    return _judged(Difference(images, _ratio(furthest.item(), largest.item()), furthest.item()), path, tolerance)
+        largest = torch.maximum(largest, expected.abs().max())  # unlike max(), it keeps a NaN
+        for name, logits in find.items():
+            found = logits(batch)
+            if found.shape != expected.shape:
+                shapes = f"shape {tuple(found.shape)}, PyTorch {tuple(expected.shape)}"
+                raise ValueError(f"{files[name]} gives logits of {shapes}")
+            furthest[name] = torch.maximum(furthest[name], (found - expected).abs().max())
+    return {
+        name: Difference(images, _ratio(value.item(), largest.item()), value.item()) for name, value in furthest.items()
+    }
 
 
 def _ratio(furthest: float, largest: float) -> float:
@@ -149,7 +165,8 @@ def _ratio(furthest: float, largest: float) -> float:
     return furthest / largest if largest > 0 else float("inf")
 
 
-def _judged(difference: Difference, path: str | Path, tolerance: float) -> Difference:
+def judge(difference: Difference, path: str | Path, tolerance: float = TOLERANCE) -> Difference:
+    """``difference`` if it is small enough; raises ``ValueError`` as ``compare_onnx`` does."""
     if difference.images == 0:
         raise ValueError(f"{path} was compared on no image: at least one is needed")
     if not difference.max_relative <= tolerance:  # also when it is NaN

@@ -1,4 +1,7 @@
-"""evaluate: top-1, top-5, per-class error and confusion over the whole test set, of PyTorch and of ONNX Runtime."""
+"""evaluate: top-1, top-5, per-class error and confusion over the whole test set, of PyTorch and of ONNX Runtime.
+
+ONNX Runtime runs the file that ships; of the int8 one, where export kept it, the errors stand beside.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +55,13 @@ def evaluate(params: Params, setting: Setting) -> dict[str, Any]:
     """Write ``metrics.json`` (its content is returned), ``per_class.csv`` and ``confusion.csv``."""
     model = inputs.read_model(params, setting)
     data = inputs.read_data(params, model)
-    onnx_path = inputs.existing(params.paths.setting("export", setting.name) / paths.ONNX, f"export@{setting.name}")
+    onnx_path = inputs.existing(params.paths.form(setting.name, paths.LOWERED), f"export@{setting.name}")
+    int8_path = params.paths.form(setting.name, paths.INT8)
     split, classes = data.split("test"), data.manifest.classes
     with inputs.one_line():
         runtimes = {"pytorch": torch_logits(model), "onnxruntime": onnx_logits(onnx_path)}
+        if int8_path.exists():
+            runtimes[paths.INT8] = onnx_logits(int8_path)
         answers = answer(runtimes, split, params.evaluate.batch_size, f"evaluate {setting.name}")
     metrics = summarise(answers, split.labels)
     folder = params.paths.setting("evaluate", setting.name)
@@ -104,8 +110,8 @@ def per_class(answers: dict[str, Answers], labels_N: Tensor, classes: Sequence[s
     for label, name in enumerate(classes):
         of_class_N = labels_N == label
         errors = {
-            f"{runtime}_error_pct": _percent(found.predicted_N[of_class_N] != label)
-            for runtime, found in answers.items()
+            f"{runtime}_error_pct": _percent(answers[runtime].predicted_N[of_class_N] != label)
+            for runtime in ("pytorch", "onnxruntime")
         }
         yield {"class": name, "images": int(of_class_N.sum()), **errors}
 

@@ -61,6 +61,15 @@ class StudyPaths:
         """The folder of one stage of one setting: train, convert, export, evaluate or benchmark."""
         return self.root / stage / setting
 
+    def form(self, setting: str, form: str) -> Path:
+        """export: the ONNX file of one form; what ships, the lowered one, beside the folder of the others."""
+        folder = self.setting("export", setting)
+        return folder / ONNX if form == LOWERED else folder / FORMS / f"{form}.onnx"
+
+
+# The forms of an exported model: lowered by a plan, as torch.onnx writes it, for our own operator, quantized.
+LOWERED, PLAIN, NATIVE, INT8 = "lowered", "plain", "native", "int8"
+ALL_FORMS = (LOWERED, PLAIN, NATIVE, INT8)
 
 # File names within the folders above.
 MANIFEST = "manifest.json"  # prepare
@@ -70,7 +79,9 @@ HISTORY = "history.csv"  # train: a row an epoch
 METRICS = "metrics.json"  # train, evaluate
 COST = "cost.json"  # convert, yardstick
 KEPT = "kept.json"  # convert: the kept inputs of every learned group convolution, by group
-ONNX = "model.onnx"  # export, yardstick
+ONNX = "model.onnx"  # export (lowered: what ships), yardstick
+PLAN = "plan.json"  # export: how model.onnx was lowered
+FORMS = "forms"  # export: a folder, <form>.onnx of the other forms
 EXPORT = "export.json"  # export
 PER_CLASS = "per_class.csv"  # evaluate
 CONFUSION = "confusion.csv"  # evaluate: a row an image's true and predicted class

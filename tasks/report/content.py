@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tasks import paths
 from tasks.report import units
 from tasks.report.published import Figure, Published, PublishedModel, dataset_of
 from tasks.report.read import Json, SettingResult, Study
@@ -62,6 +63,7 @@ def headline(study: Study, published: Published) -> Table:
         Column("parameters"),
         Column("latency", "ms, batch 1\n1 thread, p10–p90"),
         Column("ratio to MobileNetV1", "p10–p90"),
+        Column("plain export", "ms\nratio"),
         Column("throughput", "images/s"),
         Column("ONNX file"),
     )
@@ -86,6 +88,7 @@ def _headline_row(result: SettingResult, index: int, study: Study, published: Pu
         Cell(units.count(cost.get("params"))),
         Cell(units.milliseconds((latency or {}).get("median_ms")), _spread(latency, "", units.milliseconds, "_ms")),
         Cell(units.ratio((latency or {}).get("ratio")), _spread(latency, "ratio_", units.ratio)),
+        _plain(result),
         _throughput(result),
         Cell(units.file_size((result.export or {}).get("file_bytes"))),
     ]
@@ -111,9 +114,15 @@ def _spread(row: Json | None, prefix: str, form: object, suffix: str = "") -> st
     return f"{form(low)}–{form(high)}"  # type: ignore[operator]
 
 
+def _plain(result: SettingResult) -> Cell:
+    """The same network as torch.onnx writes it: what lowering gained."""
+    row = result.latency_row(form=paths.PLAIN)
+    return Cell(units.NOT_RUN) if row is None else Cell(units.milliseconds(row["median_ms"]), units.ratio(row["ratio"]))
+
+
 def _throughput(result: SettingResult) -> Cell:
     """The fastest row of the largest batch."""
-    rows = (result.latency or {}).get("rows", ())
+    rows = result.latency_rows()
     if not rows:
         return Cell(units.NOT_RUN)
     row = max(rows, key=lambda row: (row["batch"], row["images_per_second"]))
@@ -135,8 +144,9 @@ def _headline_notes(study: Study) -> list[str]:
         notes.append(f"Test error over {count} test images; the 95% interval is Wilson's.")
     if any(result.latency_row() for result in study.results):
         notes.append(
-            "Latency is the median over the timed runs; the ratio is the median, run by run, of the time divided by "
-            "that of MobileNetV1, timed in turn with it. " + " ".join(machines(study.results))
+            "Latency is the median over the timed runs of the exported (lowered) file; the ratio is the median, run by "
+            "run, of the time divided by that of MobileNetV1, timed in turn with it. "
+            + " ".join(machines(study.results))
         )
     return notes
 
@@ -172,6 +182,7 @@ def latency(study: Study) -> Table:
     """Every batch and thread count, with the yardstick measured in turn."""
     columns = (
         SETTING,
+        Column("form", is_text=True),
         Column("batch"),
         Column("threads"),
         Column("median", "ms"),
@@ -199,7 +210,7 @@ def _protocol(found: Json) -> str:
     size = protocol.get("input_size")
     shape = "×".join(map(str, size)) if isinstance(size, list | tuple) else size
     return (
-        f"{protocol.get('runs')} timed runs after {protocol.get('warmup')} for warm-up, model and MobileNetV1 in turn, "
+        f"{protocol.get('runs')} timed runs after {protocol.get('warmup')} for warm-up, forms and MobileNetV1 in turn, "
         f"input {shape}."
     )
 
@@ -207,6 +218,7 @@ def _protocol(found: Json) -> str:
 def _latency_row(result: SettingResult, index: int, row: Json) -> list[Cell]:
     return [
         Cell(result.name, index=index),
+        Cell(row.get("form", paths.LOWERED)),
         Cell(str(row["batch"])),
         Cell(str(row["threads"])),
         Cell(units.milliseconds(row["median_ms"])),

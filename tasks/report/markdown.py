@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tasks.report import content, details, units
+from tasks.report import content, details, forms, units
 from tasks.report.charts import dropping_epochs, measured_split
 from tasks.report.connections import connections
 from tasks.report.content import Table
@@ -34,6 +34,7 @@ def _lines(study: Study, published: Published) -> Iterator[str]:
     yield "## Kept connections\n"
     yield from _maps(study)
     yield "## Details\n"
+    yield table(forms.forms(study))
     yield table(content.latency(study))
     yield table(content.costs(study))
     per_class = details.per_class(study)

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tasks.report import content, details, drawing
+from tasks.report import content, details, drawing, forms
 from tasks.report.pictures import Picture
 from tasks.report.published import Published
 from tasks.report.read import Study
@@ -30,6 +30,7 @@ def render(study: Study, published: Published, pictures: dict[str, list[Picture]
         headline=content.headline(study, published),
         beside=details.beside_published(study, published),
         latency=content.latency(study),
+        forms=forms.forms(study),
         costs=content.costs(study),
         training=details.training(study),
         per_class=details.per_class(study),

@@ -22,7 +22,7 @@ STAGES = ("train", "convert", "export", "evaluate", "benchmark")
 HASHED = {  # the outputs that a run is identified by; the same MD5 as in dvc.lock
     "train": (paths.MODEL, paths.HISTORY, paths.METRICS),
     "convert": (paths.MODEL, paths.COST, paths.KEPT),
-    "export": (paths.ONNX,),
+    "export": (paths.ONNX, paths.PLAN),
     "evaluate": (paths.METRICS,),
     "benchmark": (paths.LATENCY,),
 }
@@ -69,9 +69,14 @@ class SettingResult:
         found = (self.train, self.cost, self.export, self.evaluation, self.latency)
         return [stage for stage, output in zip(STAGES, found, strict=True) if output is None]
 
-    def latency_row(self, *, batch: int = 1, threads: int = 1) -> Json | None:
+    def latency_rows(self, form: str = paths.LOWERED) -> list[Json]:
+        """The measurements of one form; a row that names none is of a time when there was but one file."""
+        rows = (self.latency or {}).get("rows", ())
+        return [row for row in rows if row.get("form", paths.LOWERED) == form]
+
+    def latency_row(self, *, batch: int = 1, threads: int = 1, form: str = paths.LOWERED) -> Json | None:
         """The measurement with this batch and this number of threads."""
-        for row in (self.latency or {}).get("rows", ()):
+        for row in self.latency_rows(form):
             if (row["batch"], row["threads"]) == (batch, threads):
                 return row
         return None

@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tasks import paths
 from tasks.report import units
 from tasks.report.read import SettingResult
 
@@ -27,15 +28,28 @@ INTEGERS = (
     "latency_threads",
 )
 TEXTS = ("setting", "hardware", "runtime")
-HEADER = ("setting", "G", "C", "error %", "MACs", "paper FLOPs", "params", "latency ms", "ratio", "ONNX file")
+HEADER = (
+    "setting",
+    "G",
+    "C",
+    "error %",
+    "MACs",
+    "paper FLOPs",
+    "params",
+    "latency ms",
+    "ratio",
+    "plain ms",
+    "ONNX file",
+)
 
 
 def make_row(result: SettingResult) -> dict[str, Value]:
-    """One row of the table: the grouped form's cost, and the latency of batch 1 on one thread."""
+    """One row of the table: the grouped form's cost, and every form's latency of batch 1 on one thread."""
     model = result.setting.model
     grouped = (result.cost or {}).get("grouped", {})
     accuracy = (result.evaluation or {}).get("onnxruntime", {})
     latency = result.latency_row() or {}
+    plain, native, int8 = (result.latency_row(form=form) or {} for form in (paths.PLAIN, paths.NATIVE, paths.INT8))
     return {
         "setting": result.name,
         "groups": model.groups_1x1,
@@ -51,6 +65,12 @@ def make_row(result: SettingResult) -> dict[str, Value]:
         "test_images": (result.evaluation or {}).get("images"),
         "latency_p10_ms": latency.get("p10_ms"),
         "latency_p90_ms": latency.get("p90_ms"),
+        "latency_ms_plain": plain.get("median_ms"),
+        "latency_ratio_plain": plain.get("ratio"),
+        "latency_ms_native": native.get("median_ms"),
+        "latency_ratio_native": native.get("ratio"),
+        "latency_ms_int8": int8.get("median_ms"),
+        "latency_ratio_int8": int8.get("ratio"),
         "yardstick_latency_ms": latency.get("yardstick_median_ms"),
         "latency_batch": latency.get("batch"),
         "latency_threads": latency.get("threads"),
@@ -140,6 +160,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         units.count(row["params"]),
         units.milliseconds(row["latency_ms"]),
         units.ratio(row["latency_ratio"]),
+        units.milliseconds(row.get("latency_ms_plain")),
         units.file_size(row["file_bytes"]),
     )
 
@@ -163,6 +184,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
             machines.setdefault(line, []).append(str(row["setting"]))
     if machines:
         notes.append("latency: median, batch 1, 1 thread. ratio: to MobileNetV1, timed in turn with it.")
+        notes.append("plain: the same network as PyTorch exports it, not lowered.")
     for line, settings in machines.items():
         where = f"{', '.join(settings)}: " if len(machines) > 1 else ""
         notes.append(units.shorten(f"  {where}{line}", 110))

@@ -171,21 +171,27 @@ def export_metrics(export: Mapping[str, Any]) -> dict[str, float]:
 
 
 def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Of ``evaluate/metrics.json``: the exported file's errors, which is what ships, and PyTorch's if they differ."""
-    ort, torch = metrics.get("onnxruntime", {}), metrics.get("pytorch", {})
+    """Of ``evaluate/metrics.json``: errors of what ships, PyTorch's if it differs, int8's if that was kept."""
+    ort, torch, int8 = (metrics.get(name, {}) for name in ("onnxruntime", "pytorch", paths.INT8))
     named = {"test_error_pct": ort.get("top1_error_pct"), "test_top5_error_pct": ort.get("top5_error_pct")}
     if torch.get("top1_error_pct") != ort.get("top1_error_pct"):
         named["test_error_pct_pytorch"] = torch.get("top1_error_pct")
+    named["test_error_pct_int8"] = int8.get("top1_error_pct")
     return _numbers(named, tuple(named))
 
 
 def latency_metrics(latency: Mapping[str, Any]) -> dict[str, float]:
-    """Of ``latency.json``: ``latency_ms``, ``latency_ratio`` of batch 1 on one thread; ``..._b16_t2`` of the others."""
+    """Of ``latency.json``: ``latency_ms``, ``latency_ratio`` of what ships, at batch 1 on one thread.
+
+    ``..._plain`` and the like of the other forms, then ``..._b16_t2`` of other batches and threads. A row without a
+    form is of a time when there was but one file.
+    """
     found: dict[str, float] = {}
     for row in latency.get("rows", ()):
-        batch, threads = row.get("batch"), row.get("threads")
+        batch, threads, form = row.get("batch"), row.get("threads"), row.get("form", paths.LOWERED)
         wanted = {"latency_ms": row.get("median_ms"), "latency_ratio": row.get("ratio")}
-        suffix = "" if (batch, threads) == (1, 1) else f"_b{batch}_t{threads}"
+        suffix = "" if form == paths.LOWERED else f"_{form}"
+        suffix += "" if (batch, threads) == (1, 1) else f"_b{batch}_t{threads}"
         found.update({f"{name}{suffix}": value for name, value in _numbers(wanted, tuple(wanted)).items()})
     return found
 

@@ -23,6 +23,7 @@ COLUMNS = (
     "metrics.`params`",
     "metrics.`latency_ms`",
     "metrics.`latency_ratio`",
+    "metrics.`latency_ms_plain`",
     "metrics.`file_bytes`",
     "attributes.`Models`",
 )
@@ -38,7 +39,8 @@ it. Open the saved view *Comparison* (Views) for the columns that settings are c
 - `macs`, `paper_flops`, `params` of the grouped form, which is what ships. One MAC is one multiply-add;
   the paper's FLOPs are MACs plus one operation per ReLU element and those of the average pools.
 - `latency_ms` median at batch 1 on one thread, `latency_ratio` its ratio to MobileNetV1 measured in turn with it
-  (below 1 is faster); the hardware is in the artifact `benchmark/latency.json`.
+  (below 1 is faster); the hardware is in the artifact `benchmark/latency.json`. Both are of the exported (lowered)
+  file; `latency_ms_plain` and the like are of its other forms, artifacts in `forms`.
 - `condensing_stage` by epoch shows where connections were dropped.
 """
 

@@ -82,9 +82,16 @@ def write_setting(params: Params, setting: Setting, index: int, classes: int = 1
         {
             "file_bytes": 400_000 // (index + 1),
             "opset": 18,
+            "plan": "portable",
             "images_compared": TEST_IMAGES,
             "max_relative_difference": 3.1e-7,
             "max_absolute_difference": 2e-6,
+            "forms": {
+                "lowered": {"kept": True, "file_bytes": 400_000 // (index + 1), "max_relative_difference": 3.1e-7},
+                "plain": {"kept": True, "file_bytes": 410_000 // (index + 1), "max_relative_difference": 2.9e-7},
+                "int8": {"kept": False, "why": "1.50 times", "file_bytes": 9, "max_relative_difference": 0.02},
+                "native": {"kept": False, "why": "not compiled"},
+            },
         },
     )
     error = {"top1_error_pct": 100 * (9 + index) / TEST_IMAGES, "top5_error_pct": 100 / TEST_IMAGES}
@@ -171,12 +178,14 @@ def _per_class(classes: int, index: int) -> list[dict[str, Any]]:
 
 def _latency(params: Params, index: int) -> dict[str, Any]:
     rows = []
-    for batch in (1, params.benchmark.throughput_batch):
-        for threads in (1, 2):
-            median = 0.2 * batch / threads * (1 + 0.3 * index)
+    cases = [(batch, threads) for batch in (1, params.benchmark.throughput_batch) for threads in (1, 2)]
+    for form, factor in (("lowered", 1.0), ("plain", 1.5)):
+        for batch, threads in cases:
+            median = factor * 0.2 * batch / threads * (1 + 0.3 * index)
             yardstick = 0.5 * batch / threads
             rows.append(
                 {
+                    "form": form,
                     "batch": batch,
                     "threads": threads,
                     "median_ms": median,

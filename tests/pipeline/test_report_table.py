@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from report_outputs import digits, write_json, write_study
 
 from tasks import paths
 from tasks.errors import UserError
-from tasks.report import details, units
+from tasks.report import details, forms, units
 from tasks.report.read import read_study
 from tasks.report.table import format_table, make_row, read_table, to_csv
 
@@ -31,7 +32,30 @@ def test_a_row_holds_the_grouped_forms_cost_and_the_latency_of_one_thread(study_
     assert (row["macs"], row["paper_flops"], row["params"]) == (333_333, 383_333, 33_333)
     assert row["latency_ms"] == pytest.approx(0.32)  # 0.2 ms * (1 + 0.3 * 2)
     assert row["latency_ratio"] == pytest.approx(0.64)
+    assert row["latency_ms_plain"] == pytest.approx(0.48)
+    assert row["latency_ratio_plain"] == pytest.approx(0.96)
+    assert row["latency_ms_native"] is None
     assert row["file_bytes"] == 133_333
+
+
+def test_a_latency_of_before_forms_were_named_is_of_the_exported_file(study_folder: Path, checkout: Path) -> None:
+    params = digits(checkout)
+    path = params.paths.setting("benchmark", "g4-c2") / paths.LATENCY
+    facts = json.loads(path.read_text())
+    rows = [{key: value for key, value in row.items() if key != "form"} for row in facts["rows"][:4]]
+    write_json(path, {**facts, "rows": rows})
+    row = make_row(read_study(params).results[2])
+    assert row["latency_ms"] == pytest.approx(0.32)
+    assert row["latency_ms_plain"] is None
+
+
+def test_the_forms_are_told_apart_and_a_dropped_one_says_why(study_folder: Path, checkout: Path) -> None:
+    found = forms.forms(read_study(digits(checkout)))
+    texts = {row[1].text: [cell.text for cell in row[2:]] for row in found.rows if row[0].text == "g4-c2"}
+    assert texts["lowered"] == ["3.1e-07", "3.06", "0.320", "0.64", "133 kB", "plan: portable"]
+    assert texts["plain"] == ["2.9e-07", "–", "0.480", "0.96", "137 kB", ""]
+    assert texts["int8"] == ["2.0e-02", "–", "–", "–", "–", "not kept: 1.50 times"]
+    assert texts["native"] == ["–", "–", "–", "–", "–", "not kept: not compiled"]
 
 
 def test_the_csv_file_gives_the_rows_back(study_folder: Path, checkout: Path) -> None:
@@ -55,7 +79,7 @@ def test_a_stage_that_was_not_run_is_named(study_folder: Path, checkout: Path) -
     result = read_study(params).results[1]
     assert result.missing == ["benchmark"]
     line = next(line for line in format_table([make_row(result)]).splitlines() if line.startswith("g2-c2"))
-    assert line.count("not run") == 2
+    assert line.count("not run") == 3
 
 
 def test_the_terminal_table_fits_and_names_the_machine(study_folder: Path, checkout: Path) -> None:
