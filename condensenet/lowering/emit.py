@@ -1,0 +1,107 @@
+"""The whole network as an ONNX graph, each place by the variant that a plan names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from condensenet.lowering import pointwise, spatial
+from condensenet.lowering.folding import fold_after, fold_clamp
+from condensenet.lowering.graph import Features, Graph
+from condensenet.lowering.network import Block, Layer, Network, Pointwise, Stem
+from condensenet.lowering.pointwise import Place
+
+INPUT, OUTPUT = "image", "logits"
+Size = tuple[int, int]
+Variants = Mapping[str, str]  # place: variant
+
+
+def layer_name(block: int, layer: int) -> str:
+    return f"block {block + 1}, layer {layer + 1}"
+
+
+def transition_name(block: int) -> str:
+    return f"transition {block + 1}"
+
+
+def emit(network: Network, size: Size, variants: Variants, opset: int) -> Any:
+    """The ``ModelProto``: images (N, C, H, W) to logits (N, classes), N free."""
+    graph = Graph()
+    x = emit_stem(graph, INPUT, network.stem)
+    sizes = block_sizes(network, size)
+    for number, block in enumerate(network.blocks):
+        features = Features(graph)
+        features.add(x, block.layers[0].conv_1x1.in_channels)
+        for place, layer in enumerate(block.layers):
+            name = layer_name(number, place)
+            new = emit_layer(graph, features, layer, variants[name], sizes[number])
+            features.add(new, len(layer.conv_3x3.weight))
+        x = _between(graph, features, block, variants.get(transition_name(number), ""))
+    emit_classifier(graph, x, network)
+    inputs = {INPUT: ("batch", network.in_channels, *size)}
+    return graph.model(inputs, {OUTPUT: ("batch", len(network.bias))}, opset)
+
+
+def emit_stem(graph: Graph, x: str, stem: Stem) -> str:
+    """The first convolution; with a batch norm that is folded into it, then ReLU and 3x3 max pooling."""
+    weight, pads = stem.weight, [stem.padding] * 4
+    attributes = {"kernel_shape": list(weight.shape[2:]), "strides": [stem.stride] * 2, "pads": pads}
+    if stem.scale is None or stem.shift is None:
+        return graph.node("Conv", x, graph.constant(weight), **attributes)
+    weight, bias = fold_after(weight, np.zeros(len(weight)), stem.scale, stem.shift)
+    x = graph.node("Relu", graph.node("Conv", x, graph.constant(weight), graph.constant(bias), **attributes))
+    return graph.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+
+
+def emit_layer(graph: Graph, features: Features, layer: Layer, variant: str, size: Size) -> str:
+    """The new features of a dense layer; ``variant`` is "<of the 1x1> <of the 3x3>"."""
+    first, second = variant.split()
+    place = Place(conv=layer.conv_1x1, scale=layer.conv_3x3.scale, shift=layer.conv_3x3.shift)
+    x = pointwise.VARIANTS[first](graph, features, place)
+    return spatial.VARIANTS[second](graph, x, layer.conv_3x3, size)
+
+
+def _between(graph: Graph, features: Features, block: Block, variant: str) -> str:
+    if block.shrink is not None:
+        return pointwise.VARIANTS[variant](graph, features, Place(conv=block.shrink, pools=block.pools))
+    return pointwise.average(graph, features.whole()) if block.pools else features.whole()
+
+
+def emit_classifier(graph: Graph, x: str, network: Network) -> None:
+    """V mean(relu(s x + b)) + c = (V s) mean(clip(x)) + (V b' + c) over the features that the classifier reads."""
+    conv = Pointwise(
+        in_channels=len(network.scale),
+        groups=1,
+        index=network.index,
+        scale=network.scale[network.index],
+        shift=network.shift[network.index],
+        weight=network.weight,
+        order=np.arange(len(network.weight)),
+    )
+    clamped = fold_clamp(conv)
+    x = pointwise.shuffle(graph, x, network.index) if _drops(network) else x
+    x = pointwise.clamp(graph, x, clamped.low, clamped.high)
+    x = graph.node("Flatten", graph.node("GlobalAveragePool", x))
+    bias = graph.constant(clamped.bias + network.bias)
+    logits = graph.node("Gemm", x, graph.constant(clamped.weight), bias, transB=1)
+    graph.name_output(logits, OUTPUT)
+
+
+def _drops(network: Network) -> bool:
+    return not np.array_equal(network.index, np.arange(len(network.scale)))
+
+
+def block_sizes(network: Network, size: Size) -> list[Size]:
+    """Height and width in each block."""
+    kernel, stem = network.stem.weight.shape[2], network.stem
+    height, width = ((side + 2 * stem.padding - kernel) // stem.stride + 1 for side in size)
+    if stem.pools:
+        height, width = (height + 1) // 2, (width + 1) // 2  # 3x3 with stride 2, padded by 1
+    sizes = []
+    for block in network.blocks:
+        sizes.append((height, width))
+        if block.pools:
+            height, width = height // 2, width // 2
+    return sizes

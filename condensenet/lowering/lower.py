@@ -1,0 +1,67 @@
+"""``lower``: a model in grouped form as one fast ONNX file of standard operators; and the plan without measuring."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from condensenet.files import write_atomically
+from condensenet.lowering.emit import emit
+from condensenet.lowering.graph import needs_onnx
+from condensenet.lowering.network import Network, read_network
+from condensenet.lowering.places import check_variants, portable_variants
+from condensenet.lowering.plan import Plan, digest
+from condensenet.models.condensenet import CondenseNet
+from condensenet.shapes import image_shape
+
+OPSETS = range(18, 26)
+
+
+def lower(
+    model: CondenseNet,
+    path: str | Path,
+    input_size: int | Sequence[int],
+    *,
+    plan: Plan,
+    opset: int = 18,
+    metadata: Mapping[str, object] | None = None,
+) -> Path:
+    """Write ``model`` by ``plan`` as one ONNX file and return its path.
+
+    As with ``export_onnx`` the file takes ``image`` (batch, channels, height, width), float32, and gives ``logits``
+    (batch, classes), the batch is free, and it appears whole or not at all. Its metadata properties are ``metadata``
+    (text as it is, anything else as JSON), ``form`` "lowered", ``plan`` (the plan's kind) and ``plan_json``. The same
+    model, plan and metadata give the same bytes.
+
+    Raises ``ValueError`` in one line for a model that is not in grouped form, an opset or a size that cannot be, and
+    a plan that does not fit; ``ImportError`` without onnx.
+    """
+    if opset not in OPSETS:
+        raise ValueError(f"{opset=} is not allowed: {OPSETS[0]} to {OPSETS[-1]}")
+    network, size = read(model, input_size)
+    plan.check_fits(network, size)
+    check_variants(network, plan.variants)
+    onnx = needs_onnx()
+    proto = emit(network, size, plan.variants, opset)
+    values = {**(metadata or {}), "form": "lowered", "plan": plan.kind, "plan_json": plan.as_json()}
+    onnx.helper.set_model_props(proto, {key: _as_text(value) for key, value in values.items()})
+    onnx.checker.check_model(proto, full_check=True)
+    write_atomically(Path(path), proto.SerializeToString(deterministic=True))
+    return Path(path)
+
+
+def portable_plan(model: CondenseNet, input_size: int | Sequence[int]) -> Plan:
+    """The plan by fixed rules, which measures nothing and is the same on every machine. Raises as ``lower``."""
+    network, size = read(model, input_size)
+    return Plan(kind="portable", network=digest(network), input_size=size, variants=portable_variants(network))
+
+
+def read(model: CondenseNet, input_size: int | Sequence[int]) -> tuple[Network, tuple[int, int]]:
+    """The network's arrays, and (height, width)."""
+    _, height, width = image_shape(model, input_size)
+    return read_network(model), (height, width)
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,134 @@
+"""Ways to compute a 1x1 group convolution with the batch norms around it: one function each, in ``VARIANTS``.
+
+All compute relu(s2 y[order] + b2) or, without a batch norm after it, y[order], where
+y = W relu(s x[index] + b) by groups. With ``folding.fold_clamp`` that is y = W' clip(x[index], low, high) + b', and
+with ``folding.fold_after`` s2 and b2 are part of W' and b'.
+
+Shapes: N images, G groups, R inputs of a group, I features, O outputs, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from condensenet.lowering.folding import Clamped, fold_after, fold_clamp
+from condensenet.lowering.graph import Features, Graph
+from condensenet.lowering.network import Array, Index, Pointwise
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Place:
+    """A 1x1 convolution where it stands: ``scale`` and ``shift`` (O,) of the batch norm and ReLU after it, if any.
+
+    ``pools``: 2x2 average pooling comes after it. A convolution of one pixel may be swapped with the pooling.
+    """
+
+    conv: Pointwise
+    scale: Array | None = None
+    shift: Array | None = None
+    pools: bool = False
+
+
+Variant = Callable[[Graph, Features, Place], str]
+
+
+def gathered(graph: Graph, features: Features, place: Place) -> str:
+    """All features joined, x[index] by Gather, clip, group convolution, channel shuffle by Gather."""
+    x = graph.node("Gather", features.whole(), graph.constant(place.conv.index), axis=1)
+    return _grouped(graph, x, place)
+
+
+def picked(graph: Graph, features: Features, place: Place) -> str:
+    """x[index] as a Concat of single channels, so that the features are never joined; else as ``gathered``."""
+    channels = features.channels()
+    x = graph.node("Concat", *[channels[channel] for channel in place.conv.index], axis=1)
+    return _grouped(graph, x, place)
+
+
+def dense(graph: Graph, features: Features, place: Place) -> str:
+    """One convolution over all features, zero where a group does not read: no gather, no shuffle.
+
+    W_dense[o, i] = sum of W'[o, r] over the r with index[g, r] = i, where o is an output of group g.
+    """
+    clamped = _folded(place)
+    weight_OI, low, high = expand(place.conv, clamped)
+    x = clamp(graph, features.whole(), low, high)
+    if place.pools:
+        x = average(graph, x)
+    order = place.conv.order
+    return _conv(graph, x, weight_OI[order], clamped.bias[order], 1, relu=place.scale is not None)
+
+
+VARIANTS: dict[str, Variant] = {"gathered": gathered, "picked": picked, "dense": dense}
+
+
+def choices(conv: Pointwise) -> list[str]:
+    """The variants that can compute ``conv``."""
+    names = ["gathered", "picked"]
+    return [*names, "dense"] if reads_alike(conv) else names
+
+
+def reads_alike(conv: Pointwise) -> bool:
+    """Whether each feature is normalised in the same way by every group that reads it, as conversion makes it."""
+    by_feature: dict[int, tuple[float, float]] = {}
+    pairs = zip(conv.index.tolist(), zip(conv.scale.tolist(), conv.shift.tolist(), strict=True), strict=True)
+    return all(by_feature.setdefault(feature, norm) == norm for feature, norm in pairs)
+
+
+def expand(conv: Pointwise, clamped: Clamped) -> tuple[Array, Array, Array]:
+    """Weights (O, I) over all features, and their bounds (I,); a feature that nobody reads is left as it is."""
+    outputs, inputs = conv.weight.shape
+    weight_OI = np.zeros((outputs, conv.in_channels))
+    index_OR = np.repeat(conv.index.reshape(conv.groups, inputs), outputs // conv.groups, axis=0)
+    np.add.at(weight_OI, (np.arange(outputs)[:, None], index_OR), clamped.weight)
+    low, high = np.full(conv.in_channels, -np.inf), np.full(conv.in_channels, np.inf)
+    low[conv.index], high[conv.index] = clamped.low, clamped.high
+    return weight_OI, low, high
+
+
+def clamp(graph: Graph, x: str, low: Array, high: Array) -> str:
+    """clip(x, low, high) by channel, with as few operations as the bounds need."""
+    if np.isfinite(low).any():
+        x = graph.node("Max", x, graph.constant(low.reshape(-1, 1, 1)))
+    if np.isfinite(high).any():
+        x = graph.node("Min", x, graph.constant(high.reshape(-1, 1, 1)))
+    return x
+
+
+def average(graph: Graph, x: str) -> str:
+    """2x2 average pooling; an odd last row or column is left out."""
+    return graph.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
+
+
+def shuffle(graph: Graph, x: str, order: Index) -> str:
+    return x if np.array_equal(order, np.arange(len(order))) else graph.node("Gather", x, graph.constant(order), axis=1)
+
+
+def _grouped(graph: Graph, x: str, place: Place) -> str:
+    """From the gathered inputs to the output in its order."""
+    clamped = _folded(place)
+    x = clamp(graph, x, clamped.low, clamped.high)
+    if place.pools:
+        x = average(graph, x)
+    x = _conv(graph, x, clamped.weight, clamped.bias, place.conv.groups, relu=place.scale is not None)
+    return shuffle(graph, x, place.conv.order)
+
+
+def _folded(place: Place) -> Clamped:
+    """The convolution with both batch norms folded into it."""
+    clamped = fold_clamp(place.conv)
+    if place.scale is None or place.shift is None:
+        return clamped
+    scale, shift = np.empty_like(place.scale), np.empty_like(place.shift)
+    scale[place.conv.order], shift[place.conv.order] = place.scale, place.shift
+    weight, bias = fold_after(clamped.weight, clamped.bias, scale, shift)
+    return Clamped(low=clamped.low, high=clamped.high, weight=weight, bias=bias)
+
+
+def _conv(graph: Graph, x: str, weight_OR: Array, bias: Array, groups: int, *, relu: bool) -> str:
+    weight = graph.constant(weight_OR[:, :, None, None])
+    x = graph.node("Conv", x, weight, graph.constant(bias), group=groups, kernel_shape=[1, 1])
+    return graph.node("Relu", x) if relu else x

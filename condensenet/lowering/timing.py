@@ -1,0 +1,98 @@
+"""How long small ONNX graphs take on this machine, and a file that remembers it."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from condensenet.files import write_atomically
+from condensenet.latency import versions
+from condensenet.machine import hardware
+
+FORMAT = "condensenet lowering times 1"
+
+
+def this_machine(threads: int) -> dict[str, Any]:
+    """What a measured time depends on besides the graph."""
+    found = hardware()
+    return {
+        "cpu": found["cpu"],
+        "architecture": found["architecture"],
+        "onnxruntime": versions()["onnxruntime"],
+        "threads": threads,
+    }
+
+
+def time_in_turn(models: Mapping[str, Any], shape: tuple[int, ...], threads: int, rounds: int) -> dict[str, float]:
+    """Medians in microseconds of the ``ModelProto`` s on one random image (1, *shape), each run once a round."""
+    sessions = {name: _session(model.SerializeToString(), threads) for name, model in models.items()}
+    image = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
+    feeds = {name: {session.get_inputs()[0].name: image} for name, session in sessions.items()}
+    times: dict[str, list[int]] = {name: [] for name in models}
+    for turn in range(-2, rounds):
+        for name, session in sessions.items():
+            start = time.perf_counter_ns()
+            session.run(None, feeds[name])
+            if turn >= 0:
+                times[name].append(time.perf_counter_ns() - start)
+    return {name: round(float(np.median(each)) / 1e3, 1) for name, each in times.items()}
+
+
+def _session(model: bytes, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError("measuring a plan needs onnxruntime: pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3  # errors
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+class Times:
+    """Measured times by key, kept in a file if there is one to keep them in.
+
+    The file is written whole after every entry, so that whoever is killed loses no more than the entry at hand. A
+    damaged file is left out with a warning, and replaced.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._entries: dict[str, dict[str, float]] = {} if path is None else _read(path)
+
+    def get(self, key: Mapping[str, Any]) -> dict[str, float]:
+        """The times by variant; empty if there are none."""
+        return dict(self._entries.get(_text(key), {}))
+
+    def put(self, key: Mapping[str, Any], times: Mapping[str, float]) -> None:
+        self._entries[_text(key)] = dict(times)
+        if self._path is not None:
+            content = {"format": FORMAT, "times_us": self._entries}
+            write_atomically(self._path, json.dumps(content, indent=0).encode())
+
+
+def _text(key: Mapping[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True)
+
+
+def _read(path: Path) -> dict[str, dict[str, float]]:
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] != FORMAT:
+            raise ValueError(f"it does not say {FORMAT!r}")
+        return {
+            str(key): {str(name): float(time) for name, time in times.items()}
+            for key, times in content["times_us"].items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        warnings.warn(f"{path} is left out, it holds no times: {' '.join(str(error).split())}", stacklevel=4)
+        return {}

@@ -1,0 +1,117 @@
+"""The planner: measures, remembers, survives being killed, and gives a plan that needs no measuring again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from networks import random_network
+
+from condensenet import CondenseNet, ModelConfig, convert
+from condensenet.export import compare_onnx
+from condensenet.lowering import Plan, lower, measure_plan, planner, portable_plan
+from condensenet.lowering.network import read_network
+from condensenet.lowering.places import choices, places
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+torch = pytest.importorskip("torch")
+
+CONFIG = ModelConfig(
+    block_depths=(2, 2), growth_rates=(4, 8), groups_1x1=2, groups_3x3=2, condensation_factor=2, num_classes=3
+)
+
+
+def network() -> CondenseNet:
+    model = random_network(CONFIG)
+    model.condense_to(model.num_condensing_stages)
+    return convert(model)
+
+
+def test_a_measured_plan_is_exact_reusable_and_says_where_it_was_measured(tmp_path: Path) -> None:
+    model, cache = network(), tmp_path / "times.json"
+    plan = measure_plan(model, 16, cache=cache)
+    assert plan.kind == "measured"
+    assert plan.machine is not None
+    assert plan.machine["threads"] == 1
+    for name, place in places(read_network(model)):
+        assert plan.times_us[name].keys() == set(choices(place))
+    path = lower(model, tmp_path / "a.onnx", 16, plan=plan)
+    compare_onnx(model, path, [torch.randn(4, 3, 16, 16)])
+    elsewhere = replace(plan, machine={**plan.machine, "cpu": "another"})
+    elsewhere.save(tmp_path / "plan.json")
+    again = Plan.load(tmp_path / "plan.json")
+    assert again == elsewhere
+    lower(model, tmp_path / "b.onnx", 16, plan=Plan.load(plan.save(tmp_path / "plan.json")))
+    assert (tmp_path / "b.onnx").read_bytes() == path.read_bytes()
+    compare_onnx(model, lower(model, tmp_path / "c.onnx", 16, plan=again), [torch.randn(4, 3, 16, 16)])
+
+
+def test_the_cache_saves_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, cache = network(), tmp_path / "times.json"
+    first = measure_plan(model, 16, cache=cache)
+    timed: list[set[str]] = []
+    original = planner.time_in_turn
+
+    def spy(models, *rest):  # type: ignore[no-untyped-def]
+        timed.append(set(models))
+        return original(models, *rest)
+
+    monkeypatch.setattr(planner, "time_in_turn", spy)
+    second = measure_plan(model, 16, cache=cache)
+    assert len(timed) == 1  # the whole graphs alone
+    assert {name: second.times_us[name] for name in second.variants} == {
+        name: first.times_us[name] for name in first.variants
+    }
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"\xff", b'{"format": "other"}', b'{"times_us": {"a": 1}}'])
+def test_a_damaged_cache_is_left_out_with_a_warning(tmp_path: Path, junk: bytes) -> None:
+    cache = tmp_path / "times.json"
+    cache.write_bytes(junk)
+    with pytest.warns(UserWarning, match="is left out, it holds no times"):
+        measure_plan(network(), 16, cache=cache)
+    assert json.loads(cache.read_text())["times_us"]
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_lowering_planner import network
+from condensenet.lowering import measure_plan, planner
+original = planner.time_in_turn
+def slow(*rest):
+    found = original(*rest)
+    time.sleep(0.2)
+    return found
+planner.time_in_turn = slow
+measure_plan(network(), 16, cache=Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_planner_goes_on_from_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "times.json"
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(cache), str(Path(__file__).parent)])
+    deadline = time.monotonic() + 60
+    while not cache.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = json.loads(cache.read_text())["times_us"]
+    assert 0 < len(kept) < 4
+    timed = []
+    original = planner.time_in_turn
+    monkeypatch.setattr(planner, "time_in_turn", lambda *rest: timed.append(1) or original(*rest))
+    plan = measure_plan(network(), 16, cache=cache)
+    assert len(timed) == 4 - len(kept) + 1
+    found = json.loads(cache.read_text())["times_us"]
+    assert {key: found[key] for key in kept} == kept
+    assert plan.variants.keys() == portable_plan(network(), 16).variants.keys()
