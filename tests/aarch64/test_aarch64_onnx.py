@@ -1,0 +1,76 @@
+"""Exported files on AArch64: the same logits as PyTorch's on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from emulation import Emulator
+from torch import nn
+
+from condensenet import CondenseNet, ModelConfig, convert, export_onnx
+from condensenet.latency import versions
+from condensenet.yardstick import write_mobilenet_v1
+
+TOLERANCE = 1e-5  # of the largest logit
+SMALL = {"block_depths": (2, 2), "growth_rates": (8, 16), "num_classes": 10}
+NETWORKS = {  # and the size of its images
+    "g4-c4": (ModelConfig(**SMALL, groups_1x1=4, condensation_factor=4), (16, 16)),
+    "g2-c4": (ModelConfig(**SMALL, groups_1x1=2, groups_3x3=2, condensation_factor=4), (9, 13)),
+    "g8-c2-imagenet": (
+        ModelConfig(
+            **SMALL, groups_1x1=8, groups_3x3=8, condensation_factor=2, stem="imagenet", condense_classifier=True
+        ),
+        (33, 32),
+    ),
+}
+
+
+def trained(config: ModelConfig) -> CondenseNet:
+    """A network in grouped form with batch norms that hide nothing: negative, zero and tiny scales."""
+    torch.manual_seed(0)
+    model = CondenseNet(config)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.weight.data.normal_()
+            norm.weight.data[::7] = 0.0
+            norm.weight.data[1::11] = 1e-30
+            norm.bias.data.normal_(std=0.3)
+            norm.running_mean.normal_(std=0.3)
+            norm.running_var.uniform_(0.5, 1.5)
+    model.condense_to(model.num_condensing_stages)
+    return convert(model.eval())
+
+
+@pytest.fixture(scope="module")
+def folder(emulated: Emulator, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``<network>.<form>.onnx``, ``<network>.npy`` with its images, ``...expected.npy`` and ``...logits.npy``."""
+    folder = tmp_path_factory.mktemp("onnx")
+    for name, (config, size) in NETWORKS.items():
+        model, images = trained(config), torch.randn(3, 3, *size)
+        export_onnx(model, folder / f"{name}.plain.onnx", size)
+        np.save(folder / f"{name}.npy", images.numpy())
+        with torch.inference_mode():
+            np.save(folder / f"{name}.expected.npy", model(images).numpy())
+    emulated.python(checkout / "tests/aarch64/run_onnx.py", folder, path=[checkout])
+    return folder
+
+
+@pytest.mark.parametrize("form", ["plain"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_logits_are_those_of_pytorch(folder: Path, name: str, form: str) -> None:
+    expected, found = np.load(folder / f"{name}.expected.npy"), np.load(folder / f"{name}.{form}.logits.npy")
+    assert found.shape == expected.shape == (3, 10)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_the_yardstick_is_written_and_read_there_too(emulated: Emulator, checkout: Path, tmp_path: Path) -> None:
+    here = write_mobilenet_v1(tmp_path / "here.onnx", (1, 8, 8), 10).read_bytes()
+    code = "import sys; from condensenet import latency, yardstick; "
+    code += "print(latency.input_shape(yardstick.write_mobilenet_v1(sys.argv[1], (1, 8, 8), 10)), latency.versions())"
+    said = emulated.python("-c", code, tmp_path / "there.onnx", path=[checkout])
+    assert said.startswith("(1, 8, 8)")
+    assert versions()["onnxruntime"] in said
+    assert len((tmp_path / "there.onnx").read_bytes()) == len(here)
