@@ -40,7 +40,8 @@ it. Open the saved view *Comparison* (Views) for the columns that settings are c
   the paper's FLOPs are MACs plus one operation per ReLU element and those of the average pools.
 - `latency_ms` median at batch 1 on one thread, `latency_ratio` its ratio to MobileNetV1 measured in turn with it
   (below 1 is faster); the hardware is in the artifact `benchmark/latency.json`. Both are of the exported (lowered)
-  file; `latency_ms_plain` and the like are of its other forms, artifacts in `forms`.
+  file; `latency_ms_plain` and the like are of its other forms, artifacts in `forms`. `latency_ms_<device>` and
+  `latency_ratio_<device>` are the same on another device (tag `device.<device>`, artifact `benchmark/<device>.json`).
 - `condensing_stage` by epoch shows where connections were dropped.
 """
 
