@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from condensenet import CondenseNet, convert, count_cost, export_onnx, presets
+from condensenet.lowering import Plan, check_plan, lower, measure_plan, portable_plan
 from condensenet.models.peers import mobilenet_v1
 from condensenet.quantize import write_int8
+from tasks.inputs import native_library
 
 YARDSTICK = "mobilenet_v1"
 CONDENSENETS = ("condensenet-74-g4", "condensenet-74-g8")
@@ -53,16 +55,15 @@ class Plans:
     choice: Sequence[str]
     cache: Path | None = None
 
-    def of(self, model: CondenseNet, size: int) -> Any:
-        made_by = lowering()
+    def of(self, model: CondenseNet, size: int) -> Plan:
         if list(self.choice) == ["portable"]:
-            return made_by.portable_plan(model, size)
+            return portable_plan(model, size)
         if list(self.choice) == ["measured"]:
-            return made_by.measure_plan(model, size, threads=1, cache=self.cache)
+            return measure_plan(model, size, threads=1, cache=self.cache)
         refusals = []
-        for plan in map(made_by.Plan.load, self.choice):
+        for plan in map(Plan.load, self.choice):
             try:
-                plan.check(model, size)
+                check_plan(model, size, plan)
             except ValueError as error:
                 refusals.append(str(error))
             else:
@@ -93,7 +94,7 @@ def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str
     macs = count_cost(model, size).macs
     makers: dict[str, Callable[[Path], object]] = {
         "plain": lambda path: export_onnx(model, path, size),
-        "lowered": lambda path: lowering().lower(model, path, size, plan=plans.of(model, size)),
+        "lowered": lambda path: lower(model, path, size, plan=plans.of(model, size)),
         "native": lambda path: native().write_native(model, path, size),
         "int8": lambda path: write_int8(folder / f"{name}-plain.onnx", path, random_images(size)),
     }
@@ -105,16 +106,7 @@ def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str
 
 
 def can_be_made(form: str) -> bool:
-    try:
-        if form == "native":
-            return native().library() is not None
-        return form != "lowered" or hasattr(lowering(), "lower")
-    except ImportError:
-        return False
-
-
-def lowering() -> Any:
-    return import_module("condensenet.lowering")
+    return form != "native" or native_library() is not None
 
 
 def native() -> Any:

@@ -88,7 +88,7 @@ def arguments() -> Namespace:
 
 
 def run(options: Namespace, folder: Path) -> list[dict[str, Any]]:
-    plans = Plans(options.plan, paths.plans())
+    plans = Plans(options.plan, paths.plan_times())
     peers = (YARDSTICK,) if options.quick else (YARDSTICK, *TORCHVISION)
     files = list(peer_files(folder, SIZE, peers))
     for name in CONDENSENETS:

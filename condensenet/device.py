@@ -72,7 +72,7 @@ def time_files(
             "yardstick": NAME,
             "yardstick_file": None if yardstick is None else Path(yardstick).name,
             "input_size": list(shape),
-            "order": "a run of each in turn, the yardstick first",
+            "order": "the models in turn, each right after a run of the yardstick",
             "spinning": False,
         },
         "files": usable,

@@ -1,4 +1,4 @@
-"""benchmark: the exported model's latency, in turn with the yardstick's, on a machine kept quiet for it.
+"""benchmark: the latency of every form of the exported model, all in turn with the yardstick, on a quiet machine.
 
 What it measures with needs ONNX Runtime and NumPy alone, no PyTorch.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from condensenet.latency import input_shape, measure_latency, versions
@@ -15,6 +16,7 @@ from tasks import files, inputs, machine, paths, tracking
 from tasks.console import say
 from tasks.errors import run_main
 from tasks.params import Params, Setting
+from tasks.paths import NATIVE
 from tasks.tracking.contents import latency_metrics
 
 YARDSTICK = "mobilenet_v1"
@@ -35,12 +37,12 @@ def main() -> None:
 
 def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
     """Write ``latency.json``, whose content is returned."""
-    model = inputs.existing(params.paths.setting("export", setting.name) / paths.ONNX, f"export@{setting.name}")
+    model = inputs.existing(params.paths.form(setting.name, paths.LOWERED), f"export@{setting.name}")
     yardstick = inputs.existing(params.paths.yardstick / paths.ONNX, "yardstick")
     protocol = params.benchmark
     with inputs.one_line():
         rows = measure_latency(
-            {setting.name: model, YARDSTICK: yardstick},
+            {**forms_at_hand(params, setting), YARDSTICK: yardstick},
             yardstick=YARDSTICK,
             batch_sizes=(1, protocol.throughput_batch),
             threads=protocol.threads,
@@ -55,13 +57,25 @@ def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
             "warmup": protocol.warmup,
             "yardstick": YARDSTICK,
             "input_size": list(input_shape(model)),
-            "order": "a run of each in turn, the yardstick first",
+            "order": "the forms in turn, each right after a run of the yardstick",
             "spinning": False,
         },
-        "rows": [{key: value for key, value in dataclasses.asdict(row).items() if key != "model"} for row in rows],
+        "rows": [as_row(dataclasses.asdict(row)) for row in rows],
     }
     files.write_json(params.paths.setting("benchmark", setting.name) / paths.LATENCY, facts)
     return facts
+
+
+def forms_at_hand(params: Params, setting: Setting) -> dict[str, Path]:
+    """The files that export kept and this machine can run: the native one needs our operator's library."""
+    native = inputs.native_library() is not None
+    found = {form: params.paths.form(setting.name, form) for form in paths.ALL_FORMS if form != NATIVE or native}
+    return {form: path for form, path in found.items() if path.exists()}
+
+
+def as_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of ``latency.json``: what was timed is one of the setting's forms."""
+    return {"form": row.pop("model"), **row}
 
 
 def describe(facts: dict[str, Any]) -> Iterator[str]:
@@ -73,7 +87,7 @@ def describe(facts: dict[str, Any]) -> Iterator[str]:
     )
     for row in facts["rows"]:
         yield (
-            f"batch {row['batch']}, threads {row['threads']}: {row['median_ms']:.3f} ms "
+            f"{row['form']}, batch {row['batch']}, threads {row['threads']}: {row['median_ms']:.3f} ms "
             f"({row['p10_ms']:.3f} to {row['p90_ms']:.3f}), {row['ratio']:.2f} times {YARDSTICK}'s "
             f"{row['yardstick_median_ms']:.3f} ms ({row['ratio_p10']:.2f} to {row['ratio_p90']:.2f})"
         )

@@ -1,8 +1,12 @@
-"""export: the converted model as one ONNX file, every logit of the test set compared with PyTorch."""
+"""export: the converted model as ONNX files, every logit of the test set compared with PyTorch.
+
+``model.onnx``, which ships, is lowered by a plan (``plan.json``); ``forms/`` holds the other forms that were kept.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +15,23 @@ from torch import Tensor
 
 from condensenet.cost import count_cost
 from condensenet.data import ImageSplit, Manifest, evaluation_batches
-from condensenet.export import Difference, compare_onnx, export_onnx
+from condensenet.export import Difference, judge, measure_differences
+from condensenet.latency import Latency
 from condensenet.models.condensenet import CondenseNet
 from tasks import files, inputs, machine, paths, tracking
 from tasks.console import progress, say
 from tasks.errors import run_main
+from tasks.export_forms import (
+    NO_LIBRARY,
+    Export,
+    choose_plan,
+    int8_facts,
+    surely_slower,
+    time_int8,
+    write_forms,
+)
 from tasks.params import Params, Setting
+from tasks.paths import INT8, LOWERED, NATIVE
 from tasks.tracking.contents import export_metrics
 
 BATCH_SIZE = 64
@@ -25,33 +40,67 @@ BATCH_SIZE = 64
 def main() -> None:
     params, setting = inputs.stage_arguments()
     run = inputs.read_run(params, setting)
-    path = params.paths.setting("export", setting.name) / paths.ONNX
+    folder = params.paths.setting("export", setting.name)
+    facts = export(params, setting, run)
+    for line in lines(folder, facts):
+        say(line)
     with machine.shared():
-        facts = export(params, setting, run)
-        say(
-            f"{path}: {facts['file_bytes']:,} bytes; {facts['images_compared']} test images compared, "
-            f"largest relative difference {facts['max_relative_difference']:.2g}"
-        )
-        tracking.record(run, "export", metrics=export_metrics(facts), onnx_model=path)
+        artifacts = [(folder / paths.EXPORT, "export"), (folder / paths.PLAN, "export"), (folder / paths.FORMS, "")]
+        metrics = export_metrics(facts)
+        tracking.record(run, "export", metrics=metrics, onnx_model=folder / paths.ONNX, artifacts=artifacts)
 
 
 def export(params: Params, setting: Setting, run: dict[str, Any]) -> dict[str, Any]:
-    """Write ``model.onnx`` and ``export.json``, whose content is returned; raises ``UserError`` if the two differ."""
+    """Write ``model.onnx``, ``plan.json``, ``forms/`` and ``export.json``, whose content is returned.
+
+    Raises ``UserError`` for a plan that does not fit, before anything is written, and if a file differs from PyTorch.
+    """
     model = inputs.read_model(params, setting)
     data = inputs.read_data(params, model)
+    size = data.manifest.image_size
+    plan = choose_plan(params, setting.name, model, size)
+    made = Export(
+        model=model,
+        size=size,
+        opset=params.export.opset,
+        plan=plan,
+        metadata=describe(model, data.manifest, run, setting),
+        study=params.paths,
+        setting=setting.name,
+    )
     folder = params.paths.setting("export", setting.name)
-    opset, size = params.export.opset, data.manifest.image_size
-    with inputs.one_line():
-        path = export_onnx(
-            model, folder / paths.ONNX, size, opset=opset, metadata=describe(model, data.manifest, run, setting)
-        )
+    with machine.shared(), inputs.one_line():
         try:
-            difference = compare_onnx(model, path, _images(data.split("test"), f"compare {setting.name}"))
+            forms = write_and_compare(made, data.split("train"), data.split("test"))
         except ValueError:
-            path.unlink()  # a file that was not proved equal is not left lying about
+            shutil.rmtree(folder, ignore_errors=True)  # files that were not proved equal are not left lying about
             raise
-    facts = _facts(path, opset, difference)
+        first = time_int8(made)
+    forms[INT8] |= settle_int8(made, first)
+    plan.save(folder / paths.PLAN)
+    facts = {"opset": made.opset, "plan": plan.kind, **headline(forms[LOWERED]), "forms": forms}
     files.write_json(folder / paths.EXPORT, facts)
+    return facts
+
+
+def write_and_compare(made: Export, train: ImageSplit, test: ImageSplit) -> dict[str, dict[str, Any]]:
+    """What ``export.json`` says of each form. All but int8 must be equal to PyTorch; raises ``ValueError``."""
+    written = write_forms(made, train)
+    differences = measure_differences(made.model, written, _images(test, f"compare {made.setting}"))
+    for form, found in differences.items():
+        judge(found, written[form], **({"tolerance": float("inf")} if form == INT8 else {}))
+    forms = {form: form_facts(written[form], differences[form]) for form in written}
+    return forms if NATIVE in forms else {**forms, NATIVE: {"kept": False, "why": NO_LIBRARY}}
+
+
+def settle_int8(made: Export, first: Latency) -> dict[str, Any]:
+    """Keep the int8 file or remove it: what was surely slower beside other work needs no quiet machine to be told."""
+    if not surely_slower(first):
+        with machine.exclusive(), inputs.one_line():
+            first = time_int8(made)
+    facts = int8_facts(first)
+    if not facts["kept"]:
+        made.path(INT8).unlink()
     return facts
 
 
@@ -82,14 +131,32 @@ def _images(split: ImageSplit, label: str) -> Iterator[Tensor]:
         yield images
 
 
-def _facts(path: Path, opset: int, difference: Difference) -> dict[str, Any]:
+def form_facts(path: Path, difference: Difference) -> dict[str, Any]:
     return {
+        "kept": True,
         "file_bytes": path.stat().st_size,
-        "opset": opset,
         "images_compared": difference.images,
         "max_relative_difference": difference.max_relative,
         "max_absolute_difference": difference.max_absolute,
     }
+
+
+def headline(facts: dict[str, Any]) -> dict[str, Any]:
+    """Of the file that ships, at the top of ``export.json``."""
+    return {name: value for name, value in facts.items() if name != "kept"}
+
+
+def lines(folder: Path, facts: dict[str, Any]) -> Iterator[str]:
+    """A line a form, and why one was not kept."""
+    for form, found in facts["forms"].items():
+        name = paths.ONNX if form == LOWERED else f"{paths.FORMS}/{form}.onnx"
+        if not found["kept"]:
+            yield f"{folder / name}: not kept, {found['why']}"
+            continue
+        yield (
+            f"{folder / name}: {form}, {found['file_bytes']:,} bytes; {found['images_compared']} test images compared, "
+            f"largest relative difference {found['max_relative_difference']:.2g}"
+        )
 
 
 if __name__ == "__main__":

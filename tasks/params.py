@@ -74,12 +74,23 @@ class RayParams:
         require(self.max_failures >= 0, f"max_failures={self.max_failures} is not allowed: it must be 0 or more")
 
 
+PLANS = ("portable", "measured")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportParams:
+    """``plan`` says how the exported graph is lowered (condensenet.lowering): by rules that hold anywhere, by what is
+    measured on this machine, or by the plan in a file, in whose path ``{setting}`` is the setting's name."""
+
     opset: int = 18
+    plan: str = "portable"
 
     def __post_init__(self) -> None:
         require(18 <= self.opset <= 25, f"opset={self.opset} is not allowed: 18 to 25")
+        require(
+            self.plan in PLANS or self.plan.endswith(".json"),
+            f"plan={self.plan!r} is not allowed: {', '.join(PLANS)}, or the path of a plan file (.json)",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,9 +28,9 @@ def state() -> Path:
     return checkout() / "state"
 
 
-def plans() -> Path:
-    """Measured plans of lowering, by hardware, runtime and network: a later measurement of the same is read here."""
-    return state() / "plans"
+def plan_times() -> Path:
+    """What planners have measured, by hardware, runtime and shape: what is in this file is not measured again."""
+    return state() / "plan_times.json"
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,7 @@ def lower(
     """
     if opset not in OPSETS:
         raise ValueError(f"{opset=} is not allowed: {OPSETS[0]} to {OPSETS[-1]}")
-    network, size = read(model, input_size)
-    plan.check_fits(network, size)
-    check_variants(network, plan.variants)
+    network, size = check_plan(model, input_size, plan)
     onnx = needs_onnx()
     proto = emit(network, size, plan.variants, opset)
     values = {**(metadata or {}), "form": "lowered", "plan": plan.kind, "plan_json": plan.as_json()}
@@ -55,6 +53,14 @@ def portable_plan(model: CondenseNet, input_size: int | Sequence[int]) -> Plan:
     """The plan by fixed rules, which measures nothing and is the same on every machine. Raises as ``lower``."""
     network, size = read(model, input_size)
     return Plan(kind="portable", network=digest(network), input_size=size, variants=portable_variants(network))
+
+
+def check_plan(model: CondenseNet, input_size: int | Sequence[int], plan: Plan) -> tuple[Network, tuple[int, int]]:
+    """What ``read`` gives; raises ``ValueError`` in one line if ``plan`` is for another network or size of images."""
+    network, size = read(model, input_size)
+    plan.check_fits(network, size)
+    check_variants(network, plan.variants)
+    return network, size
 
 
 def read(model: CondenseNet, input_size: int | Sequence[int]) -> tuple[Network, tuple[int, int]]:

@@ -34,7 +34,7 @@ def outputs(stage: str, setting: str | None) -> set[str]:
         "yardstick": [paths.ONNX, paths.COST],
         "train": [paths.MODEL, paths.RUN, paths.HISTORY, paths.METRICS],
         "convert": [paths.MODEL, paths.KEPT, paths.COST],
-        "export": [paths.ONNX, paths.EXPORT],
+        "export": [paths.ONNX, paths.PLAN, paths.FORMS, paths.EXPORT],
         "evaluate": [paths.METRICS, paths.PER_CLASS, paths.CONFUSION],
         "benchmark": [paths.LATENCY],
         "report": [paths.REPORT_HTML, paths.REPORT_MD, paths.TABLE, paths.CURVES, paths.ROWS],

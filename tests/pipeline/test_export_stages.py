@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import fcntl
 import json
 import sys
@@ -18,14 +19,18 @@ import pytest
 import torch
 from exported_study import CLASSES, RUN, SETTING, TEST_LABELS
 
+from condensenet.config import ModelConfig
 from condensenet.convert import convert
 from condensenet.cost import count_cost
 from condensenet.data import PreparedData, evaluation_batches
+from condensenet.latency import Latency, summarise
+from condensenet.lowering import Plan, portable_plan
 from condensenet.models.condensenet import CondenseNet
 from condensenet.storage import load_model
-from tasks import benchmark, evaluate, export, machine, paths, tracking, yardstick
+from tasks import benchmark, evaluate, export, export_forms, inputs, machine, paths, tracking, yardstick
 from tasks.errors import UserError
 from tasks.params import Params
+from tasks.tracking.contents import evaluation_metrics
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +62,169 @@ def test_the_export_is_compared_on_every_test_image(study: Params) -> None:
     assert set(facts) == {
         "file_bytes",
         "opset",
+        "plan",
+        "forms",
         "images_compared",
         "max_relative_difference",
         "max_absolute_difference",
     }
     assert facts["file_bytes"] == (folder(study, "export") / paths.ONNX).stat().st_size
+    assert facts["plan"] == Plan.load(folder(study, "export") / paths.PLAN).kind == "portable"
     assert facts["opset"] == 18
     assert facts["images_compared"] == len(TEST_LABELS)
     assert 0 <= facts["max_relative_difference"] <= 1e-6
+
+
+def test_every_form_is_there_or_says_why_not(study: Params) -> None:
+    forms = read(folder(study, "export") / paths.EXPORT)["forms"]
+    assert set(forms) == set(paths.ALL_FORMS)
+    for form, facts in forms.items():
+        path = study.paths.form(SETTING, form)
+        assert path.exists() == facts["kept"]
+        if not facts["kept"]:
+            assert facts["why"]
+            continue
+        assert facts["file_bytes"] == path.stat().st_size
+        assert facts["images_compared"] == len(TEST_LABELS)
+        found = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+        assert (found["form"], found["setting"]) == (form, SETTING)
+        assert found["plan"] == ("portable" if form in ("lowered", "int8") else "none")
+        if form != paths.INT8:
+            assert facts["max_relative_difference"] <= 1e-6
+    assert forms["lowered"]["kept"]
+    assert forms["plain"]["kept"]
+    assert forms["native"]["kept"] == (inputs.native_library() is not None)
+    assert 1e-6 < forms["int8"]["max_relative_difference"] < 0.5
+    assert "times the lowered file's time" in forms["int8"]["why"]
+    names = {path.stem for path in (folder(study, "export") / paths.FORMS).iterdir()}
+    assert names == {form for form, facts in forms.items() if facts["kept"]} - {"lowered"}
+
+
+def latency(ratio_p10: float, ratio: float, ratio_p90: float) -> Latency:
+    found = summarise("int8", 1, 1, np.ones(1), np.ones(1))
+    return dataclasses.replace(found, ratio_p10=ratio_p10, ratio=ratio, ratio_p90=ratio_p90)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        ((1.1, 1.2, 1.3), None, False),  # surely slower: no quiet machine is asked for
+        ((0.8, 1.2, 1.3), (0.7, 0.8, 0.9), True),
+        ((0.7, 0.8, 0.9), (0.7, 0.8, 0.9), True),
+        ((0.7, 0.8, 0.9), (0.7, 0.8, 1.1), False),  # not in nine of ten rounds
+    ],
+)
+def test_int8_is_kept_where_it_is_faster_on_a_quiet_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkout: Path, first: Any, second: Any, kept: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = exported_study.write_study(checkout)
+    quiet = []
+
+    def timed(_: Any) -> Latency:
+        with (paths.state() / machine.LOCK).open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                quiet.append(True)
+                return latency(*second)
+        quiet.append(False)
+        return latency(*first)
+
+    monkeypatch.setattr(export, "time_int8", timed)
+    facts = export.export(params, params.settings[SETTING], RUN)["forms"]["int8"]
+    assert quiet == [False] if second is None else quiet == [False, True]
+    assert facts["kept"] == kept == params.paths.form(SETTING, "int8").exists()
+    monkeypatch.setattr(tracking, "record", lambda *rest, **named: None)
+    errors = evaluate.evaluate(params, params.settings[SETTING])
+    assert ("int8" in errors) == kept == ("test_error_pct_int8" in evaluation_metrics(errors))
+    header = (folder(params, "evaluate") / paths.PER_CLASS).read_text().splitlines()[0]
+    assert header == "class,images,pytorch_error_pct,onnxruntime_error_pct"
+
+
+def test_the_evaluation_runs_the_lowered_file(study: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    true_logits = evaluate.onnx_logits
+    monkeypatch.setattr(evaluate, "onnx_logits", lambda path: (opened.append(path), true_logits(path))[1])
+    evaluate.evaluate(study, study.settings[SETTING])
+    assert opened[0] == folder(study, "export") / "model.onnx"
+    found = onnx.load(opened[0])
+    assert {entry.key: entry.value for entry in found.metadata_props}["form"] == "lowered"
+    assert {node.domain for node in found.graph.node} == {""}
+
+
+def planned(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str) -> Params:
+    monkeypatch.chdir(tmp_path)
+    params = exported_study.write_study(checkout)
+    return dataclasses.replace(params, export=dataclasses.replace(params.export, plan=plan))
+
+
+def test_a_measured_plan_is_measured_on_a_quiet_machine_and_cached(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkout: Path
+) -> None:
+    params = planned(checkout, tmp_path, monkeypatch, "measured")
+    measure, calls = export_forms.measure_plan, []
+
+    def watched(*rest: Any, **named: Any) -> Any:
+        with (paths.state() / machine.LOCK).open("a") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        calls.append(named)
+        return measure(*rest, **named)
+
+    monkeypatch.setattr(export_forms, "measure_plan", watched)
+    facts = export.export(params, params.settings[SETTING], RUN)
+    assert calls == [{"threads": 1, "cache": paths.state() / "plan_times.json"}]
+    saved = folder(params, "export") / paths.PLAN
+    assert facts["plan"] == Plan.load(saved).kind == "measured"
+    found = {entry.key: entry.value for entry in onnx.load(folder(params, "export") / paths.ONNX).metadata_props}
+    assert found["plan"] == "measured"
+
+
+def test_a_plan_is_taken_from_a_file_by_the_settings_name(
+    study: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkout: Path
+) -> None:
+    params = planned(checkout, tmp_path, monkeypatch, "plans/{setting}.json")
+    plan = portable_plan(load_model(folder(params, "convert") / paths.MODEL), 9)
+    plan.save(tmp_path / "plans" / f"{SETTING}.json")
+    monkeypatch.setattr(export_forms, "portable_plan", None)  # nothing is planned anew
+    export.export(params, params.settings[SETTING], RUN)
+    written = folder(params, "export")
+    assert (written / paths.PLAN).read_bytes() == (tmp_path / "plans" / f"{SETTING}.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"export\.plan='plan\.json' is not allowed: plan\.json is no file"),
+        ("junk", r"export\.plan='plan\.json' is not allowed for g2-c4: .*plan\.json"),
+        ("another", r"export\.plan='plan\.json' is not allowed for g2-c4: "),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_before_work_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkout: Path, content: str | None, message: str
+) -> None:
+    params = planned(checkout, tmp_path, monkeypatch, "plan.json")
+    if content == "another":
+        other = dataclasses.replace(params.settings[SETTING].model, growth_rates=(8, 8))
+        portable_plan(convert(condensed_network(other)), 9).save(tmp_path / "plan.json")
+    elif content is not None:
+        (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        export.export(params, params.settings[SETTING], RUN)
+    assert "\n" not in str(caught.value)
+    assert not folder(params, "export").exists()
+
+
+def test_the_calibration_images_are_spread_over_the_training_images(
+    study: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = PreparedData(study.paths.data).split("train")
+    batches = list(export_forms.calibration_images(train))
+    assert sum(map(len, batches)) == len(train)  # three: fewer than are wanted
+    assert batches[0].dtype == np.float32
+    monkeypatch.setattr(export_forms, "CALIBRATION_IMAGES", 2)  # every second of three
+    ((first, _),) = evaluation_batches(train, 3)
+    np.testing.assert_array_equal(np.concatenate(list(export_forms.calibration_images(train))), first[::2])
 
 
 def test_the_file_says_what_it_is_and_how_to_feed_it(study: Params) -> None:
@@ -94,22 +254,23 @@ def test_the_file_classifies_stored_pixels_by_what_its_metadata_say(study: Param
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["lower", "export_onnx"])
 def test_a_file_that_computes_something_else_is_refused_and_not_left_behind(
-    study: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkout: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkout: Path, form: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     params = exported_study.write_study(checkout)
-    other = convert(condensed(params))
-    true_export = export.export_onnx
-    monkeypatch.setattr(export, "export_onnx", lambda model, *rest, **named: true_export(other, *rest, **named))
+    other = convert(condensed_network(params.settings[SETTING].model))
+    writer = getattr(export_forms, form)
+    monkeypatch.setattr(export_forms, form, lambda model, *rest, **named: writer(other, *rest, **named))
     with pytest.raises(UserError, match=r"differs from PyTorch: relative .* absolute .* over 7 images") as caught:
         export.export(params, params.settings[SETTING], RUN)
     assert "\n" not in str(caught.value)
-    assert list(folder(params, "export").iterdir()) == []
+    assert not folder(params, "export").exists()
 
 
-def condensed(params: Params) -> CondenseNet:
-    model = CondenseNet(params.settings[SETTING].model)
+def condensed_network(config: ModelConfig) -> CondenseNet:
+    model = CondenseNet(config)
     model.condense_to(model.num_condensing_stages)
     return model.eval()
 
@@ -201,15 +362,21 @@ def test_the_benchmark_holds_the_machine_alone_and_prints_no_latency_without_its
     assert {"runs": 50, "warmup": 1, "yardstick": "mobilenet_v1", "input_size": [1, 9, 9]}.items() <= facts[
         "protocol"
     ].items()
-    assert [(row["batch"], row["threads"]) for row in facts["rows"]] == [(1, 1), (2, 1)]
+    forms = [form for form, found in read(folder(study, "export") / paths.EXPORT)["forms"].items() if found["kept"]]
+    assert sorted((row["form"], row["batch"], row["threads"]) for row in facts["rows"]) == sorted(
+        (form, batch, 1) for form in forms for batch in (1, 2)
+    )
     assert all(row["ratio"] > 0 for row in facts["rows"])
     lines = capsys.readouterr().out.splitlines()
     assert facts["hardware"]["cpu"] in lines[0]
     assert onnxruntime.__version__ in lines[0]
-    assert all("times mobilenet_v1's" in line for line in lines[1:3])
+    assert all("times mobilenet_v1's" in line for line in lines[1 : 1 + len(facts["rows"])])
     (((run, stage), named),) = calls
     assert (run, stage) == (RUN, "benchmark")
-    assert {"latency_ms", "latency_ratio", "latency_ms_b2_t1"} <= named["metrics"].keys()
+    wanted = {"latency_ms", "latency_ratio", "latency_ms_b2_t1", "latency_ms_plain", "latency_ratio_plain"}
+    assert wanted | {"latency_ms_plain_b2_t1"} <= named["metrics"].keys()
+    lowered = next(row for row in facts["rows"] if (row["form"], row["batch"]) == ("lowered", 1))
+    assert named["metrics"]["latency_ms"] == lowered["median_ms"]
 
 
 def test_an_unsteady_benchmark_says_so(study: Params) -> None:

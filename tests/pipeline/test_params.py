@@ -67,6 +67,8 @@ BAD = [
     (("train", "batch_size"), 63, "settings.g1-c1: train.batch_size=63 is not allowed: it must be divisible by ray"),
     (("settings", "g4-c4", "train"), {"batch_size": 3}, "settings.g4-c4: train.batch_size=3 is not allowed"),
     (("ray", "num_workers"), 0, "ray: num_workers=0 is not allowed"),
+    (("export", "plan"), "fast", "export: plan='fast' is not allowed: portable, measured, or the path of a plan file"),
+    (("export", "plan"), 1, "export.plan=1 is not allowed"),
     (("benchmark", "runs"), 3, "benchmark: runs=3 is not allowed"),
     (("study",), "a/b", "study='a/b' is not allowed"),
     (("surprise",), 1, "unknown key surprise: allowed are study"),

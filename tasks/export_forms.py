@@ -1,0 +1,114 @@
+"""The forms of an exported model and the plan of the lowered one: which are written, and which of them are kept.
+
+lowered: standard operators, rewritten by a plan: ``model.onnx``, what ships. plain: torch.onnx's graph, to compare.
+native: our own operator, where its library was compiled. int8: ONNX Runtime's static quantization, where it is faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from condensenet.data import ImageSplit, evaluation_batches
+from condensenet.export import export_onnx
+from condensenet.latency import Latency, measure_latency
+from condensenet.lowering import Plan, check_plan, lower, measure_plan, portable_plan
+from condensenet.machine import hardware
+from condensenet.models.condensenet import CondenseNet
+from condensenet.quantize import write_int8
+from tasks import inputs, machine, paths
+from tasks.errors import UserError
+from tasks.params import Params
+from tasks.paths import INT8, LOWERED, NATIVE, PLAIN
+
+CALIBRATION_IMAGES = 64  # spread over the training images; more changed no error that was looked at
+CALIBRATION_BATCH = 16
+NO_LIBRARY = "the operator's library is not compiled here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What all forms are made of."""
+
+    model: CondenseNet
+    size: int
+    opset: int
+    plan: Plan
+    metadata: Mapping[str, Any]
+    study: paths.StudyPaths
+    setting: str
+
+    def path(self, form: str) -> Path:
+        return self.study.form(self.setting, form)
+
+    def said(self, form: str) -> dict[str, Any]:
+        """The metadata of one form; what was not lowered has no plan."""
+        return {**self.metadata, "form": form, "plan": self.plan.kind if form == LOWERED else "none"}
+
+
+def choose_plan(params: Params, setting: str, model: CondenseNet, size: int) -> Plan:
+    """The plan that ``export.plan`` names; it is measured on a machine kept quiet for it. Raises ``UserError``."""
+    choice = params.export.plan
+    with inputs.one_line():
+        if choice == "portable":
+            return portable_plan(model, size)
+        if choice == "measured":
+            with machine.exclusive():
+                return measure_plan(model, size, threads=1, cache=paths.plan_times())
+    path = Path(choice.replace("{setting}", setting))
+    if not path.is_file():
+        raise UserError(f"export.plan={choice!r} is not allowed: {path} is no file")
+    try:
+        plan = Plan.load(path)
+        check_plan(model, size, plan)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"export.plan={choice!r} is not allowed for {setting}: {reason}") from error
+    return plan
+
+
+def write_forms(export: Export, train: ImageSplit) -> dict[str, Path]:
+    """Write every form that can be written here; the paths by form."""
+    model, size, opset = export.model, export.size, export.opset
+    found = {form: export.path(form) for form in (LOWERED, PLAIN, INT8)}
+    lower(model, found[LOWERED], size, plan=export.plan, opset=opset, metadata=export.said(LOWERED))
+    export_onnx(model, found[PLAIN], size, opset=opset, metadata=export.said(PLAIN))
+    if inputs.native_library() is not None:
+        found[NATIVE] = export.path(NATIVE)
+        write_native = import_module("condensenet.native").write_native
+        write_native(model, found[NATIVE], size, opset=opset, metadata=export.said(NATIVE))
+    write_int8(found[LOWERED], found[INT8], calibration_images(train), metadata={"form": INT8})
+    return found
+
+
+def calibration_images(train: ImageSplit) -> Iterator[np.ndarray]:
+    """Batches (N, C, H, W) of training images as they are stored, evenly spread: they may lie class by class."""
+    every = -(-len(train) // CALIBRATION_IMAGES)
+    for images, _ in evaluation_batches(train, CALIBRATION_BATCH, rank=0, world_size=every):
+        yield images.numpy()
+
+
+def time_int8(export: Export) -> Latency:
+    """The int8 file and the lowered one in turn, batch 1, one thread; its ratio is to the lowered one's time."""
+    files = {form: export.path(form) for form in (INT8, LOWERED)}
+    return measure_latency(files, yardstick=LOWERED, threads=(1,))[0]
+
+
+def surely_slower(found: Latency) -> bool:
+    """In nine of ten rounds."""
+    return found.ratio_p10 >= 1
+
+
+def int8_facts(found: Latency) -> dict[str, Any]:
+    """Whether the int8 file is kept, and why: it must be faster in nine of ten rounds."""
+    spread = f"{found.ratio_p10:.2f} to {found.ratio_p90:.2f}"
+    return {
+        "kept": found.ratio_p90 < 1,
+        "why": f"{found.ratio:.2f} times the lowered file's time ({spread}), in turn on one thread, batch 1",
+        "timed_on": hardware()["cpu"],
+    }
