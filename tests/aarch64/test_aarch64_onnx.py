@@ -1,7 +1,8 @@
-"""Exported files on AArch64: the same logits as PyTorch's on this machine."""
+"""Exported and lowered files on AArch64: the same logits as PyTorch's of the condensed training form, computed here."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from torch import nn
 
 from condensenet import CondenseNet, ModelConfig, convert, export_onnx
 from condensenet.latency import versions
+from condensenet.lowering import lower, portable_plan
+from condensenet.lowering.network import read_network
+from condensenet.lowering.places import choices, places
 from condensenet.yardstick import write_mobilenet_v1
 
 TOLERANCE = 1e-5  # of the largest logit
@@ -28,8 +32,8 @@ NETWORKS = {  # and the size of its images
 }
 
 
-def trained(config: ModelConfig) -> CondenseNet:
-    """A network in grouped form with batch norms that hide nothing: negative, zero and tiny scales."""
+def condensed(config: ModelConfig) -> CondenseNet:
+    """In training form, with batch norms that hide nothing: negative, zero and tiny scales."""
     torch.manual_seed(0)
     model = CondenseNet(config)
     for norm in model.modules():
@@ -41,16 +45,27 @@ def trained(config: ModelConfig) -> CondenseNet:
             norm.running_mean.normal_(std=0.3)
             norm.running_var.uniform_(0.5, 1.5)
     model.condense_to(model.num_condensing_stages)
-    return convert(model.eval())
+    return model.eval()
+
+
+def write_forms(model: CondenseNet, folder: Path, name: str, size: tuple[int, int]) -> None:
+    """``<name>.<form>.onnx``: plain, portable, and each variant of the lowering wherever it is possible."""
+    export_onnx(model, folder / f"{name}.plain.onnx", size)
+    plan = portable_plan(model, size)
+    lower(model, folder / f"{name}.portable.onnx", size, plan=plan)
+    possible = {place: choices(what) for place, what in places(read_network(model))}
+    for number, variant in enumerate(sorted({choice for names in possible.values() for choice in names})):
+        variants = {place: variant if variant in names else names[0] for place, names in possible.items()}
+        lower(model, folder / f"{name}.{number}.onnx", size, plan=replace(plan, variants=variants))
 
 
 @pytest.fixture(scope="module")
 def folder(emulated: Emulator, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``<network>.<form>.onnx``, ``<network>.npy`` with its images, ``...expected.npy`` and ``...logits.npy``."""
+    """``<network>.npy`` with its images, ``<network>.expected.npy`` and ``<network>.<form>.logits.npy``."""
     folder = tmp_path_factory.mktemp("onnx")
     for name, (config, size) in NETWORKS.items():
-        model, images = trained(config), torch.randn(3, 3, *size)
-        export_onnx(model, folder / f"{name}.plain.onnx", size)
+        model, images = condensed(config), torch.randn(3, 3, *size)
+        write_forms(convert(model), folder, name, size)
         np.save(folder / f"{name}.npy", images.numpy())
         with torch.inference_mode():
             np.save(folder / f"{name}.expected.npy", model(images).numpy())
@@ -58,12 +73,15 @@ def folder(emulated: Emulator, checkout: Path, tmp_path_factory: pytest.TempPath
     return folder
 
 
-@pytest.mark.parametrize("form", ["plain"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_logits_are_those_of_pytorch(folder: Path, name: str, form: str) -> None:
-    expected, found = np.load(folder / f"{name}.expected.npy"), np.load(folder / f"{name}.{form}.logits.npy")
-    assert found.shape == expected.shape == (3, 10)
-    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+def test_the_logits_of_every_form_are_those_of_pytorch(folder: Path, name: str) -> None:
+    expected = np.load(folder / f"{name}.expected.npy")
+    forms = [path.name.split(".")[1] for path in folder.glob(f"{name}.*.onnx")]
+    assert {"plain", "portable", "0", "1"} <= set(forms)
+    for form in forms:
+        found = np.load(folder / f"{name}.{form}.logits.npy")
+        assert found.shape == expected.shape == (3, 10)
+        assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max(), form
 
 
 def test_the_yardstick_is_written_and_read_there_too(emulated: Emulator, checkout: Path, tmp_path: Path) -> None:
