@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from condensenet import native
 from condensenet.machine import usable_cores
 
 MIN_RUNS = 50
@@ -86,10 +87,16 @@ def open_session(path: str | Path, threads: int = 0) -> Any:
     options.log_severity_level = 3  # errors
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    operators = native.library()
+    if operators is not None:
+        options.register_custom_ops_library(str(operators))
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has an exception class for every kind of bad file
-        raise ValueError(f"{path} cannot be loaded by ONNX Runtime: {' '.join(str(error).split())}") from error
+        why = " ".join(str(error).split())
+        if "DenseBlock" in why and operators is None:
+            why = "it is in native form, and the operators of condensenet.native were not built here"
+        raise ValueError(f"{path} cannot be loaded by ONNX Runtime: {why}") from error
 
 
 def measure_latency(

@@ -11,20 +11,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import importlib.util
-import logging
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-SWITCH = "CONDENSENET_KERNELS"
+from condensenet import compiled
 
-log = logging.getLogger(__name__)
+SWITCH = "CONDENSENET_KERNELS"
 
 
 def available() -> bool:
@@ -37,21 +33,7 @@ def available() -> bool:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    found = importlib.util.find_spec("condensenet.kernels._compiled")
-    if found is None or found.origin is None:
-        return None
-    try:
-        library = ctypes.CDLL(found.origin)
-    except OSError as error:  # built for another machine, or its OpenMP library is not here
-        log.warning("the compiled kernels cannot be loaded and stay unused: %s", error)
-        return None
-    library.source_digest.restype = ctypes.c_char_p
-    sources = sorted(Path(__file__).parent.glob("*.[ch]"))  # none in a wheel
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    if sources and digest != library.source_digest().decode():
-        log.warning("the compiled kernels are of another version of their source and stay unused: install again")
-        return None
-    return library
+    return compiled.load("condensenet.kernels._compiled")
 
 
 def norm_relu(x_CM: Tensor, index_J: Tensor, scale_J: Tensor, shift_J: Tensor, out_JM: Tensor) -> None:

@@ -54,8 +54,14 @@ class Graph:
         assert output == old
         self._nodes[-1].output[0] = new
 
-    def model(self, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, Sequence[Any]], opset: int) -> Any:
-        """The ``ModelProto``; a dimension is a number, or a name if it is free."""
+    def model(
+        self,
+        inputs: Mapping[str, Sequence[Any]],
+        outputs: Mapping[str, Sequence[Any]],
+        opset: int,
+        domains: Mapping[str, int] | None = None,
+    ) -> Any:
+        """The ``ModelProto``; a dimension is a number, or a name if it is free. ``domains``: of other operators."""
         helper, float32 = needs_onnx().helper, needs_onnx().TensorProto.FLOAT
         graph = helper.make_graph(
             self._nodes,
@@ -64,7 +70,8 @@ class Graph:
             [helper.make_tensor_value_info(name, float32, list(shape)) for name, shape in outputs.items()],
             list(self._constants.values()),
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="condensenet")
+        opsets = [helper.make_opsetid(*each) for each in {"": opset, **(domains or {})}.items()]
+        model = helper.make_model(graph, opset_imports=opsets, producer_name="condensenet")
         model.ir_version = IR_VERSION
         return model
 

@@ -37,13 +37,12 @@ def lower(
     Raises ``ValueError`` in one line for a model that is not in grouped form, an opset or a size that cannot be, and
     a plan that does not fit; ``ImportError`` without onnx.
     """
-    if opset not in OPSETS:
-        raise ValueError(f"{opset=} is not allowed: {OPSETS[0]} to {OPSETS[-1]}")
+    checked_opset(opset)
     network, size = check_plan(model, input_size, plan)
     onnx = needs_onnx()
     proto = emit(network, size, plan.variants, opset)
     values = {**(metadata or {}), "form": "lowered", "plan": plan.kind, "plan_json": plan.as_json()}
-    onnx.helper.set_model_props(proto, {key: _as_text(value) for key, value in values.items()})
+    onnx.helper.set_model_props(proto, properties(values))
     onnx.checker.check_model(proto, full_check=True)
     write_atomically(Path(path), proto.SerializeToString(deterministic=True))
     return Path(path)
@@ -69,5 +68,13 @@ def read(model: CondenseNet, input_size: int | Sequence[int]) -> tuple[Network, 
     return read_network(model), (height, width)
 
 
-def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def checked_opset(opset: int) -> None:
+    if opset not in OPSETS:
+        raise ValueError(f"{opset=} is not allowed: {OPSETS[0]} to {OPSETS[-1]}")
+
+
+def properties(values: Mapping[str, object]) -> dict[str, str]:
+    """Metadata properties: text as it is, anything else as JSON."""
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in values.items()
+    }

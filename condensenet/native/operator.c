@@ -1,0 +1,209 @@
+/* The operator DenseBlock of the domain "condensenet" for ONNX Runtime's CPU provider.
+
+   Inputs: features (N, I, H, W), and the block as integers and numbers (parse.h), both constant. Output: all features
+   (N, F, H, W); or their 2x2 means (N, F, H / 2, W / 2); or their mean over all pixels after BN and ReLU (N, F). */
+
+#include "memory.h"
+#include "ort.h"
+#include "parse.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static int operators; /* that exist: the last one frees the scratch memory */
+
+typedef struct {
+    const OrtApi *api;
+    dense_block *block;
+    const dense_kernels *kernels;
+    int threads;                   /* 0: not known yet; 1; 2: more than one */
+} operator;
+
+#define TRY(call) do { OrtStatus *failed = (call); if (failed) return failed; } while (0)
+
+static OrtStatus *refuse(const OrtApi *api, const char *why) { return CreateStatus(ORT_INVALID_ARGUMENT, why); }
+
+typedef struct { void *data; size_t rank, count; int64_t shape[4]; } tensor;
+
+static OrtStatus *look_at(const OrtApi *api, const OrtValue *value, tensor *t) {
+    OrtTensorTypeAndShapeInfo *info;
+    TRY(GetTensorMutableData(value, &t->data));
+    TRY(GetTensorTypeAndShape(value, &info));
+    OrtStatus *failed = GetDimensionsCount(info, &t->rank);
+    if (!failed && t->rank <= 4) failed = GetDimensions(info, t->shape, t->rank);
+    ReleaseTensorTypeAndShapeInfo(info);
+    t->count = 1;
+    for (size_t i = 0; i < t->rank && i < 4; i++) t->count *= (size_t)t->shape[i];
+    return failed;
+}
+
+static OrtStatus *constant_list(const OrtApi *api, const OrtKernelInfo *info, size_t index, tensor *t) {
+    int constant = 0;
+    const OrtValue *value = NULL;
+    TRY(KernelInfoGetConstantInput_tensor(info, index, &constant, &value));
+    if (!constant || !value) return refuse(api, "DenseBlock: integers and numbers must be constant");
+    TRY(look_at(api, value, t));
+    return t->rank == 1 ? NULL : refuse(api, "DenseBlock: integers and numbers must be lists");
+}
+
+static OrtStatus *create(const OrtCustomOp *custom, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
+    (void)custom;
+    tensor integers, numbers;
+    TRY(constant_list(api, info, 1, &integers));
+    TRY(constant_list(api, info, 2, &numbers));
+    operator *o = calloc(1, sizeof *o);
+    if (!o) return refuse(api, "DenseBlock: no memory");
+    o->api = api;
+    o->kernels = dense_kernels_of_this_cpu();
+    o->block = parse_block(integers.data, integers.count, numbers.data, numbers.count, o->kernels);
+    if (!o->block) return free(o), refuse(api, "DenseBlock: integers and numbers do not fit one another");
+    __atomic_add_fetch(&operators, 1, __ATOMIC_ACQ_REL);
+    *kernel = o;
+    return NULL;
+}
+
+static void destroy(void *kernel) {
+    operator *o = kernel;
+    free(o->block);
+    free(o);
+    if (__atomic_sub_fetch(&operators, 1, __ATOMIC_ACQ_REL) == 0) scratch_free_all();
+}
+
+typedef struct { const OrtApi *api; OrtKernelContext *context; } session_pool;
+
+static void run_parts(void *pool, void (*task)(void *, unsigned long), unsigned long parts, void *arguments) {
+    const session_pool *s = pool;
+    const OrtApi *api = s->api;
+    if (KernelContext_ParallelFor(s->context, task, parts, 0, arguments)) /* not started: one after the other then */
+        for (unsigned long part = 0; part < parts; part++) task(arguments, part);
+}
+
+/* Whether two parts of a task meet, within some milliseconds: nothing tells how many threads a session has. */
+static void meet(void *arguments, unsigned long part) {
+    (void)part;
+    int *arrived = arguments;
+    struct timespec start, now;
+    __atomic_fetch_add(&arrived[0], 1, __ATOMIC_ACQ_REL);
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    do {
+        if (__atomic_load_n(&arrived[0], __ATOMIC_ACQUIRE) == 2) {
+            arrived[1] = 1;
+            return;
+        }
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while ((now.tv_sec - start.tv_sec) * 1000000000L + now.tv_nsec - start.tv_nsec < 4000000L);
+    __atomic_fetch_sub(&arrived[0], 1, __ATOMIC_ACQ_REL); /* alone: the other one comes after this one */
+}
+
+typedef struct {
+    operator *o;
+    const dense_block *b;
+    const float *images;
+    float *out;
+    long image_floats, out_floats;
+    unsigned long scratch_bytes;
+    const workers *w;
+    int failed;
+} images_task;
+
+static void run_image(void *arguments, unsigned long n) {
+    images_task *a = arguments;
+    void *scratch = scratch_borrow(a->scratch_bytes);
+    if (!scratch) {
+        __atomic_store_n(&a->failed, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    a->o->kernels->run(a->b, a->images + n * a->image_floats, scratch, a->out + n * a->out_floats, a->w);
+    scratch_give_back(scratch);
+}
+
+static OrtStatus *shape_output(const OrtApi *api, const dense_block *b, OrtKernelContext *context, int64_t images, tensor *out) {
+    const int half = b->pool == POOL_AVERAGE;
+    const int64_t shape[4] = {images, b->features, b->height / (1 + half), b->width / (1 + half)};
+    OrtValue *value;
+    TRY(KernelContext_GetOutput(context, 0, shape, b->pool == POOL_GLOBAL ? 2 : 4, &value));
+    return look_at(api, value, out);
+}
+
+static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
+    operator *o = kernel;
+    const OrtApi *api = o->api;
+    const OrtValue *value;
+    tensor in, out;
+    TRY(KernelContext_GetInput(context, 0, &value));
+    TRY(look_at(api, value, &in));
+    if (in.rank != 4 || in.shape[1] != o->block->inputs || in.shape[2] < 1 || in.shape[3] < 1 || in.shape[2] > 1 << 15 ||
+        in.shape[3] > 1 << 15)
+        return refuse(api, "DenseBlock: the shape of the features does not fit the block");
+    dense_block b = *o->block; /* with the size of these images */
+    b.height = (int)in.shape[2];
+    b.width = (int)in.shape[3];
+    TRY(shape_output(api, &b, context, in.shape[0], &out));
+    if (in.shape[0] == 0) return NULL;
+    session_pool pool = {api, context};
+    int threads = __atomic_load_n(&o->threads, __ATOMIC_RELAXED);
+    if (!threads) {
+        int arrived[2] = {0, 0};
+        run_parts(&pool, meet, 2, arrived);
+        threads = arrived[1] ? 2 : 1;
+        __atomic_store_n(&o->threads, threads, __ATOMIC_RELAXED);
+    }
+    const workers w = {run_parts, &pool};
+    images_task task = {o, &b, in.data, out.data, (long)(in.count / in.shape[0]), (long)(out.count / in.shape[0]),
+                        o->kernels->scratch_bytes(&b), NULL, 0};
+    if (threads > 1 && in.shape[0] == 1) task.w = &w;
+    if (threads > 1 && in.shape[0] > 1) run_parts(&pool, run_image, in.shape[0], &task);
+    else for (int64_t n = 0; n < in.shape[0]; n++) run_image(&task, n);
+    return task.failed ? refuse(api, "DenseBlock: no memory") : NULL;
+}
+
+static const char *name(const OrtCustomOp *op) { return (void)op, "DenseBlock"; }
+static const char *provider(const OrtCustomOp *op) { return (void)op, NULL; } /* the CPU's */
+static int input_type(const OrtCustomOp *op, size_t i) { return (void)op, i == 1 ? ORT_INT64 : ORT_FLOAT; }
+static int output_type(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
+static size_t three(const OrtCustomOp *op) { return (void)op, 3; }
+static size_t one(const OrtCustomOp *op) { return (void)op, 1; }
+static int required(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_REQUIRED; }
+static int in_memory(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_DEFAULT_MEMORY; }
+static int not_variadic(const OrtCustomOp *op) { return (void)op, 1; }
+static int first_version(const OrtCustomOp *op) { return (void)op, 1; }
+static int last_version(const OrtCustomOp *op) { return (void)op, INT32_MAX; }
+
+static const OrtCustomOp dense_block_operator = {
+    .version = ORT_VERSION,
+    .GetName = name,
+    .GetExecutionProviderType = provider,
+    .GetInputType = input_type,
+    .GetInputTypeCount = three,
+    .GetOutputType = output_type,
+    .GetOutputTypeCount = one,
+    .KernelDestroy = destroy,
+    .GetInputCharacteristic = required,
+    .GetOutputCharacteristic = required,
+    .GetInputMemoryType = in_memory,
+    .GetVariadicInputMinArity = not_variadic,
+    .GetVariadicInputHomogeneity = not_variadic,
+    .GetVariadicOutputMinArity = not_variadic,
+    .GetVariadicOutputHomogeneity = not_variadic,
+    .CreateKernelV2 = create,
+    .KernelComputeV2 = compute,
+    .GetStartVersion = first_version,
+    .GetEndVersion = last_version,
+};
+
+/* What ONNX Runtime calls in a library of operators. The domain is made once and kept: sessions may outlive it. */
+__attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
+    static OrtCustomOpDomain *kept;
+    const OrtApi *api = base->GetApi(ORT_VERSION);
+    if (!api) return NULL; /* an older runtime: it will say that it does not know the operator */
+    OrtCustomOpDomain *domain = __atomic_load_n(&kept, __ATOMIC_ACQUIRE);
+    if (!domain) {
+        TRY(CreateCustomOpDomain("condensenet", &domain));
+        TRY(CustomOpDomain_Add(domain, &dense_block_operator));
+        __atomic_store_n(&kept, domain, __ATOMIC_RELEASE);
+    }
+    return AddCustomOpDomain(options, domain);
+}
+
+__attribute__((visibility("default"))) const char *source_digest(void) { return SOURCE_DIGEST; }

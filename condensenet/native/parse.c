@@ -1,0 +1,124 @@
+/* A dense block from the two lists of numbers that the file holds: checked, and laid out for the kernels. */
+
+#include "memory.h"
+#include "parse.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct { const int64_t *next, *end; } integers;
+typedef struct { const float *next, *end; } floats;
+typedef struct { char *next; } room; /* one piece of memory for all that a block holds, in the order of its use */
+
+enum { LARGEST = 1 << 20, LINE = 64, MOST_LAYERS = 4096 }; /* of any count in the file: keeps products of two within a long */
+
+static void *carve(room *in, long count, size_t size) {
+    void *piece = in->next;
+    in->next += (count * size + LINE - 1) / LINE * LINE;
+    return piece;
+}
+
+static int take(integers *from, int64_t least, int64_t most, int *to) {
+    if (from->next == from->end || *from->next < least || *from->next > most) return 0;
+    *to = (int)*from->next++;
+    return 1;
+}
+
+static int *take_all(integers *from, long count, int64_t below, room *in) {
+    if (count > from->end - from->next) return NULL;
+    int *to = carve(in, count, sizeof(int));
+    for (long i = 0; i < count; i++)
+        if (!take(from, 0, below - 1, to + i)) return NULL;
+    return to;
+}
+
+static const float *take_floats(floats *from, long count) {
+    if (count > from->end - from->next) return NULL;
+    from->next += count;
+    return from->next - count;
+}
+
+static float *copy(floats *from, long count, room *in) {
+    const float *source = take_floats(from, count);
+    return source ? memcpy(carve(in, count, sizeof(float)), source, count * sizeof(float)) : NULL;
+}
+
+/* (G, K, R) to, by group and by tile of outputs, (R, tile). */
+static float *tile_1x1(const dense_layer *l, int widest, const float *w, room *in) {
+    float *tiled = w ? carve(in, (long)l->groups * l->outs * l->reads, sizeof(float)) : NULL, *to = tiled;
+    for (int g = 0; tiled && g < l->groups; g++)
+        for (int c = 0, tile; c < l->outs; c += tile) {
+            tile = tile_of(l->outs - c, widest);
+            for (int r = 0; r < l->reads; r++)
+                for (int k = c; k < c + tile; k++) *to++ = w[((long)g * l->outs + k) * l->reads + r];
+        }
+    return tiled;
+}
+
+/* (groups, makes, ins, row, column) to, by group and by tile of outputs, (ins, column, tile, row). */
+static float *tile_3x3(const dense_layer *l, int widest, const float *w, room *in) {
+    float *tiled = w ? carve(in, 9L * l->groups_3x3 * l->makes * l->ins, sizeof(float)) : NULL, *to = tiled;
+    for (int g = 0; tiled && g < l->groups_3x3; g++)
+        for (int c = 0, tile; c < l->makes; c += tile) {
+            tile = tile_of(l->makes - c, widest);
+            for (int i = 0; i < l->ins; i++)
+                for (int column = 0; column < 3; column++)
+                    for (int k = c; k < c + tile; k++)
+                        for (int row = 0; row < 3; row++)
+                            *to++ = w[(((long)g * l->makes + k) * l->ins + i) * 9 + row * 3 + column];
+        }
+    return tiled;
+}
+
+static int parse_layer(integers *ints, floats *numbers, const dense_kernels *kernels, int first, room *in,
+                       dense_layer *l) {
+    if (!take(ints, 1, LARGEST, &l->groups) || !take(ints, 0, LARGEST, &l->reads) || !take(ints, 1, LARGEST, &l->outs) ||
+        !take(ints, 1, LARGEST, &l->groups_3x3) || !take(ints, 1, LARGEST, &l->makes))
+        return 0;
+    const long reads = (long)l->groups * l->reads, outs = (long)l->groups * l->outs;
+    if (reads > LARGEST || outs > LARGEST || (long)l->groups_3x3 * l->makes > LARGEST || outs % l->groups_3x3) return 0;
+    l->ins = (int)(outs / l->groups_3x3);
+    l->first = first;
+    l->index = take_all(ints, reads, first, in);
+    l->rising = take_all(ints, l->groups, (int64_t)l->reads + 1, in);
+    l->channel = take_all(ints, outs, outs, in);
+    l->bound = copy(numbers, reads, in);
+    l->bias = copy(numbers, outs, in);
+    l->weight = tile_1x1(l, kernels->tile_1x1, take_floats(numbers, outs * l->reads), in);
+    l->weight_3x3 = tile_3x3(l, kernels->tile_3x3, take_floats(numbers, 9 * outs * l->makes), in);
+    return l->index && l->rising && l->channel && l->bound && l->bias && l->weight && l->weight_3x3;
+}
+
+static int parse(dense_block *b, integers ints, floats numbers, const dense_kernels *kernels, room in) {
+    int layers;
+    if (!take(&ints, POOL_NONE, POOL_GLOBAL, &b->pool) || !take(&ints, 1, LARGEST, &b->inputs) ||
+        !take(&ints, 0, MOST_LAYERS, &layers))
+        return 0;
+    b->features = b->inputs;
+    b->layer = carve(&in, layers, sizeof(dense_layer));
+    b->layers = layers;
+    for (int l = 0; l < layers; l++) {
+        if (!parse_layer(&ints, &numbers, kernels, b->features, &in, b->layer + l)) return 0;
+        b->features += b->layer[l].groups_3x3 * b->layer[l].makes;
+        if (b->features > LARGEST) return 0;
+    }
+    if (b->pool == POOL_GLOBAL) {
+        b->scale = copy(&numbers, b->features, &in);
+        b->shift = copy(&numbers, b->features, &in);
+        if (!b->scale || !b->shift) return 0;
+    }
+    return ints.next == ints.end && numbers.next == numbers.end;
+}
+
+dense_block *parse_block(const int64_t *ints, size_t n_ints, const float *numbers, size_t n_numbers,
+                         const dense_kernels *kernels) {
+    const size_t layers = n_ints < 3 || ints[2] < 0 || ints[2] > MOST_LAYERS ? 0 : ints[2];
+    const size_t pieces = 7 * layers + 4; /* each begins on a line */
+    dense_block *b = large_alloc(sizeof *b + layers * sizeof(dense_layer) + (n_ints + n_numbers) * 4 + pieces * LINE);
+    if (!b) return NULL;
+    room in = {(char *)b};
+    carve(&in, 1, sizeof *b);
+    if (parse(b, (integers){ints, ints + n_ints}, (floats){numbers, numbers + n_numbers}, kernels, in)) return b;
+    free(b);
+    return NULL;
+}

@@ -1,0 +1,198 @@
+"""The native file, whose dense blocks are compiled operators, computes what the condensed training form does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import configs, random_network
+from torch import nn
+
+from condensenet import CondenseNet, ModelConfig, convert, native, presets
+from condensenet.export import compare_onnx
+from condensenet.latency import open_session
+from condensenet.lowering import lower, portable_plan
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason="no C compiler was there: native operators not built")
+
+SMALL = ModelConfig(
+    block_depths=(2, 1),
+    growth_rates=(8, 16),
+    groups_1x1=4,
+    groups_3x3=2,
+    condensation_factor=2,
+    num_classes=5,
+    condense_classifier=True,
+)
+LANES = ["4", "8", "16"]
+
+
+def condensed(config: ModelConfig, seed: int = 0) -> CondenseNet:
+    model = random_network(config, seed)
+    model.condense_to(model.num_condensing_stages)
+    return model
+
+
+def images(config: ModelConfig, count: int, size: tuple[int, int]) -> torch.Tensor:
+    return torch.randn(count, config.in_channels, *size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_any_network_keeps_its_logits(
+    lanes: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONDENSENET_LANES", lanes)
+
+    @settings(max_examples=25, deadline=None)
+    @given(configs(), st.integers(0, 3), st.sampled_from([(16, 16), (9, 13), (7, 8), (34, 9)]), st.sampled_from([1, 8]))
+    def check(config: ModelConfig, seed: int, size: tuple[int, int], count: int) -> None:
+        model, path = condensed(config, seed), tmp_path_factory.mktemp("native") / "model.onnx"
+        native.write_native(convert(model), path, size)
+        compare_onnx(model, path, [images(config, count, size)])
+
+    check()
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("size", [(71, 64), (40, 97), (16, 15), (3, 200)])
+def test_images_of_many_rows_go_strip_by_strip(
+    lanes: str, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONDENSENET_LANES", lanes)
+    config = ModelConfig(
+        block_depths=(7, 3), growth_rates=(24, 12), groups_1x1=2, groups_3x3=3, condensation_factor=3, num_classes=3
+    )
+    model = condensed(config)
+    path = native.write_native(convert(model), tmp_path / "model.onnx", size)
+    compare_onnx(model, path, [images(config, 1, size), images(config, 3, size)])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-3, 1e3, -1e-12, -1e3, 0.0])
+def test_scales_of_any_size(tmp_path: Path, scale: float) -> None:
+    model = condensed(SMALL)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            with torch.no_grad():
+                module.weight[::3] = scale
+    path = native.write_native(convert(model), tmp_path / "model.onnx", 12)
+    compare_onnx(model, path, [images(SMALL, 4, (12, 12))])
+
+
+@pytest.mark.parametrize("name", ["condensenet-74-g8", "condensenet-74-g4"])
+def test_the_networks_of_the_paper(name: str, tmp_path: Path) -> None:
+    model = condensed(presets[name])
+    path = native.write_native(convert(model), tmp_path / "model.onnx", 224)
+    compare_onnx(model, path, [images(presets[name], 2, (224, 224))])
+
+
+def test_a_nan_and_an_infinity_come_out_as_they_do_elsewhere(tmp_path: Path) -> None:
+    grouped = convert(condensed(SMALL))
+    files = [
+        native.write_native(grouped, tmp_path / "native.onnx", 12),
+        lower(grouped, tmp_path / "lowered.onnx", 12, plan=portable_plan(grouped, 12)),
+    ]
+    batch = images(SMALL, 3, (12, 12)).numpy()
+    batch[0, :, 3, 4], batch[1, :, 3, 4] = np.nan, np.inf
+    ours, others = (open_session(path, 1).run(None, {"image": batch})[0] for path in files)
+    np.testing.assert_array_equal(np.isnan(ours), np.isnan(others))
+    assert np.isnan(ours[0]).all()
+    np.testing.assert_allclose(ours[2], others[2], rtol=1e-4, atol=1e-5)
+
+
+def test_runs_at_the_same_time_do_not_disturb_one_another(tmp_path: Path) -> None:
+    path = native.write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 33)
+    session = open_session(path, 2)
+    inputs = [images(SMALL, count, (33, 33)).numpy() * (count + 1) for count in (1, 2, 3, 1)]
+    expected = [open_session(path, 1).run(None, {"image": batch})[0] for batch in inputs]
+    found: list[np.ndarray | None] = [None] * 40
+
+    def run(first: int) -> None:
+        for number in range(first, 40, 4):
+            found[number] = session.run(None, {"image": inputs[number % 4]})[0]
+
+    threads = [threading.Thread(target=run, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, logits in enumerate(found):
+        assert logits is not None
+        np.testing.assert_allclose(logits, expected[number % 4], rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_bits_in_every_run(tmp_path: Path) -> None:
+    path = native.write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 21)
+    batch = images(SMALL, 1, (21, 21)).numpy()
+    for threads in (1, 2):
+        session = open_session(path, threads)
+        first = session.run(None, {"image": batch})[0]
+        for _ in range(5):
+            assert session.run(None, {"image": batch})[0].tobytes() == first.tobytes()
+
+
+def test_a_batch_of_none(tmp_path: Path) -> None:
+    path = native.write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12)
+    assert open_session(path, 1).run(None, {"image": np.zeros((0, 3, 12, 12), np.float32)})[0].shape == (0, 5)
+
+
+def test_the_file_says_what_it_is(tmp_path: Path) -> None:
+    path = native.write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12, metadata={"setting": "a"})
+    proto = onnx.load(path)
+    properties = {entry.key: entry.value for entry in proto.metadata_props}
+    assert properties == {"setting": "a", "form": "native"}
+    assert {entry.domain for entry in proto.opset_import} == {"", "condensenet"}
+
+
+def test_without_the_library_the_file_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = native.write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12)
+    monkeypatch.setattr("condensenet.native.library", lambda: None)
+    with pytest.raises(ValueError, match=r"cannot be loaded .* operators of condensenet.native were not built here$"):
+        open_session(path)
+
+
+def test_a_model_in_training_form_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="convert it first"):
+        native.write_native(condensed(SMALL), tmp_path / "model.onnx", 12)
+
+
+MUTATE = """
+import sys
+import numpy as np, onnx
+from onnx import numpy_helper
+from condensenet.latency import open_session
+
+proto, rng, refused = onnx.load(sys.argv[1]), np.random.default_rng(0), 0
+lists = [each for each in proto.graph.initializer if each.data_type == onnx.TensorProto.INT64 and len(each.dims) == 1]
+values = numpy_helper.to_array(lists[0])
+for trial in range(300):
+    changed = values.copy()
+    changed[rng.integers(len(values))] = rng.choice([-1, 0, 1, 2, 3, 7, 1 << 20, 1 << 31, -(1 << 62), 1 << 62])
+    changed = changed[: rng.integers(len(values))] if trial % 3 == 0 else changed
+    lists[0].CopyFrom(numpy_helper.from_array(changed, lists[0].name))
+    open(sys.argv[2], "wb").write(proto.SerializeToString())
+    try:
+        open_session(sys.argv[2], 1).run(None, {"image": np.zeros((1, 3, 12, 12), np.float32)})
+    except Exception as error:
+        refused += 1
+        assert "DenseBlock" in str(error), error
+print(refused)
+"""
+
+
+def test_a_damaged_list_is_refused_or_harmless(tmp_path: Path) -> None:
+    path = native.write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12)
+    done = subprocess.run(
+        [sys.executable, "-c", MUTATE, str(path), str(tmp_path / "damaged.onnx")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 150
