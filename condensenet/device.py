@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from condensenet.latency import MIN_RUNS, measure_latency, open_session, versions
+from condensenet.latency import MIN_RUNS, check_protocol, measure_latency, open_session, versions
 from condensenet.machine import hardware
 from condensenet.yardstick import NAME, write_mobilenet_v1
 
@@ -44,6 +44,7 @@ def time_files(
     """
     if not models or NAME in models:
         raise ValueError(f"models={list(models)} is not allowed: at least one, and none called {NAME}")
+    check_protocol(batch_sizes, threads, runs, warmup)
     main, usable, skipped = next(iter(models)), {}, {}
     for name, path in models.items():
         try:

@@ -116,10 +116,7 @@ def measure_latency(
     """
     if yardstick not in models or len(models) < 2:
         raise ValueError(f"{yardstick=} is not allowed: it must be one of at least two models: {', '.join(models)}")
-    if runs < MIN_RUNS or warmup < 1:
-        raise ValueError(f"{runs=}, {warmup=} is not allowed: at least {MIN_RUNS} runs after at least one of warm-up")
-    if min(batch_sizes) < 1 or min(threads) < 0:
-        raise ValueError(f"{batch_sizes=}, {threads=} is not allowed: batches of 1 or more, threads of 0 (all) or more")
+    check_protocol(batch_sizes, threads, runs, warmup)
     rows = []
     for count in dict.fromkeys(number or usable_cores() for number in threads):
         sessions = {name: open_session(models[name], count) for name in dict.fromkeys((yardstick, *models))}
@@ -128,6 +125,14 @@ def measure_latency(
             times_ms = _rounds(sessions, yardstick, images, runs, warmup)
             rows += [summarise(name, batch, count, *times_ms[name]) for name in models if name != yardstick]
     return rows
+
+
+def check_protocol(batch_sizes: Sequence[int], threads: Sequence[int], runs: int, warmup: int) -> None:
+    """Raise ``ValueError`` in one line for what ``measure_latency`` does not take."""
+    if runs < MIN_RUNS or warmup < 1:
+        raise ValueError(f"{runs=}, {warmup=} is not allowed: at least {MIN_RUNS} runs after at least one of warm-up")
+    if min(batch_sizes, default=0) < 1 or min(threads, default=-1) < 0:
+        raise ValueError(f"{batch_sizes=}, {threads=} is not allowed: batches of 1 or more, threads of 0 (all) or more")
 
 
 def input_shape(path: str | Path) -> tuple[int, ...]:

@@ -19,12 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from prefect import flow, get_run_logger
 from prefect.states import Failed
 
 from condensenet.device import WARMUP, describe, time_files
-from condensenet.latency import MIN_RUNS
+from condensenet.latency import MIN_RUNS, check_protocol
 from tasks.errors import UserError
 from tasks.tracking import server
 
@@ -60,15 +61,16 @@ def benchmark_device(
         warmup: Rounds before them.
     """
     log = get_run_logger()
+    batch_sizes, threads = batch_sizes or [1], threads or [1, 0]
     try:
         check_names(device, files or ())
+        check_protocol(batch_sizes, threads, runs, warmup)
         run = Run(run_id, tracking_uri)
         with tempfile.TemporaryDirectory() as folder:
             models = run.download(files or (), Path(folder))
-            facts = time_files(
-                models, batch_sizes=batch_sizes or [1], threads=threads or [1, 0], runs=runs, warmup=warmup
-            )
-        for line in describe(facts):
+            facts = time_files(models, batch_sizes=batch_sizes, threads=threads, runs=runs, warmup=warmup)
+        lines = list(describe(facts))
+        for line in lines:
             log.info(line)
         facts = {"device": device, "run_id": run_id, "measured_at_ms": round(1000 * time.time()), **facts}
         run.add(device, facts)
@@ -77,7 +79,7 @@ def benchmark_device(
         return Failed(message=str(error))
     except (UserError, ValueError, ImportError) as error:
         return Failed(message=" ".join(str(error).split()))
-    return f"{device}: {metrics(device, facts)}"
+    return lines
 
 
 class NotAdded(Exception):
@@ -119,6 +121,8 @@ class Run:
         self.uri = tracking_uri or os.environ.get(server.URI) or ""
         if not self.uri:
             raise UserError(f"tracking_uri is missing: pass it, or set {server.URI} where the worker starts")
+        if not _is_server(self.uri):
+            raise UserError(f"tracking_uri={self.uri!r} is not allowed: the address of a server, http://host:port")
         if not server.answers(self.uri):
             raise UserError(f"tracking_uri={server.shown(self.uri)!r} does not answer")
         self.client = _client(self.uri)
@@ -169,6 +173,14 @@ class Run:
         at, model_id = facts["measured_at_ms"], self.model.model_id
         points = [Metric(name, value, at, 0, model_id=model_id) for name, value in metrics(device, facts).items()]
         self.client.log_batch(self.run_id, metrics=points)
+
+
+def _is_server(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return parts.scheme in server.PORTS and bool(parts.hostname) and parts.port != 0  # port: ValueError if none
+    except ValueError:
+        return False
 
 
 def _client(uri: str) -> Any:

@@ -91,6 +91,7 @@ def test_a_real_file_is_timed_with_one_and_with_all_threads(tmp_path: Path) -> N
         ({"runs": 49}, "runs=49"),
         ({"warmup": 0}, "warmup=0"),
         ({"batch_sizes": (0,)}, r"batch_sizes=\(0,\)"),
+        ({"batch_sizes": ()}, r"batch_sizes=\(\)"),
         ({"threads": (-1,)}, r"threads=\(-1,\)"),
     ],
 )

@@ -169,6 +169,11 @@ def test_a_server_that_is_not_there_is_told_without_its_password(monkeypatch: py
     assert refusal("0", None).startswith("tracking_uri is missing: pass it, or set MLFLOW_TRACKING_URI")
 
 
+@pytest.mark.parametrize("uri", ["banana", "sqlite:///x.db", "ftp://x", "http://[::1", "http://x:99999", "http://"])
+def test_a_tracking_uri_that_is_no_servers_is_refused(uri: str) -> None:
+    assert refusal("0", uri) == f"tracking_uri={uri!r} is not allowed: the address of a server, http://host:port"
+
+
 def test_an_artifact_that_the_run_lacks_is_one_line(runs: dict[str, str], server: Server, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"forms/int8\.onnx cannot be had of") as caught:
         benchmark_device.Run(runs["exported"], server.uri).download(["forms/int8.onnx"], tmp_path)

@@ -48,9 +48,16 @@ def logged(workspace: Workspace, run: object) -> set[str]:
     return {str(line["message"]) for line in lines}
 
 
-def test_the_deployment_names_no_machine(checkout: Path) -> None:
-    text = (checkout / "prefect.yaml").read_text()
+@pytest.mark.parametrize(
+    ("file", "entrypoint"),
+    [
+        ("prefect.yaml", "flows/reproduce.py:reproduce"),
+        ("prefect-device.yaml", "flows.benchmark_device.benchmark_device"),
+    ],
+)
+def test_the_deployment_names_no_machine(checkout: Path, file: str, entrypoint: str) -> None:
+    text = (checkout / file).read_text()
     deployments = YAML(typ="safe", pure=True).load(text)["deployments"]
-    assert [deployment["entrypoint"] for deployment in deployments] == ["flows/reproduce.py:reproduce"]
-    assert "{{ checkout.stdout }}" in text
+    assert [deployment["entrypoint"] for deployment in deployments] == [entrypoint]
+    assert ("{{ checkout.stdout }}" in text) == (file == "prefect.yaml")
     assert str(checkout) not in text
