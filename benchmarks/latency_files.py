@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -92,25 +91,22 @@ def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str
     """``name``, a preset, in those of ``forms`` that can be made here."""
     model = converted(name)
     macs = count_cost(model, size).macs
-    makers: dict[str, Callable[[Path], object]] = {
-        "plain": lambda path: export_onnx(model, path, size),
-        "lowered": lambda path: lower(model, path, size, plan=plans.of(model, size)),
-        "native": lambda path: native().write_native(model, path, size),
-        "int8": lambda path: write_int8(folder / f"{name}-plain.onnx", path, random_images(size)),
+    path = {form: folder / f"{name}-{form}.onnx" for form in FORMS}
+    lower(model, path["lowered"], size, plan=plans.of(model, size))  # int8 is made of it, as in the pipeline
+    makers: dict[str, Callable[[], object]] = {
+        "plain": lambda: export_onnx(model, path["plain"], size),
+        "lowered": lambda: None,
+        "native": lambda: import_module("condensenet.native").write_native(model, path["native"], size),
+        "int8": lambda: write_int8(path["lowered"], path["int8"], random_images(size)),
     }
-    for form, make in makers.items():
-        path = folder / f"{name}-{form}.onnx"
+    for form in FORMS:
         if form in forms and can_be_made(form):
-            make(path)
-            yield File(model=name, form=form, path=path, macs=macs)
+            makers[form]()
+            yield File(model=name, form=form, path=path[form], macs=macs)
 
 
 def can_be_made(form: str) -> bool:
     return form != "native" or native_library() is not None
-
-
-def native() -> Any:
-    return import_module("condensenet.native")
 
 
 def converted(name: str) -> CondenseNet:
