@@ -103,23 +103,31 @@ def run(options: Namespace, folder: Path) -> list[dict[str, Any]]:
 
 
 def timed(files: Sequence[File], threads: int, rounds: int, folder: Path, until: float) -> list[dict[str, Any]]:
-    """A row a file and runtime, all of them timed in turn with one another and with the matrix product."""
+    """A row a file and runtime, all of them timed in turn; ``files`` begin with the yardstick."""
     image = np.random.default_rng(0).standard_normal((1, *input_shape(files[0].path)), dtype=np.float32)
     by, product = peak.fastest(peak.products(threads, folder))
-    sides: dict[tuple[str, File], Runner] = {(ORT, file): by_onnxruntime(file.path, threads, image) for file in files}
+    sides = {ORT: [(file, by_onnxruntime(file.path, threads, image)) for file in files]}
     if second_runtime.installed():
-        for file in files:
-            if file.form != "native":  # its operator is ONNX Runtime's
-                sides["OpenVINO", file] = second_runtime.runner(file.path, threads, image)
-    yardsticks = {runtime: runner for (runtime, file), runner in sides.items() if file.model == YARDSTICK}
-    pairs = [(yardsticks[runtime], runner) for (runtime, _), runner in sides.items()]
-    peak_s, pairs_s = in_rounds(product, pairs, rounds, until)
+        standard = [file for file in files if file.form != "native"]  # whose operator is ONNX Runtime's
+        sides["OpenVINO"] = [(file, second_runtime.runner(file.path, threads, image)) for file in standard]
+    pairs = [(own[0][1], runner) for own in sides.values() for _, runner in own[1:]]
+    peak_s, found = in_rounds(product, pairs, rounds, until)
     peak_macs_per_s = peak.MACS / float(np.median(peak_s))
-    rows = [
-        row_of(runtime, file, threads, own, before, peak_macs_per_s)
-        for (runtime, file), (before, own) in zip(sides, pairs_s, strict=True)
-    ]
-    return [{**row, "peak_by": by} for row in rows]
+    rows, rest = [], iter(found)
+    for runtime, own in sides.items():
+        times = [next(rest) for _ in own[1:]]
+        times.insert(0, yardstick_times([before for before, _ in times]))
+        rows += [
+            row_of(runtime, file, threads, seconds, before, peak_macs_per_s)
+            for (file, _), (before, seconds) in zip(own, times, strict=True)
+        ]
+    return [{**row, "peak_by": by, "rounds": len(peak_s)} for row in rows]
+
+
+def yardstick_times(runs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(median of its round, seconds) of every run of the yardstick, so that the ratio of it all is 1."""
+    seconds = np.stack(runs)
+    return np.broadcast_to(np.median(seconds, axis=0), seconds.shape).ravel(), seconds.ravel()
 
 
 def row_of(
@@ -143,7 +151,7 @@ def row_of(
         "macs_per_s": macs_per_s,
         "share_of_peak": macs_per_s / peak_macs_per_s,
         "peak_macs_per_s": peak_macs_per_s,
-        "rounds": len(seconds),
+        "yardstick_median_ms": found.yardstick_median_ms,
     }
 
 
@@ -165,7 +173,9 @@ def in_rounds(
         started = time.monotonic()
         if turn > 0 and started + longest > until:
             break
-        seconds = [_timed(runner) for runner in (product, *itertools.chain(*pairs))]
+        seconds = [_timed(product)]
+        pairs[0][0]()  # the product leaves the caches as none of the others does
+        seconds += [_timed(runner) for runner in itertools.chain(*pairs)]
         longest = max(longest, time.monotonic() - started)
         if turn >= 0:
             found.append(seconds)
