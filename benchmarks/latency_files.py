@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from condensenet import CondenseNet, convert, count_cost, export_onnx, presets
+from condensenet import CondenseNet, convert, count_cost, export_onnx, native, presets
 from condensenet.lowering import Plan, check_plan, lower, measure_plan, portable_plan
 from condensenet.models.peers import mobilenet_v1
 from condensenet.quantize import write_int8
-from tasks.inputs import native_library
 
 YARDSTICK = "mobilenet_v1"
 CONDENSENETS = ("condensenet-74-g4", "condensenet-74-g8")
@@ -96,7 +94,7 @@ def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str
     makers: dict[str, Callable[[], object]] = {
         "plain": lambda: export_onnx(model, path["plain"], size),
         "lowered": lambda: None,
-        "native": lambda: import_module("condensenet.native").write_native(model, path["native"], size),
+        "native": lambda: native.write_native(model, path["native"], size),
         "int8": lambda: write_int8(path["lowered"], path["int8"], random_images(size)),
     }
     for form in FORMS:
@@ -106,7 +104,7 @@ def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str
 
 
 def can_be_made(form: str) -> bool:
-    return form != "native" or native_library() is not None
+    return form != "native" or native.library() is not None
 
 
 def converted(name: str) -> CondenseNet:

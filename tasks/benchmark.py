@@ -12,6 +12,7 @@ from typing import Any
 
 from condensenet.latency import input_shape, measure_latency, versions
 from condensenet.machine import hardware
+from condensenet.native import library
 from tasks import files, inputs, machine, paths, tracking
 from tasks.console import say
 from tasks.errors import run_main
@@ -68,7 +69,7 @@ def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
 
 def forms_at_hand(params: Params, setting: Setting) -> dict[str, Path]:
     """The files that export kept and this machine can run: the native one needs our operator's library."""
-    native = inputs.native_library() is not None
+    native = library() is not None
     found = {form: params.paths.form(setting.name, form) for form in paths.ALL_FORMS if form != NATIVE or native}
     return {form: path for form, path in found.items() if path.exists()}
 

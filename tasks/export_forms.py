@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from condensenet import native
 from condensenet.data import ImageSplit, evaluation_batches
 from condensenet.export import export_onnx
 from condensenet.latency import Latency, measure_latency
@@ -78,10 +78,9 @@ def write_forms(export: Export, train: ImageSplit) -> dict[str, Path]:
     found = {form: export.path(form) for form in (LOWERED, PLAIN, INT8)}
     lower(model, found[LOWERED], size, plan=export.plan, opset=opset, metadata=export.said(LOWERED))
     export_onnx(model, found[PLAIN], size, opset=opset, metadata=export.said(PLAIN))
-    if inputs.native_library() is not None:
+    if native.library() is not None:
         found[NATIVE] = export.path(NATIVE)
-        write_native = import_module("condensenet.native").write_native
-        write_native(model, found[NATIVE], size, opset=opset, metadata=export.said(NATIVE))
+        native.write_native(model, found[NATIVE], size, opset=opset, metadata=export.said(NATIVE))
     write_int8(found[LOWERED], found[INT8], calibration_images(train), metadata={"form": INT8})
     return found
 

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,15 +35,6 @@ def one_line() -> Iterator[None]:
         yield
     except (ValueError, ImportError, FileNotFoundError) as error:
         raise UserError(" ".join(str(error).split())) from error
-
-
-def native_library() -> Path | None:
-    """The library of our own operator, where it was compiled."""
-    try:
-        found: Path | None = import_module("condensenet.native").library()
-    except ImportError:
-        return None
-    return found
 
 
 def read_run(params: Params, setting: Setting) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from exported_study import CLASSES, RUN, SETTING, TEST_LABELS
 
+from condensenet import native
 from condensenet.config import ModelConfig
 from condensenet.convert import convert
 from condensenet.cost import count_cost
@@ -27,7 +28,7 @@ from condensenet.latency import Latency, summarise
 from condensenet.lowering import Plan, portable_plan
 from condensenet.models.condensenet import CondenseNet
 from condensenet.storage import load_model
-from tasks import benchmark, evaluate, export, export_forms, inputs, machine, paths, tracking, yardstick
+from tasks import benchmark, evaluate, export, export_forms, machine, paths, tracking, yardstick
 from tasks.errors import UserError
 from tasks.params import Params
 from tasks.tracking.contents import evaluation_metrics
@@ -93,7 +94,7 @@ def test_every_form_is_there_or_says_why_not(study: Params) -> None:
             assert facts["max_relative_difference"] <= 1e-6
     assert forms["lowered"]["kept"]
     assert forms["plain"]["kept"]
-    assert forms["native"]["kept"] == (inputs.native_library() is not None)
+    assert forms["native"]["kept"] == (native.library() is not None)
     assert 1e-6 < forms["int8"]["max_relative_difference"] < 0.5
     assert "times the lowered file's time" in forms["int8"]["why"]
     names = {path.stem for path in (folder(study, "export") / paths.FORMS).iterdir()}
