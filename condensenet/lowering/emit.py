@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from condensenet.lowering import pointwise, spatial
+from condensenet.lowering import pointwise
+from condensenet.lowering.blocks import STYLES, BlockPlace
 from condensenet.lowering.folding import fold_after, fold_clamp
-from condensenet.lowering.graph import Features, Graph
-from condensenet.lowering.network import Block, Layer, Network, Pointwise, Stem
+from condensenet.lowering.graph import Graph
+from condensenet.lowering.network import Network, Pointwise, Stem
 from condensenet.lowering.pointwise import Place
 
 INPUT, OUTPUT = "image", "logits"
@@ -26,22 +27,31 @@ def transition_name(block: int) -> str:
     return f"transition {block + 1}"
 
 
+def block_name(block: int) -> str:
+    return f"block {block + 1}"
+
+
 def emit(network: Network, size: Size, variants: Variants, opset: int) -> Any:
-    """The ``ModelProto``: images (N, C, H, W) to logits (N, classes), N free."""
-    graph = Graph()
+    """The ``ModelProto``: images (N, C, H, W) to logits (N, classes), N free; ``opset`` or what a variant needs."""
+    graph = Graph(opset)
     x = emit_stem(graph, INPUT, network.stem)
-    sizes = block_sizes(network, size)
     for number, block in enumerate(network.blocks):
-        features = Features(graph)
-        features.add(x, block.layers[0].conv_1x1.in_channels)
-        for place, layer in enumerate(block.layers):
-            name = layer_name(number, place)
-            new = emit_layer(graph, features, layer, variants[name], sizes[number])
-            features.add(new, len(layer.conv_3x3.weight))
-        x = _between(graph, features, block, variants.get(transition_name(number), ""))
+        x = STYLES[variants[block_name(number)]](graph, x, block_place(network, number, size, variants))
+        if block.shrink is not None:
+            place = Place(conv=block.shrink, pools=block.pools)
+            x = pointwise.VARIANTS[variants[transition_name(number)]](graph, x, place)
     emit_classifier(graph, x, network)
-    inputs = {INPUT: ("batch", network.in_channels, *size)}
-    return graph.model(inputs, {OUTPUT: ("batch", len(network.bias))}, opset)
+    return graph.model({INPUT: ("batch", network.in_channels, *size)}, {OUTPUT: ("batch", len(network.bias))})
+
+
+def block_place(network: Network, number: int, size: Size, variants: Variants) -> BlockPlace:
+    block = network.blocks[number]
+    return BlockPlace(
+        layers=block.layers,
+        variants=[variants[layer_name(number, position)] for position in range(len(block.layers))],
+        size=block_sizes(network, size)[number],
+        pools=block.pools and block.shrink is None,
+    )
 
 
 def emit_stem(graph: Graph, x: str, stem: Stem) -> str:
@@ -53,20 +63,6 @@ def emit_stem(graph: Graph, x: str, stem: Stem) -> str:
     weight, bias = fold_after(weight, np.zeros(len(weight)), stem.scale, stem.shift)
     x = graph.node("Relu", graph.node("Conv", x, graph.constant(weight), graph.constant(bias), **attributes))
     return graph.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-
-
-def emit_layer(graph: Graph, features: Features, layer: Layer, variant: str, size: Size) -> str:
-    """The new features of a dense layer; ``variant`` is "<of the 1x1> <of the 3x3>"."""
-    first, second = variant.split()
-    place = Place(conv=layer.conv_1x1, scale=layer.conv_3x3.scale, shift=layer.conv_3x3.shift)
-    x = pointwise.VARIANTS[first](graph, features, place)
-    return spatial.VARIANTS[second](graph, x, layer.conv_3x3, size)
-
-
-def _between(graph: Graph, features: Features, block: Block, variant: str) -> str:
-    if block.shrink is not None:
-        return pointwise.VARIANTS[variant](graph, features, Place(conv=block.shrink, pools=block.pools))
-    return pointwise.average(graph, features.whole()) if block.pools else features.whole()
 
 
 def emit_classifier(graph: Graph, x: str, network: Network) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-IR_VERSION = 9  # what came with opset 18's releases; newer runtimes read it too
+IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}  # of the release of each opset
 
 
 def needs_onnx() -> Any:
@@ -24,6 +24,7 @@ def needs_onnx() -> Any:
 class Graph:
     """Equal constants are kept once. Floats become float32, integers int64."""
 
+    opset: int = 18
     _nodes: list[Any] = field(default_factory=list)
     _constants: dict[tuple[str, tuple[int, ...], bytes], Any] = field(default_factory=dict)
 
@@ -48,6 +49,10 @@ class Graph:
         )
         return names
 
+    def raise_opset(self, opset: int) -> None:
+        """Say that a node needs ``opset`` or a newer one."""
+        self.opset = max(self.opset, opset)
+
     def name_output(self, old: str, new: str) -> None:
         """Call what the last node gives ``new``."""
         (output,) = self._nodes[-1].output
@@ -58,7 +63,6 @@ class Graph:
         self,
         inputs: Mapping[str, Sequence[Any]],
         outputs: Mapping[str, Sequence[Any]],
-        opset: int,
         domains: Mapping[str, int] | None = None,
     ) -> Any:
         """The ``ModelProto``; a dimension is a number, or a name if it is free. ``domains``: of other operators."""
@@ -70,47 +74,7 @@ class Graph:
             [helper.make_tensor_value_info(name, float32, list(shape)) for name, shape in outputs.items()],
             list(self._constants.values()),
         )
-        opsets = [helper.make_opsetid(*each) for each in {"": opset, **(domains or {})}.items()]
+        opsets = [helper.make_opsetid(*each) for each in {"": self.opset, **(domains or {})}.items()]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="condensenet")
-        model.ir_version = IR_VERSION
+        model.ir_version = IR_VERSIONS[self.opset]
         return model
-
-
-@dataclass
-class Features:
-    """The features of a dense block: what comes in and what its layers add, each a tensor (N, channels, H, W).
-
-    They are joined only when a reader asks for the whole, and taken apart only when one asks for single channels.
-    """
-
-    graph: Graph
-    _parts: list[tuple[str, int]] = field(default_factory=list)  # name, channels
-    _whole: tuple[str, int] | None = None  # the first parts joined, and how many they are
-    _channels: list[str] = field(default_factory=list)
-
-    def add(self, name: str, channels: int) -> None:
-        self._parts.append((name, channels))
-
-    @property
-    def count(self) -> int:
-        return sum(channels for _, channels in self._parts)
-
-    def whole(self) -> str:
-        if self._whole is None or self._whole[1] < len(self._parts):
-            done = 0 if self._whole is None else self._whole[1]
-            names = [] if self._whole is None else [self._whole[0]]
-            names += [name for name, _ in self._parts[done:]]
-            self._whole = (self.graph.node("Concat", *names, axis=1) if len(names) > 1 else names[0], len(self._parts))
-        return self._whole[0]
-
-    def channels(self) -> list[str]:
-        """A name (N, 1, H, W) for each channel."""
-        first = 0
-        for name, count in self._parts:
-            if first == len(self._channels):
-                self._channels += [name] if count == 1 else self._split(name, count)
-            first += count
-        return self._channels
-
-    def _split(self, name: str, count: int) -> list[str]:
-        return self.graph.nodes("Split", [name], count, axis=1, num_outputs=count)

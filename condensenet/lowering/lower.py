@@ -32,7 +32,8 @@ def lower(
     As with ``export_onnx`` the file takes ``image`` (batch, channels, height, width), float32, and gives ``logits``
     (batch, classes), the batch is free, and it appears whole or not at all. Its metadata properties are ``metadata``
     (text as it is, anything else as JSON), ``form`` "lowered", ``plan`` (the plan's kind) and ``plan_json``. The same
-    model, plan and metadata give the same bytes.
+    model, plan and metadata give the same bytes. ``opset`` is the least: a plan with an operator of a newer one raises
+    it, as "in place" does to 24.
 
     Raises ``ValueError`` in one line for a model that is not in grouped form, an opset or a size that cannot be, and
     a plan that does not fit; ``ImportError`` without onnx.

@@ -4,40 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from condensenet.lowering import pointwise, spatial
-from condensenet.lowering.emit import layer_name, transition_name
-from condensenet.lowering.network import Layer, Network, Pointwise, Spatial
+from condensenet.lowering import blocks, pointwise, spatial
+from condensenet.lowering.blocked import LANES
+from condensenet.lowering.emit import block_name, layer_name, transition_name
+from condensenet.lowering.network import Block, Layer, Network, Pointwise, Spatial
+
+Site = Layer | Block | Pointwise
 
 
-def places(network: Network) -> Iterator[tuple[str, Layer | Pointwise]]:
-    """(name, dense layer), and (name, 1x1 convolution) of the transitions that have one, in the order of the graph."""
+def places(network: Network) -> Iterator[tuple[str, Site]]:
+    """(name, what is there), in the order of the graph: dense layers, then their block, then the transition's 1x1
+    convolution if it has one."""
     for number, block in enumerate(network.blocks):
         for position, layer in enumerate(block.layers):
             yield layer_name(number, position), layer
+        yield block_name(number), block
         if block.shrink is not None:
             yield transition_name(number), block.shrink
 
 
-def choices(place: Layer | Pointwise) -> list[str]:
-    """The variants that compute ``place`` exactly."""
-    if isinstance(place, Pointwise):
-        return pointwise.choices(place)
-    firsts, seconds = pointwise.choices(place.conv_1x1), spatial.choices(place.conv_3x3)
+def choices(site: Site) -> list[str]:
+    """The variants that compute what is there exactly."""
+    if isinstance(site, Pointwise):
+        return pointwise.choices(site)
+    if isinstance(site, Block):
+        return blocks.choices(site.layers)
+    firsts, seconds = pointwise.choices(site.conv_1x1), spatial.choices(site.conv_3x3)
     return [f"{first} {second}" for first in firsts for second in seconds]
 
 
 def portable_variants(network: Network) -> dict[str, str]:
-    """Fixed rules by shape alone, for any machine.
+    """Fixed rules by shape alone, for any machine, in operators of opset 18.
 
     A 1x1 convolution over all features where it reads them all anyway, else over the gathered ones. A 3x3 convolution
-    whose groups fill the runtime's blocks and are wide enough as it is, any other as a transposed one.
+    whose groups fill the runtime's blocks and are wide enough as it is, any other as a transposed one. A block in
+    parts of 16 where that makes its arithmetic little more.
     """
-    return {
-        name: _pointwise_rule(place)
-        if isinstance(place, Pointwise)
-        else f"{_pointwise_rule(place.conv_1x1)} {_spatial_rule(place.conv_3x3)}"
-        for name, place in places(network)
-    }
+    return {name: _rule(site) for name, site in places(network)}
+
+
+def plain_variants(network: Network) -> dict[str, str]:
+    """The convolutions as they are."""
+    plain = {Pointwise: "gathered", Block: "joined", Layer: "gathered plain"}
+    return {name: plain[type(site)] for name, site in places(network)}
+
+
+def _rule(site: Site) -> str:
+    if isinstance(site, Pointwise):
+        return _pointwise_rule(site)
+    if isinstance(site, Block):
+        return "blocked" if "blocked" in choices(site) and all(map(_is_narrow, site.layers)) else "joined"
+    return f"{_pointwise_rule(site.conv_1x1)} {_spatial_rule(site.conv_3x3)}"
+
+
+def _is_narrow(layer: Layer) -> bool:
+    """One output to a 3x3 group, few channels, and whole parts of 16 in front of the 3x3 convolution."""
+    outputs = len(layer.conv_3x3.weight) // layer.conv_3x3.groups
+    return outputs == 1 and layer.conv_1x1.in_channels <= 64 and layer.conv_1x1.out_channels % LANES == 0
 
 
 def _pointwise_rule(conv: Pointwise) -> str:
@@ -56,8 +79,8 @@ def check_variants(network: Network, variants: Mapping[str, str]) -> None:
     if variants.keys() != expected.keys():
         different = sorted(variants.keys() ^ expected.keys())
         raise ValueError(f"the plan does not fit the places of the network: {', '.join(different[:3])}")
-    for name, place in expected.items():
-        if variants[name] not in choices(place):
+    for name, site in expected.items():
+        if variants[name] not in choices(site):
             raise ValueError(
-                f"the plan's {variants[name]!r} cannot compute {name}; allowed: {', '.join(choices(place))}"
+                f"the plan's {variants[name]!r} cannot compute {name}; allowed: {', '.join(choices(site))}"
             )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from condensenet.lowering import pointwise
-from condensenet.lowering.emit import INPUT, block_sizes, emit, emit_layer
-from condensenet.lowering.graph import Features, Graph
+from condensenet.lowering.blocks import STYLES, BlockPlace, emit_layer
+from condensenet.lowering.emit import INPUT, block_place, block_sizes, emit
+from condensenet.lowering.graph import Graph
 from condensenet.lowering.lower import read
-from condensenet.lowering.network import Layer, Network, Pointwise
-from condensenet.lowering.places import choices, places, portable_variants
-from condensenet.lowering.plan import Plan, digest
+from condensenet.lowering.network import Block, Layer, Network, Pointwise
+from condensenet.lowering.places import Site, choices, places, plain_variants, portable_variants
+from condensenet.lowering.plan import Plan, Size, digest
 from condensenet.lowering.pointwise import Place
 from condensenet.lowering.timing import Times, this_machine, time_in_turn
 from condensenet.machine import usable_cores
@@ -38,66 +40,78 @@ def measure_plan(
     """
     network, size = read(model, input_size)
     machine = this_machine(threads or usable_cores())
-    times = Times(cache)
-    by_place = {name: _timed(place, _size_of(network, name, size), machine, times) for name, place in places(network)}
-    fastest = {name: min(found, key=lambda variant: found[variant]) for name, found in by_place.items()}
-    candidates = {"fastest variants": fastest, "portable": portable_variants(network), "plain": _plain(network)}
+    bench = _Bench(network, size, machine, Times(cache))
+    by_place: dict[str, dict[str, float]] = {}
+    fastest: dict[str, str] = {}
+    for name, site in places(network):  # a block comes after its layers, whose fastest variants it is timed with
+        by_place[name] = bench.times(name, site, fastest)
+        fastest[name] = min(by_place[name], key=by_place[name].__getitem__)
+    candidates = {"fastest variants": fastest, "portable": portable_variants(network), "plain": plain_variants(network)}
     models = {name: emit(network, size, variants, OPSET) for name, variants in candidates.items()}
     whole = time_in_turn(models, (network.in_channels, *size), machine["threads"], WHOLE_ROUNDS)
     return Plan(
         kind="measured",
         network=digest(network),
         input_size=size,
-        variants=candidates[min(whole, key=lambda name: whole[name])],
+        variants=candidates[min(whole, key=whole.__getitem__)],
         machine=machine,
         times_us={**by_place, WHOLE: whole},
     )
 
 
-def _plain(network: Network) -> dict[str, str]:
-    return {name: "gathered" if isinstance(place, Pointwise) else "gathered plain" for name, place in places(network)}
+@dataclass(frozen=True)
+class _Bench:
+    """Times places of ``network`` for images of ``size``, or looks them up."""
+
+    network: Network
+    size: Size
+    machine: Mapping[str, Any]
+    known: Times
+
+    def times(self, name: str, site: Site, fastest: Mapping[str, str]) -> dict[str, float]:
+        """Microseconds of each variant of ``site``; ``fastest`` has those of what stands before it."""
+        number = int(name.replace(",", "").split()[1]) - 1  # of "block 2, layer 3", "block 2" or "transition 2"
+        block = block_place(self.network, number, self.size, fastest) if isinstance(site, Block) else None
+        size = block_sizes(self.network, self.size)[number]
+        shape = [_shape(site), *block.variants, block.pools] if block else _shape(site)
+        key = {**self.machine, "site": shape, "size": size, "variants": choices(site)}
+        found = self.known.get(key)
+        if found.keys() != set(choices(site)):
+            models = {variant: _small_graph(block or site, variant, size) for variant in choices(site)}
+            found = time_in_turn(models, (_channels(site), *size), self.machine["threads"], ROUNDS)
+            self.known.put(key, found)
+        return found
 
 
-def _size_of(network: Network, name: str, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width at the place called ``name``: "block 2, layer 3" or "transition 2"."""
-    block = int(name.replace(",", "").split()[1]) - 1
-    return block_sizes(network, size)[block]
-
-
-def _timed(
-    place: Layer | Pointwise, size: tuple[int, int], machine: Mapping[str, Any], times: Times
-) -> dict[str, float]:
-    """Microseconds of each variant of ``place``, from ``times`` or measured now."""
-    variants = choices(place)
-    key = {**machine, "place": _shape(place), "size": size, "variants": variants}
-    found = times.get(key)
-    if found.keys() != set(variants):
-        conv = place if isinstance(place, Pointwise) else place.conv_1x1
-        models = {variant: _small_graph(place, variant, size) for variant in variants}
-        found = time_in_turn(models, (conv.in_channels, *size), machine["threads"], ROUNDS)
-        times.put(key, found)
-    return found
-
-
-def _small_graph(place: Layer | Pointwise, variant: str, size: tuple[int, int]) -> Any:
-    """One place in the surroundings that it has in the network: features that an operator made, and readers after."""
-    graph = Graph()
-    features = Features(graph)
-    conv = place if isinstance(place, Pointwise) else place.conv_1x1
-    features.add(graph.node("Relu", INPUT), conv.in_channels)
-    if isinstance(place, Pointwise):
-        made = pointwise.VARIANTS[variant](graph, features, Place(conv=place, pools=True))
+def _small_graph(site: BlockPlace | Site, variant: str, size: Size) -> Any:
+    """One place in the surroundings that it has in the network: an operator makes its input, another reads after it."""
+    graph = Graph(OPSET)
+    x = graph.node("Relu", INPUT)
+    if isinstance(site, BlockPlace):
+        channels = site.widths[0]
+        x = STYLES[variant](graph, x, site)
+    elif isinstance(site, Pointwise):
+        channels = site.in_channels
+        x = pointwise.VARIANTS[variant](graph, x, Place(conv=site, pools=True))
     else:
-        new = emit_layer(graph, features, place, variant, size)
-        features.add(new, len(place.conv_3x3.weight))
-        made = features.whole()
-    out = graph.node("GlobalMaxPool", made)
-    return graph.model({INPUT: (1, conv.in_channels, *size)}, {out: (1, None, 1, 1)}, OPSET)
+        assert isinstance(site, Layer)
+        channels = _channels(site)
+        x = emit_layer(graph, x, site, variant, size)
+    out = graph.node("GlobalMaxPool", x)
+    return graph.model({INPUT: (1, channels, *size)}, {out: (1, None, 1, 1)})
 
 
-def _shape(place: Layer | Pointwise) -> list[int]:
-    """What of ``place`` its times depend on: shapes, groups, and whether inputs are clipped from below and above."""
-    if isinstance(place, Layer):
-        return [*_shape(place.conv_1x1), place.conv_3x3.groups, *place.conv_3x3.weight.shape]
-    signs = [int(np.any(place.scale > 0)), int(np.any(place.scale < 0))]
-    return [place.in_channels, place.groups, *place.weight.shape, *signs]
+def _channels(site: Site) -> int:
+    if isinstance(site, Block):
+        return _channels(site.layers[0])
+    return site.in_channels if isinstance(site, Pointwise) else site.conv_1x1.in_channels
+
+
+def _shape(site: Site) -> list[Any]:
+    """What of ``site`` its times depend on: shapes, groups, and whether inputs are clipped from below and above."""
+    if isinstance(site, Block):
+        return [_shape(layer) for layer in site.layers]
+    if isinstance(site, Layer):
+        return [*_shape(site.conv_1x1), site.conv_3x3.groups, *site.conv_3x3.weight.shape]
+    signs = [int(np.any(site.scale > 0)), int(np.any(site.scale < 0))]
+    return [site.in_channels, site.groups, *site.weight.shape, *signs]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from condensenet.lowering.folding import Clamped, fold_after, fold_clamp
-from condensenet.lowering.graph import Features, Graph
+from condensenet.lowering.graph import Graph
 from condensenet.lowering.network import Array, Index, Pointwise
 
 
@@ -32,43 +32,35 @@ class Place:
     pools: bool = False
 
 
-Variant = Callable[[Graph, Features, Place], str]
+Variant = Callable[[Graph, str, Place], str]
 
 
-def gathered(graph: Graph, features: Features, place: Place) -> str:
-    """All features joined, x[index] by Gather, clip, group convolution, channel shuffle by Gather."""
-    x = graph.node("Gather", features.whole(), graph.constant(place.conv.index), axis=1)
+def gathered(graph: Graph, features: str, place: Place) -> str:
+    """x[index] by Gather, clip, group convolution, channel shuffle by Gather."""
+    x = graph.node("Gather", features, graph.constant(place.conv.index), axis=1)
     return _grouped(graph, x, place)
 
 
-def picked(graph: Graph, features: Features, place: Place) -> str:
-    """x[index] as a Concat of single channels, so that the features are never joined; else as ``gathered``."""
-    channels = features.channels()
-    x = graph.node("Concat", *[channels[channel] for channel in place.conv.index], axis=1)
-    return _grouped(graph, x, place)
-
-
-def dense(graph: Graph, features: Features, place: Place) -> str:
+def dense(graph: Graph, features: str, place: Place) -> str:
     """One convolution over all features, zero where a group does not read: no gather, no shuffle.
 
     W_dense[o, i] = sum of W'[o, r] over the r with index[g, r] = i, where o is an output of group g.
     """
     clamped = _folded(place)
     weight_OI, low, high = expand(place.conv, clamped)
-    x = clamp(graph, features.whole(), low, high)
+    x = clamp(graph, features, low, high)
     if place.pools:
         x = average(graph, x)
     order = place.conv.order
     return _conv(graph, x, weight_OI[order], clamped.bias[order], 1, relu=place.scale is not None)
 
 
-VARIANTS: dict[str, Variant] = {"gathered": gathered, "picked": picked, "dense": dense}
+VARIANTS: dict[str, Variant] = {"gathered": gathered, "dense": dense}
 
 
 def choices(conv: Pointwise) -> list[str]:
     """The variants that can compute ``conv``."""
-    names = ["gathered", "picked"]
-    return [*names, "dense"] if reads_alike(conv) else names
+    return ["gathered", "dense"] if reads_alike(conv) else ["gathered"]
 
 
 def reads_alike(conv: Pointwise) -> bool:
@@ -78,15 +70,26 @@ def reads_alike(conv: Pointwise) -> bool:
     return all(by_feature.setdefault(feature, norm) == norm for feature, norm in pairs)
 
 
+def spread(conv: Pointwise) -> tuple[Array, Array, Array]:
+    """Scale and shift (I,) and weights (O, I) over all features, 0 for one that is not read; ``reads_alike`` holds."""
+    scale, shift = np.zeros(conv.in_channels), np.zeros(conv.in_channels)
+    scale[conv.index], shift[conv.index] = conv.scale, conv.shift
+    return scale, shift, _spread_weight(conv, conv.weight)
+
+
 def expand(conv: Pointwise, clamped: Clamped) -> tuple[Array, Array, Array]:
-    """Weights (O, I) over all features, and their bounds (I,); a feature that nobody reads is left as it is."""
-    outputs, inputs = conv.weight.shape
-    weight_OI = np.zeros((outputs, conv.in_channels))
-    index_OR = np.repeat(conv.index.reshape(conv.groups, inputs), outputs // conv.groups, axis=0)
-    np.add.at(weight_OI, (np.arange(outputs)[:, None], index_OR), clamped.weight)
+    """The weights of ``clamped`` (O, I) over all features, and their bounds (I,): none for one that is not read."""
     low, high = np.full(conv.in_channels, -np.inf), np.full(conv.in_channels, np.inf)
     low[conv.index], high[conv.index] = clamped.low, clamped.high
-    return weight_OI, low, high
+    return _spread_weight(conv, clamped.weight), low, high
+
+
+def _spread_weight(conv: Pointwise, weight_OR: Array) -> Array:
+    outputs, inputs = weight_OR.shape
+    weight_OI = np.zeros((outputs, conv.in_channels))
+    index_OR = np.repeat(conv.index.reshape(conv.groups, inputs), outputs // conv.groups, axis=0)
+    np.add.at(weight_OI, (np.arange(outputs)[:, None], index_OR), weight_OR)
+    return weight_OI
 
 
 def clamp(graph: Graph, x: str, low: Array, high: Array) -> str:

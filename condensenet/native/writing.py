@@ -8,7 +8,7 @@ from pathlib import Path
 from condensenet.files import write_atomically
 from condensenet.lowering import pointwise
 from condensenet.lowering.emit import INPUT, OUTPUT, emit_stem
-from condensenet.lowering.graph import Features, Graph, needs_onnx
+from condensenet.lowering.graph import Graph, needs_onnx
 from condensenet.lowering.lower import checked_opset, properties, read
 from condensenet.lowering.network import Network
 from condensenet.lowering.pointwise import Place
@@ -35,11 +35,11 @@ def write_native(
     checked_opset(opset)
     network, size = read(model, input_size)
     onnx = needs_onnx()
-    graph = Graph()
+    graph = Graph(opset)
     _classify(graph, _blocks(graph, network), network)
     inputs = {INPUT: ("batch", network.in_channels, *size)}
     outputs = {OUTPUT: ("batch", len(network.bias))}
-    proto = graph.model(inputs, outputs, opset, domains={DOMAIN: VERSION})
+    proto = graph.model(inputs, outputs, domains={DOMAIN: VERSION})
     onnx.helper.set_model_props(proto, properties({**(metadata or {}), "form": "native"}))
     onnx.checker.check_model(proto)
     write_atomically(Path(path), proto.SerializeToString(deterministic=True))
@@ -58,9 +58,7 @@ def _blocks(graph: Graph, network: Network) -> str:
         lists = graph.constant(encoded.integers), graph.constant(encoded.numbers)
         x = graph.node("DenseBlock", x, *lists, domain=DOMAIN)
         if block.shrink is not None:
-            features = Features(graph)
-            features.add(x, len(block.shrink.index))
-            x = pointwise.gathered(graph, features, Place(conv=block.shrink, pools=block.pools))
+            x = pointwise.gathered(graph, x, Place(conv=block.shrink, pools=block.pools))
     return x
 
 

@@ -27,6 +27,7 @@ torch = pytest.importorskip("torch")
 CONFIG = ModelConfig(
     block_depths=(2, 2), growth_rates=(4, 8), groups_1x1=2, groups_3x3=2, condensation_factor=2, num_classes=3
 )
+SITES = 6  # four layers, two blocks
 
 
 def network() -> CondenseNet:
@@ -106,12 +107,12 @@ def test_a_killed_planner_goes_on_from_what_it_measured(tmp_path: Path, monkeypa
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     kept = json.loads(cache.read_text())["times_us"]
-    assert 0 < len(kept) < 4
+    assert 0 < len(kept) < SITES
     timed = []
     original = planner.time_in_turn
     monkeypatch.setattr(planner, "time_in_turn", lambda *rest: timed.append(1) or original(*rest))
     plan = measure_plan(network(), 16, cache=cache)
-    assert len(timed) == 4 - len(kept) + 1
+    assert len(timed) == SITES - len(kept) + 1
     found = json.loads(cache.read_text())["times_us"]
     assert {key: found[key] for key in kept} == kept
     assert plan.variants.keys() == portable_plan(network(), 16).variants.keys()
