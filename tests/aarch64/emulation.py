@@ -77,7 +77,7 @@ class CrossCompiler:
     root: Path | None
 
     def shared_library(self, sources: Sequence[Path], target: Path, *options: str) -> Path:
-        command = [self.gcc, "-shared", "-fPIC", f"-mcpu={CPU}", *options, *sources, "-o", target]
+        command = [self.gcc, "-shared", "-fPIC", *options, *sources, "-o", target]
         variables = dict(os.environ)
         if self.root is not None:
             command.insert(1, f"--sysroot={self.root}")

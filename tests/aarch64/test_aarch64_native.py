@@ -1,0 +1,58 @@
+"""Our operators for ONNX Runtime on AArch64: compiled for it, registered by the package itself, the same logits."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from emulation import CrossCompiler, Emulator
+from networks_aarch64 import NETWORKS, TOLERANCE, condensed
+
+from condensenet import convert
+from condensenet.native import write_native
+
+FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-lm")
+
+
+@pytest.fixture(scope="module")
+def package(cross_compiler: CrossCompiler, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package as its build on an AArch64 machine would leave it."""
+    folder = tmp_path_factory.mktemp("package")
+    unwanted = shutil.ignore_patterns("*.so", "__pycache__")
+    native = shutil.copytree(checkout / "condensenet", folder / "condensenet", ignore=unwanted) / "native"
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(native.glob("*.[ch]")))).hexdigest()
+    library = native / "_operators.so"  # the name for any version of Python
+    cross_compiler.shared_library(sorted(native.glob("*.c")), library, *FLAGS, f'-DSOURCE_DIGEST="{digest}"')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(emulated: Emulator, package: Path, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("native")
+    for name, (config, size) in NETWORKS.items():
+        model, images = condensed(config), torch.randn(3, 3, *size)
+        write_native(convert(model), folder / f"{name}.native.onnx", size)
+        np.save(folder / f"{name}.npy", images.numpy())
+        with torch.inference_mode():
+            np.save(folder / f"{name}.expected.npy", model(images).numpy())
+    emulated.python(checkout / "tests/aarch64/run_onnx.py", folder, path=[package])
+    return folder
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_operators_compute_what_pytorch_computes(folder: Path, name: str) -> None:
+    expected, found = np.load(folder / f"{name}.expected.npy"), np.load(folder / f"{name}.native.logits.npy")
+    assert found.shape == expected.shape == (3, 10)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_without_the_library_the_file_is_refused_in_one_line(emulated: Emulator, folder: Path, checkout: Path) -> None:
+    code = "import sys; from condensenet.latency import open_session\ntry: open_session(sys.argv[1])\n"
+    code += "except ValueError as error: print(error)"
+    said = emulated.python("-c", code, next(folder.glob("*.native.onnx")), path=[checkout])
+    assert said.count("\n") == 1
+    assert "native" in said
