@@ -71,7 +71,13 @@ def test_outputs_agree_with_each_other(finished: Workspace) -> None:
         assert int(row["file_bytes"]) == (out / "export" / name / "model.onnx").stat().st_size
         assert cost["max_relative_difference"] <= 1e-5
         assert exported["images_compared"] == 360
+        assert exported["plan"] == json.loads((out / "export" / name / "plan.json").read_text())["kind"] == "portable"
+        kept = {form for form, facts in exported["forms"].items() if facts["kept"]}
+        assert {"lowered", "plain"} <= kept == {row["form"] for row in timed["rows"]}
         assert all(row["ratio"] > 0 for row in timed["rows"])
+        batch_1 = {row["form"]: row for row in timed["rows"] if (row["batch"], row["threads"]) == (1, 1)}
+        assert float(row["latency_ms"]) == pytest.approx(batch_1["lowered"]["median_ms"])
+        assert float(row["latency_ms_plain"]) == pytest.approx(batch_1["plain"]["median_ms"])
 
 
 def test_metrics_and_plots_are_shown(finished: Workspace) -> None:
@@ -98,6 +104,8 @@ def test_mlflow_holds_a_run_a_setting(finished: Workspace) -> None:
         identity = json.loads((finished.path / "out/digits/train" / name / "run.json").read_text())
         assert run.info.run_id == identity["mlflow_run_id"]
         assert {"test_error_pct", "macs", "latency_ms", "latency_ratio"} <= run.data.metrics.keys()
+        assert {"latency_ms_plain", "latency_ratio_plain", "latency_ms_b16_t1"} <= run.data.metrics.keys()
+        assert {"plain.onnx"} <= {Path(found.path).name for found in client.list_artifacts(run.info.run_id, "forms")}
         assert len(client.get_metric_history(run.info.run_id, "train_loss")) >= 2
         assert run.info.status == "FINISHED"
 

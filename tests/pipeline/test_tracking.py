@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasks import params, paths, tracking
-from tasks.tracking import delivery, outbox, restoring, server
+from tasks.tracking import contents, delivery, outbox, restoring, server
 
 AWAY = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -220,7 +220,13 @@ def outputs_of(run: dict) -> None:
         rows.writerows([["epoch", "condensing_stage", "train_loss", "seconds"], [1, 0, 1.0, 2.0], [2, 1, 0.5, 2.0]])
     write(folders.setting("convert", "g4-c2") / paths.COST, {"grouped": {"macs": 9, "paper_flops": 10, "params": 3}})
     error = {"top1_error_pct": 2.5, "top5_error_pct": 0.1}
-    write(folders.setting("evaluate", "g4-c2") / paths.METRICS, {"pytorch": error, "onnxruntime": error})
+    int8 = {"top1_error_pct": 3.5}
+    write(folders.setting("evaluate", "g4-c2") / paths.METRICS, {"pytorch": error, "onnxruntime": error, "int8": int8})
+    write(folders.setting("export", "g4-c2") / paths.EXPORT, {"file_bytes": 7, "max_relative_difference": 1e-7})
+    timed = [("lowered", 1, 1, 0.25, 0.5), ("plain", 1, 1, 0.75, 1.5), ("plain", 16, 2, 4.0, 2.0)]
+    names = ("form", "batch", "threads", "median_ms", "ratio")
+    rows = [dict(zip(names, row, strict=True)) for row in timed]
+    write(folders.setting("benchmark", "g4-c2") / paths.LATENCY, {"rows": rows})
 
 
 def test_a_run_that_the_store_does_not_know_is_filled_from_the_tracked_files(workspace: Path, client) -> None:
@@ -240,9 +246,23 @@ def test_a_run_that_the_store_does_not_know_is_filled_from_the_tracked_files(wor
     assert found.info.start_time == 1767323045000
     assert found.data.params == {"G": "4", "C": "2"}
     assert history(client, found.info.run_id, "condensing_stage") == [(1, 0.0), (2, 1.0)]
-    wanted = {"macs": 9.0, "paper_flops": 10.0, "params": 3.0, "test_error_pct": 2.5, "latency_ms": 0.5}
+    wanted = {"macs": 9.0, "paper_flops": 10.0, "params": 3.0, "test_error_pct": 2.5, "file_bytes": 7.0}
+    wanted |= {"latency_ms": 0.5, "latency_ratio": 0.5, "test_error_pct_int8": 3.5}  # 0.5: what was recorded last
+    wanted |= {"latency_ms_plain": 0.75, "latency_ratio_plain": 1.5, "latency_ms_plain_b16_t2": 4.0}
     assert wanted.items() <= found.data.metrics.items()
     assert restoring.restore_everything().endswith("nothing, all are known")
+
+
+def test_a_latency_of_before_forms_were_named_is_of_the_exported_file() -> None:
+    row = {"batch": 1, "threads": 1, "median_ms": 0.25, "ratio": 0.5}
+    assert contents.latency_metrics({"rows": [row]}) == {"latency_ms": 0.25, "latency_ratio": 0.5}
+    named = {"rows": [{**row, "form": "lowered"}, {**row, "form": "native", "median_ms": 0.125}]}
+    assert contents.latency_metrics(named) == {
+        "latency_ms": 0.25,
+        "latency_ratio": 0.5,
+        "latency_ms_native": 0.125,
+        "latency_ratio_native": 0.5,
+    }
 
 
 def test_restoring_makes_the_runs_of_all_outputs_once(workspace: Path, client) -> None:
