@@ -161,7 +161,9 @@ def test_plans_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
     variants = {**plan.variants, "block 1, layer 2": "gathered magic"}
     with pytest.raises(ValueError, match=r"^the plan's 'gathered magic' cannot compute block 1, layer 2; allowed: "):
         lower(model, tmp_path / "model.onnx", 12, plan=Plan(**{**plan.__dict__, "variants": variants}))
-    with pytest.raises(ValueError, match=r"^the plan does not fit the places of the network: block 1, block 1, layer 1"):
+    with pytest.raises(
+        ValueError, match=r"^the plan does not fit the places of the network: block 1, block 1, layer 1"
+    ):
         lower(model, tmp_path / "model.onnx", 12, plan=Plan(**{**plan.__dict__, "variants": {}}))
     assert not (tmp_path / "model.onnx").exists()
 
