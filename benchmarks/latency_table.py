@@ -1,6 +1,6 @@
 """How fast is a CondenseNet where it is deployed, beside MobileNets and others, and how far from what the CPU can do?
 
-    python benchmarks/latency_table.py --json FILE     about 4 minutes on two cores
+    python benchmarks/latency_table.py --json FILE     about 2 minutes on two cores
     python benchmarks/latency_table.py --quick         under 50 seconds on two cores
 
 All networks at 224x224, batch 1, in ONNX Runtime, in one process: every round runs each of them once, right after
@@ -48,7 +48,7 @@ from tasks import paths
 
 COLUMNS = (
     *("runtime", "model", "form", "threads", "median_ms", "ratio_to_mobilenet_v1", "ratio_p10", "ratio_p90"),
-    *("macs", "macs_per_s", "share_of_peak"),
+    *("million_macs", "gmacs_per_s", "share_of_peak"),
 )
 SIZE = 224
 QUICK_S = 40.0
@@ -62,7 +62,8 @@ def main() -> None:
         rows = run(options, Path(folder))
     first = rows[0]
     print(f"{first['device']}; ONNX Runtime {first['onnxruntime']}; {first['rounds']} rounds; plan: {first['plan']}")
-    print(table(rows, COLUMNS))
+    units = [{"million_macs": row["macs"] / 1e6, "gmacs_per_s": row["macs_per_s"] / 1e9} for row in rows]
+    print(table([{**row, **own} for row, own in zip(rows, units, strict=True)], COLUMNS))
     for threads, (by, macs) in {row["threads"]: (row["peak_by"], row["peak_macs_per_s"]) for row in rows}.items():
         print(f"peak, {threads} threads: {macs / 1e9:.1f} GMAC/s, a product of {peak.SIZE}x{peak.SIZE} by {by}")
     if not second_runtime.installed():
