@@ -18,6 +18,8 @@ typedef struct {
     int groups_3x3, ins, makes;       /* of the 3x3 convolution: groups, and by group inputs and outputs */
     const float *weight_3x3;          /* by group, then by tile of outputs: (ins, column, tile, row) */
     int first;                        /* its first output's place among the features */
+    const char *ahead;                /* what is needed after the 1x1 convolution, up to the next layer's: to be fetched */
+    long ahead_bytes;
 } dense_layer;
 
 enum { POOL_NONE, POOL_AVERAGE, POOL_GLOBAL };

@@ -26,7 +26,11 @@ typedef struct {
 } NAME(geometry);
 #define geometry NAME(geometry)
 
-typedef struct { int z_first, z_done, done; float *z; } NAME(progress); /* z's first row, and rows done: of z, of features */
+typedef struct {
+    int z_first, z_done, done; /* z's first row, and rows done: of z, of features */
+    float *z, *x;              /* the 1x1 convolution's outputs, and its inputs at some vectors, by group */
+    long x_group;
+} NAME(progress);
 #define progress NAME(progress)
 
 INLINE vec NAME(load)(const float *p) { return *(const vec_u *)p; }
@@ -36,33 +40,35 @@ INLINE void NAME(store)(float *p, vec v) { *(vec_u *)p = v; }
 INLINE vec NAME(all)(float x) { return x - (vec){0}; } /* x + 0 would be an addition: -0 + 0 is not -0 */
 #define all NAME(all)
 
-/* C outputs at Q vectors of pixels: bias + sum over the inputs r of weight[r][c] * clamp(x[r]), clamped at zero. */
-INLINE void NAME(pointwise_tile)(const int C, const int Q, const geometry *g, const dense_layer *l, int group, int c0,
-                                 const float *weight, const float *features, long at, int column, float *z, long z_at) {
+/* Q vectors of pixels of all inputs of a group, clamped, one input behind the other. */
+INLINE void NAME(gather)(const int Q, const geometry *g, const dense_layer *l, int group, const float *features, long at,
+                         float *to) {
     const int *index = l->index + (long)group * l->reads;
     const float *bound = l->bound + (long)group * l->reads;
-    const int rising = l->rising[group];
+    int r = 0;
+    for (; r < l->rising[group]; r++)
+        UNROLL for (int q = 0; q < Q; q++)
+            store(to + (r * Q + q) * LANES, LARGER(all(bound[r]), load(features + index[r] * g->feature_plane + at + q * LANES)));
+    for (; r < l->reads; r++)
+        UNROLL for (int q = 0; q < Q; q++)
+            store(to + (r * Q + q) * LANES, SMALLER(all(bound[r]), load(features + index[r] * g->feature_plane + at + q * LANES)));
+}
+
+/* C outputs at Q vectors of pixels: bias + sum over the inputs r of weight[r][c] * x[r], clamped at zero.
+   On the way it fetches, step by step, what comes next in memory: the weights of a deep layer fill the second-level
+   cache and come too late when they are asked for only when they are needed. */
+INLINE void NAME(pointwise_tile)(const int C, const int Q, const geometry *g, const dense_layer *l, int group, int c0,
+                                 const float *weight, const float *x, int column, float *z, long z_at, const char *ahead,
+                                 long step) {
     vec sum[24];
     UNROLL for (int c = 0; c < C; c++) {
         const vec bias = all(l->bias[group * l->outs + c0 + c]);
         UNROLL for (int q = 0; q < Q; q++) sum[c * Q + q] = bias;
     }
-    int r = 0;
-    for (; r < rising; r++) {
-        const float *x = features + index[r] * g->feature_plane + at;
-        const vec low = all(bound[r]);
+    for (long r = 0; r < l->reads; r++) {
+        __builtin_prefetch(ahead + r * step, 0, 2);
         vec v[8];
-        UNROLL for (int q = 0; q < Q; q++) v[q] = LARGER(low, load(x + q * LANES));
-        UNROLL for (int c = 0; c < C; c++) {
-            const vec w = all(weight[r * C + c]);
-            UNROLL for (int q = 0; q < Q; q++) sum[c * Q + q] += v[q] * w;
-        }
-    }
-    for (; r < l->reads; r++) {
-        const float *x = features + index[r] * g->feature_plane + at;
-        const vec high = all(bound[r]);
-        vec v[8];
-        UNROLL for (int q = 0; q < Q; q++) v[q] = SMALLER(high, load(x + q * LANES));
+        UNROLL for (int q = 0; q < Q; q++) v[q] = load(x + (r * Q + q) * LANES);
         UNROLL for (int c = 0; c < C; c++) {
             const vec w = all(weight[r * C + c]);
             UNROLL for (int q = 0; q < Q; q++) sum[c * Q + q] += v[q] * w;
@@ -78,14 +84,17 @@ INLINE void NAME(pointwise_tile)(const int C, const int Q, const geometry *g, co
     }
 }
 
-/* All outputs of a group at Q vectors: the inputs stay in the first-level cache from tile to tile. */
+/* All outputs of a group at Q vectors. */
 INLINE void NAME(pointwise_outputs)(const int Q, const geometry *g, const dense_layer *l, int group, const float *features,
-                                    long at, int column, float *z, long z_at) {
+                                    long at, int column, const progress *p, long z_at, const char *ahead, long bytes) {
     const float *weight = l->weight + (long)group * l->outs * l->reads;
+    const long step = bytes / ((long)l->outs * (l->reads | 1));
+    float *x = p->x + group * p->x_group;
     int c = 0;
-#define WHILE_LEFT(C) for (; l->outs - c >= (C); c += (C)) \
-        NAME(pointwise_tile)(C, Q, g, l, group, c, weight + (long)c * l->reads, features, at, column, z, z_at)
-    if (TILE >= 8 && Q <= 2) WHILE_LEFT(8);
+    NAME(gather)(Q, g, l, group, features, at, x);
+#define WHILE_LEFT(C) for (; l->outs - c >= (C); c += (C), ahead += (C) * bytes / l->outs) \
+        NAME(pointwise_tile)(C, Q, g, l, group, c, weight + (long)c * l->reads, x, column, p->z, z_at, ahead, (C) * step)
+    if (TILE >= 8 && Q <= 3) WHILE_LEFT(8);
     WHILE_LEFT(4);
     WHILE_LEFT(2);
     WHILE_LEFT(1);
@@ -98,13 +107,16 @@ static void NAME(pointwise)(const geometry *g, const dense_layer *l, int first, 
     const int whole = g->share == 2 || g->columns * LANES == g->pitch; /* rows without a gap between them */
     const int runs = whole ? 1 : to - from, few = TILE >= 8 && l->outs < 8; /* outputs: then more vectors at a time */
     const int vectors = whole ? ((to - from) * g->pitch + LANES - 1) / LANES : g->columns;
+    const long bytes = l->ahead_bytes / ((long)l->groups * runs * vectors + 1); /* to fetch by vector */
     for (int group = first; group < last; group++)
         for (int run = 0; run < runs; run++) {
             const long at = (long)(from + run) * g->pitch, z_at = g->lead + (long)(from + run - p->z_first) * g->pitch;
             int v = 0;
 #define WHILE_LEFT(Q) for (; vectors - v >= (Q); v += (Q)) \
-            NAME(pointwise_outputs)(Q, g, l, group, features, at + v * LANES, v % g->columns, p->z, z_at + v * LANES)
+            NAME(pointwise_outputs)(Q, g, l, group, features, at + v * LANES, v % g->columns, p, z_at + v * LANES, \
+                                    l->ahead + (((long)group * runs + run) * vectors + v) * bytes, (Q) * bytes)
             if (few) WHILE_LEFT(4);
+            if (vectors - v != 4) WHILE_LEFT(3); /* four: two and two */
             WHILE_LEFT(2);
             WHILE_LEFT(1);
 #undef WHILE_LEFT
@@ -138,10 +150,41 @@ INLINE void NAME(spatial_tile)(const int C, const int B, const int T, const int 
                 store(out + c * g->feature_plane + (long)t * S * g->pitch + b * LANES, sum[(c * B + b) * T + t]);
 }
 
+/* The same for one column and S = 1 by whole vectors alone: those that lie across two cache lines cost more than to make
+   them of two that do not, where a vector is a line and there are few outputs to use it for. */
+INLINE void NAME(spatial_tile_aligned)(const int C, const int T, const geometry *g, int ins, const float *weight,
+                                       const float *z, float *out) {
+    mask before, after;
+    for (int i = 0; i < LANES; i++) before[i] = LANES - 1 + i, after[i] = 1 + i;
+    vec sum[16];
+    UNROLL for (int j = 0; j < C * T; j++) sum[j] = (vec){0};
+    for (int i = 0; i < ins; i++) {
+        const float *x = z + 1 + i * g->z_plane, *w = weight + i * 9 * C;
+        vec tap[18];
+        UNROLL for (int j = 0; j < 9 * C; j++) tap[j] = all(w[j]);
+        UNROLL for (int row = -1; row <= T; row++) {
+            const float *at = x + row * g->pitch;
+            const vec middle = load(at);
+            const vec v[3] = {__builtin_shuffle(load(at - LANES), middle, before), middle,
+                              __builtin_shuffle(middle, load(at + LANES), after)};
+            UNROLL for (int column = 0; column < 3; column++)
+                UNROLL for (int d = -1; d <= 1; d++)
+                    if (row - d >= 0 && row - d < T)
+                        UNROLL for (int c = 0; c < C; c++)
+                            sum[c * T + row - d] += v[column] * tap[(column * C + c) * 3 + d + 1];
+        }
+    }
+    UNROLL for (int c = 0; c < C; c++)
+        UNROLL for (int t = 0; t < T; t++) store(out + c * g->feature_plane + (long)t * g->pitch, sum[c * T + t]);
+}
+
 /* B columns of `count` vectors, T at a time. */
 INLINE void NAME(spatial_columns)(const int C, const int B, const int T, const int S, const geometry *g, int ins,
                                   const float *weight, const float *z, float *out, int count) {
     int t = 0;
+    if (LANES == 16 && S == 1 && B == 1 && C <= 2)
+        for (const int n = C == 1 ? 8 : 4; t + n <= count; t += n)
+            NAME(spatial_tile_aligned)(C, C == 1 ? 8 : 4, g, ins, weight, z + (long)t * g->pitch, out + (long)t * g->pitch);
 #define WHILE_LEFT(n) for (; t + (n) <= count; t += (n)) \
         NAME(spatial_tile)(C, B, n, S, g, ins, weight, z + (long)t * S * g->pitch, out + (long)t * S * g->pitch)
     WHILE_LEFT(T);
@@ -165,10 +208,7 @@ INLINE void NAME(spatial_shared)(const int S, const geometry *g, const dense_lay
             NAME(spatial_columns)(C, B, T, S, g, l->ins, weight, z + column * LANES, out + column * LANES, count)
             if (TILE_3X3 >= 4 && tile == 4) WHILE_LEFT(4, 1, 4);
             else if (tile == 2) WHILE_LEFT(2, 1, wide ? 8 : 4);
-            else {
-                if (wide) WHILE_LEFT(1, 2, 8);
-                WHILE_LEFT(1, 1, 8);
-            }
+            else WHILE_LEFT(1, 1, 8);
 #undef WHILE_LEFT
         }
 }
@@ -249,11 +289,27 @@ static unsigned long NAME(z_floats)(const dense_block *b, const geometry *g) { /
     return (g->step < g->H ? b->layers : 1) * NAME(widest)(b) * g->z_plane;
 }
 
+/* A group's gathered inputs: as many vectors as the widest tile takes. */
+static long NAME(x_floats)(const dense_block *b) {
+    long most = 0;
+    for (int l = 0; l < b->layers; l++)
+        if (b->layer[l].reads > most) most = b->layer[l].reads;
+    return most * 4 * LANES;
+}
+
+static long NAME(x_groups)(const dense_block *b) {
+    long most = 0;
+    for (int l = 0; l < b->layers; l++)
+        if (b->layer[l].groups > most) most = b->layer[l].groups;
+    return most;
+}
+
 static unsigned long NAME(scratch_bytes)(const dense_block *b) {
     unsigned long most = 0;
     for (int in_strips = 0; in_strips < 2; in_strips++) {
         const geometry g = NAME(measure)(b, in_strips);
-        const unsigned long floats = b->features * g.feature_plane + NAME(z_floats)(b, &g);
+        const unsigned long floats = b->features * g.feature_plane + NAME(z_floats)(b, &g) +
+                                     NAME(x_floats)(b) * NAME(x_groups)(b);
         const unsigned long bytes = (g.columns + NAME(AHEAD)) * sizeof(mask) + floats * sizeof(float);
         if (bytes > most) most = bytes;
     }
@@ -319,11 +375,12 @@ static void NAME(give_mean)(const geometry *g, const dense_block *b, const float
 }
 
 /* Strip by strip through all layers, so that what one of them makes the next finds in the cache. */
-static void NAME(run_strips)(const dense_block *b, geometry *g, const float *image, float *features, float *z, float *out) {
+static void NAME(run_strips)(const dense_block *b, geometry *g, const float *image, float *features, float *z, float *x,
+                             float *out) {
     const int planes = NAME(widest)(b);
     progress p[b->layers + 1];
     for (int l = 0; l < b->layers; l++) {
-        p[l] = (progress){.z_first = -1, .z = z + (g->step < g->H ? l : 0) * planes * g->z_plane};
+        p[l] = (progress){.z_first = -1, .z = z + (g->step < g->H ? l : 0) * planes * g->z_plane, .x = x};
     }
     int taken = 0, pooled = 0, ready = 0;
     while (taken < g->H) {
@@ -357,8 +414,8 @@ static void NAME(spatial_part)(void *arguments, unsigned long group) {
 
 /* Layer by layer, each convolution's groups at the same time. */
 static void NAME(run_groups)(const dense_block *b, const geometry *g, const float *image, float *features, float *z,
-                             float *out, const workers *w) {
-    const progress p = {.z_first = -1, .z = z};
+                             float *x, float *out, const workers *w) {
+    const progress p = {.z_first = -1, .z = z, .x = x, .x_group = NAME(x_floats)(b)};
     NAME(take_rows)(g, b->inputs, image, features, 0, g->H);
     for (int l = 0; l < b->layers; l++) {
         NAME(part) part = {g, b->layer + l, features, &p};
@@ -384,8 +441,9 @@ static void NAME(run)(const dense_block *b, const float *image, float *scratch, 
     geometry g = NAME(measure)(b, !w);
     float *features = (float *)NAME(make_keep)(&g, (mask *)scratch), *z = features + b->features * g.feature_plane;
     NAME(clear_edges)(&g, z, NAME(z_floats)(b, &g) / g.z_plane);
-    if (w) NAME(run_groups)(b, &g, image, features, z, out, w);
-    else NAME(run_strips)(b, &g, image, features, z, out);
+    float *x = z + NAME(z_floats)(b, &g);
+    if (w) NAME(run_groups)(b, &g, image, features, z, x, out, w);
+    else NAME(run_strips)(b, &g, image, features, z, x, out);
     if (b->pool == POOL_NONE) NAME(give_all)(&g, b->features, features, out);
     if (b->pool == POOL_GLOBAL) NAME(give_mean)(&g, b, features, out);
 }

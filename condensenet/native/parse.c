@@ -102,6 +102,11 @@ static int parse(dense_block *b, integers ints, floats numbers, const dense_kern
         b->features += b->layer[l].groups_3x3 * b->layer[l].makes;
         if (b->features > LARGEST) return 0;
     }
+    for (int l = 0; l < layers; l++) {
+        const char *end = l + 1 < layers ? (const char *)b->layer[l + 1].weight_3x3 : in.next;
+        b->layer[l].ahead = (const char *)b->layer[l].weight_3x3;
+        b->layer[l].ahead_bytes = end - b->layer[l].ahead;
+    }
     if (b->pool == POOL_GLOBAL) {
         b->scale = copy(&numbers, b->features, &in);
         b->shift = copy(&numbers, b->features, &in);
