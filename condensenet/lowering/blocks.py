@@ -65,13 +65,23 @@ def in_place(graph: Graph, x: str, block: BlockPlace) -> str:
     graph.raise_opset(SCATTER_OPSET)
     widths = block.widths
     room = np.concatenate([np.arange(widths[0]), np.zeros(widths[-1] - widths[0], np.int64)])
-    images = graph.node("Shape", x, start=0, end=1)
+    firsts = _by_image(graph, x, widths[:-1])
     x = graph.node("Gather", x, graph.constant(room), axis=1)
-    for layer, variant, width in zip(block.layers, block.variants, widths, strict=False):
+    for layer, variant, first in zip(block.layers, block.variants, firsts, strict=True):
         new = emit_layer(graph, x, layer, f"gathered {variant.split()[1]}", block.size)
-        first = graph.node("Expand", graph.constant(np.array([width])), images)
         x = graph.node("TensorScatter", x, new, first, axis=1)
     return average(graph, x) if block.pools else x
+
+
+def _by_image(graph: Graph, x: str, values: list[int]) -> list[str]:
+    """A tensor (N,) of each value, where N is the number of images in ``x``, known when the graph runs only."""
+    images = graph.node("Shape", x, start=0, end=1)
+    shape = graph.node("Concat", graph.constant(np.array([len(values)])), images, axis=0)
+    table = graph.node("Expand", graph.constant(np.array(values)[:, None]), shape)
+    flat = graph.node("Reshape", table, graph.constant(np.array([-1])))
+    if len(values) == 1:
+        return [flat]
+    return graph.nodes("Split", [flat], len(values), axis=0, num_outputs=len(values))
 
 
 def blocked(graph: Graph, x: str, block: BlockPlace) -> str:

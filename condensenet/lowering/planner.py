@@ -76,7 +76,7 @@ class _Bench:
         shape = [_shape(site), *block.variants, block.pools] if block else _shape(site)
         key = {**self.machine, "site": shape, "size": size, "variants": choices(site)}
         found = self.known.get(key)
-        if found.keys() != set(choices(site)):
+        if not found:
             models = {variant: _small_graph(block or site, variant, size) for variant in choices(site)}
             found = time_in_turn(models, (_channels(site), *size), self.machine["threads"], ROUNDS)
             self.known.put(key, found)

@@ -16,7 +16,7 @@ from networks import random_network
 
 from condensenet import CondenseNet, ModelConfig, convert
 from condensenet.export import compare_onnx
-from condensenet.lowering import Plan, lower, measure_plan, planner, portable_plan
+from condensenet.lowering import Plan, blocks, graph, lower, measure_plan, planner, portable_plan
 from condensenet.lowering.network import read_network
 from condensenet.lowering.places import choices, places
 
@@ -43,7 +43,7 @@ def test_a_measured_plan_is_exact_reusable_and_says_where_it_was_measured(tmp_pa
     assert plan.machine is not None
     assert plan.machine["threads"] == 1
     for name, place in places(read_network(model)):
-        assert plan.times_us[name].keys() == set(choices(place))
+        assert plan.times_us[name].keys() == set(choices(place))  # none but was loaded
     path = lower(model, tmp_path / "a.onnx", 16, plan=plan)
     compare_onnx(model, path, [torch.randn(4, 3, 16, 16)])
     elsewhere = replace(plan, machine={**plan.machine, "cpu": "another"})
@@ -116,3 +116,22 @@ def test_a_killed_planner_goes_on_from_what_it_measured(tmp_path: Path, monkeypa
     found = json.loads(cache.read_text())["times_us"]
     assert {key: found[key] for key in kept} == kept
     assert plan.variants.keys() == portable_plan(network(), 16).variants.keys()
+
+
+def test_what_the_runtime_cannot_load_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with an older ONNX Runtime, which knows no TensorScatter."""
+    monkeypatch.setattr(blocks, "SCATTER_OPSET", 99)
+    monkeypatch.setitem(graph.IR_VERSIONS, 99, 99)
+    plan = measure_plan(network(), 16)
+    assert plan.times_us["block 1"].keys() == {"joined", "blocked"}
+    assert "in place" not in plan.variants.values()
+    lower(network(), tmp_path / "model.onnx", 16, plan=plan)
+
+
+def test_a_newer_operator_raises_the_opset(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model, plan = network(), portable_plan(network(), 16)
+    for style, opset in (("joined", 18), ("in place", 24)):
+        chosen = replace(plan, variants={**plan.variants, "block 1": style})
+        path = lower(model, tmp_path / "model.onnx", 16, plan=chosen)
+        assert [entry.version for entry in onnx.load(path).opset_import] == [opset]
