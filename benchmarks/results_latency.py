@@ -31,7 +31,7 @@ def latency(results: Rows) -> str:
             f"{row['macs'] / 1e6:,.1f}",
             number(row["macs_per_s"] / 1e9),
             f"{100 * row['share_of_peak']:.0f}%",
-            maybe(published_ratios.get(row["model"]), "{:.3g}"),
+            maybe(published_ratios.get(row["model"]) if row["threads"] == 1 else None, "{:.3g}"),  # of one core
         )
         for row in of(results, "latency_table")
     ]

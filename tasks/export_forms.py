@@ -6,6 +6,7 @@ native: our own operator, where its library was compiled. int8: ONNX Runtime's s
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ def choose_plan(params: Params, setting: str, model: CondenseNet, size: int) -> 
 
 
 def write_forms(export: Export, train: ImageSplit) -> dict[str, Path]:
-    """Write every form that can be written here; the paths by form."""
+    """Write every form that can be written here, none of an earlier export staying; the paths by form."""
+    shutil.rmtree(export.path(PLAIN).parent, ignore_errors=True)
     model, size, opset = export.model, export.size, export.opset
     found = {form: export.path(form) for form in (LOWERED, PLAIN, INT8)}
     lower(model, found[LOWERED], size, plan=export.plan, opset=opset, metadata=export.said(LOWERED))

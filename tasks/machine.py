@@ -1,7 +1,7 @@
 """A quiet machine: no latency is taken while another stage of this checkout computes.
 
 Stages that compute (prepare, yardstick, train, convert, export, evaluate, report) run under ``shared()``; the
-benchmark runs under ``exclusive()`` and waits for them. Both are advisory ``flock`` locks, so the kernel frees
+benchmark runs under ``exclusive()`` and waits for them, and so does export where it measures. Both are advisory ``flock`` locks, so the kernel frees
 them when a process dies, however it dies. Locks are per checkout: what else the machine does is not seen.
 
 A waiting benchmark does not keep other stages from starting: that would hold up the training of every other

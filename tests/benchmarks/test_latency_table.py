@@ -132,7 +132,8 @@ def test_measured_and_published_ratios_stand_apart():
         "onnxruntime": "1.31",
     }
     other = {**row, "runtime": "OpenVINO", "model": "mobilenet_v2", "share_of_peak": 0.5}
-    heads, _, first, second, _, note = results_latency.latency({"latency_table": [row, other]}).splitlines()
+    two = {**row, "threads": 2}
+    heads, _, first, second, third, _, note = results_latency.latency({"latency_table": [row, other, two]}).splitlines()
     assert [cell.strip() for cell in heads.split("|")][5:10] == [
         "Ratio to MobileNetV1 (p10 to p90)",
         "Million MACs",
@@ -145,4 +146,5 @@ def test_measured_and_published_ratios_stand_apart():
     )
     assert second.startswith("| mobilenet_v2 | lowered, OpenVINO | 1 |")
     assert second.endswith("| 50% | – |")  # never a published ratio that nobody published
+    assert third.endswith("| 26% | – |")  # nor one core's beside two threads
     assert "peak on 1 threads: 100 GMAC/s (NumPy)" in note

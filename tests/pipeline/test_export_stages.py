@@ -188,8 +188,14 @@ def test_a_plan_is_taken_from_a_file_by_the_settings_name(
     plan = portable_plan(load_model(folder(params, "convert") / paths.MODEL), 9)
     plan.save(tmp_path / "plans" / f"{SETTING}.json")
     monkeypatch.setattr(export_forms, "portable_plan", None)  # nothing is planned anew
+    monkeypatch.setattr(native, "library", lambda: None)
+    stale = params.paths.form(SETTING, "native")
+    stale.parent.mkdir(parents=True)
+    stale.touch()
     export.export(params, params.settings[SETTING], RUN)
     written = folder(params, "export")
+    assert not stale.exists()
+    assert "not compiled" in read(written / paths.EXPORT)["forms"]["native"]["why"]
     assert (written / paths.PLAN).read_bytes() == (tmp_path / "plans" / f"{SETTING}.json").read_bytes()
 
 
