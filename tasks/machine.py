@@ -1,8 +1,9 @@
 """A quiet machine: no latency is taken while another stage of this checkout computes.
 
 Stages that compute (prepare, yardstick, train, convert, export, evaluate, report) run under ``shared()``; the
-benchmark runs under ``exclusive()`` and waits for them, and so does export where it measures. Both are advisory ``flock`` locks, so the kernel frees
-them when a process dies, however it dies. Locks are per checkout: what else the machine does is not seen.
+benchmark runs under ``exclusive()`` and waits for them, and so does export where it measures. Both are advisory
+``flock`` locks, so the kernel frees them when a process dies, however it dies. Locks are per checkout: what else the
+machine does is not seen.
 
 A waiting benchmark does not keep other stages from starting: that would hold up the training of every other
 setting. The stages of a study are finite, so the benchmark's turn comes, at the latest when they are all done.
