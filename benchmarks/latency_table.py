@@ -85,6 +85,10 @@ def arguments() -> Namespace:
     found = options.parse_args()
     if found.rounds < MIN_RUNS:
         raise ValueError(f"--rounds {found.rounds} is not allowed: at least {MIN_RUNS}")
+    files = [] if found.plan in (["portable"], ["measured"]) else found.plan
+    for name in files:
+        if not Path(name).is_file():
+            raise ValueError(f"--plan {name} is not allowed: portable, measured, or files of plans")
     return found
 
 

@@ -15,6 +15,7 @@ from benchmarks import latency_files, latency_table, peak, results_latency, seco
 from benchmarks.latency_files import File
 from condensenet import ModelConfig, presets
 from condensenet.layers import CondensedGroupConv
+from condensenet.lowering import Plan, portable_plan
 
 pytest.importorskip("onnxruntime")
 TINY = {
@@ -56,6 +57,17 @@ def test_quick_writes_a_row_a_network_and_form(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert ("OpenVINO is not installed" in printed) == (not second_runtime.installed())
     assert "plan: portable" in printed
+
+
+@pytest.mark.usefixtures("tiny")
+def test_every_network_takes_the_plan_that_was_made_for_it(tmp_path):
+    models = {name: latency_files.converted(name) for name in TINY}
+    saved = [portable_plan(model, 32).save(tmp_path / f"{name}.json") for name, model in models.items()]
+    plans = latency_files.Plans([str(path) for path in saved])
+    for path, model in zip(saved, models.values(), strict=True):
+        assert plans.of(model, 32) == Plan.load(path)
+    with pytest.raises(ValueError, match="for another network"):
+        latency_files.Plans([str(saved[0])]).of(models["condensenet-74-g8"], 32)
 
 
 def test_a_row_by_hand():
@@ -103,9 +115,17 @@ def test_all_products_are_the_same_product(tmp_path, monkeypatch):
         np.testing.assert_allclose(other, first, atol=1e-4)
 
 
-def test_too_few_rounds_are_refused(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["latency_table.py", "--rounds", "49"])
-    with pytest.raises(ValueError, match="--rounds 49 is not allowed: at least 50"):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--rounds", "49"], "--rounds 49 is not allowed: at least 50"),
+        (["--plan", "fastest"], "--plan fastest is not allowed: portable, measured, or files of plans"),
+        (["--plan", "portable", "measured"], "--plan portable is not allowed"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_work_starts(monkeypatch, given, message):
+    monkeypatch.setattr(sys, "argv", ["latency_table.py", *given])
+    with pytest.raises(ValueError, match=message):
         latency_table.arguments()
 
 
