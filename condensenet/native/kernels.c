@@ -2,6 +2,7 @@
 
 #include "block.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)

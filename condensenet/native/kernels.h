@@ -220,8 +220,8 @@ static void NAME(spatial)(const geometry *g, const dense_layer *l, int first, in
     else NAME(spatial_shared)(1, g, l, first, last, features, p, from, to);
 }
 
-static void NAME(zero_row)(const geometry *g, int planes, const progress *p, int row) {
-    for (int c = 0; c < planes; c++)
+static void NAME(zero_row)(const geometry *g, int first, int last, const progress *p, int row) { /* of some planes */
+    for (int c = first; c < last; c++)
         memset(p->z + c * g->z_plane + g->lead + (long)(row - p->z_first) * g->pitch, 0, g->pitch * sizeof(float));
 }
 
@@ -240,7 +240,7 @@ static int NAME(advance)(const geometry *g, const dense_layer *l, float *feature
     const int planes = l->groups * l->outs, to = ready == g->H ? g->H : ready - 1;
     NAME(pointwise)(g, l, 0, l->groups, features, p, p->z_done, ready);
     p->z_done = ready;
-    if (ready == g->H) NAME(zero_row)(g, planes, p, g->H);
+    if (ready == g->H) NAME(zero_row)(g, 0, planes, p, g->H);
     if (to > p->done) {
         NAME(spatial)(g, l, 0, l->groups_3x3, features, p, p->done, to);
         p->done = to;
@@ -317,8 +317,9 @@ static unsigned long NAME(scratch_bytes)(const dense_block *b) {
 }
 
 /* Whole vectors are copied, also beyond the end of a row: who reads features takes what lies beside them for nothing. */
-static void NAME(take_rows)(const geometry *g, int channels, const float *image, float *features, int from, int to) {
-    for (int c = 0; c < channels; c++)
+static void NAME(take_rows)(const geometry *g, int channels, int part, int parts, const float *image, float *features,
+                            int from, int to) {
+    for (int c = channels * part / parts; c < channels * (part + 1) / parts; c++)
         for (int h = from; h < to; h++) {
             const float *row = image + ((long)c * g->H + h) * g->W;
             float *x = features + c * g->feature_plane + (long)h * g->pitch;
@@ -328,19 +329,20 @@ static void NAME(take_rows)(const geometry *g, int channels, const float *image,
         }
 }
 
-static void NAME(give_all)(const geometry *g, int channels, const float *features, float *out) {
-    for (int c = 0; c < channels; c++)
+static void NAME(give_all)(const geometry *g, int first, int last, const float *features, float *out) {
+    for (int c = first; c < last; c++)
         for (int h = 0; h < g->H; h++)
             memcpy(out + ((long)c * g->H + h) * g->W, features + c * g->feature_plane + (long)h * g->pitch,
                    g->W * sizeof(float));
 }
 
 /* Rows [from, to) of 2x2 means; an odd last row or column is left out. */
-static void NAME(give_average)(const geometry *g, int channels, const float *features, float *out, int from, int to) {
+static void NAME(give_average)(const geometry *g, int first, int last, const float *features, float *out, int from,
+                               int to) {
     const int height = g->H / 2, width = g->W / 2;
     mask even, odd;
     for (int i = 0; i < LANES; i++) even[i] = 2 * i, odd[i] = 2 * i + 1;
-    for (int c = 0; c < channels; c++)
+    for (int c = first; c < last; c++)
         for (int h = from; h < to; h++) {
             const float *above = features + c * g->feature_plane + 2L * h * g->pitch, *below = above + g->pitch;
             float *row = out + ((long)c * height + h) * width;
@@ -356,8 +358,9 @@ static void NAME(give_average)(const geometry *g, int channels, const float *fea
 }
 
 /* The mean over all pixels of relu(scale * x + shift). */
-static void NAME(give_mean)(const geometry *g, const dense_block *b, const float *features, float *out) {
-    for (int c = 0; c < b->features; c++) {
+static void NAME(give_mean)(const geometry *g, const dense_block *b, int first, int last, const float *features,
+                            float *out) {
+    for (int c = first; c < last; c++) {
         const float *x = features + c * g->feature_plane;
         vec sum = {0};
         for (int h = 0; h < g->H; h += g->share)
@@ -374,6 +377,15 @@ static void NAME(give_mean)(const geometry *g, const dense_block *b, const float
     }
 }
 
+/* What the block gives, of rows [from, to) of the features where that is enough. */
+static void NAME(give)(const geometry *g, const dense_block *b, int part, int parts, const float *features, float *out,
+                       int from, int to) {
+    const int first = b->features * part / parts, last = b->features * (part + 1) / parts;
+    if (b->pool == POOL_AVERAGE) NAME(give_average)(g, first, last, features, out, from / 2, to / 2);
+    else if (to == g->H && b->pool == POOL_NONE) NAME(give_all)(g, first, last, features, out);
+    else if (to == g->H) NAME(give_mean)(g, b, first, last, features, out);
+}
+
 /* Strip by strip through all layers, so that what one of them makes the next finds in the cache. */
 static void NAME(run_strips)(const dense_block *b, geometry *g, const float *image, float *features, float *z, float *x,
                              float *out) {
@@ -382,48 +394,78 @@ static void NAME(run_strips)(const dense_block *b, geometry *g, const float *ima
     for (int l = 0; l < b->layers; l++) {
         p[l] = (progress){.z_first = -1, .z = z + (g->step < g->H ? l : 0) * planes * g->z_plane, .x = x};
     }
-    int taken = 0, pooled = 0, ready = 0;
+    int taken = 0, given = 0, ready = 0;
     while (taken < g->H) {
         const int from = taken;
         taken += taken == 0 && g->step < g->H ? b->layers + (g->H - b->layers) % g->step : g->step; /* the last one is whole */
         if (taken > g->H) taken = g->H;
-        NAME(take_rows)(g, b->inputs, image, features, from, taken);
+        NAME(take_rows)(g, b->inputs, 0, 1, image, features, from, taken);
         ready = taken;
         for (int l = 0; l < b->layers && ready > 0; l++) ready = NAME(advance)(g, b->layer + l, features, &p[l], ready);
-        if (b->pool == POOL_AVERAGE) NAME(give_average)(g, b->features, features, out, pooled, ready / 2);
-        pooled = ready / 2;
+        NAME(give)(g, b, 0, 1, features, out, given, ready);
+        given = ready;
     }
 }
 
+/* One image by several threads: phases whose parts whoever is there takes one by one, each phase after the last. Nobody
+   is waited for that has not begun, so that the threads need not all come; and there is one call of them for a block. */
 typedef struct {
+    const dense_block *b;
     const geometry *g;
-    const dense_layer *l;
-    float *features;
-    const progress *p;
-} NAME(part);
+    const float *image;
+    float *features, *out;
+    progress p;
+    int *taken, *finished; /* parts, by phase */
+} NAME(job);
 
-static void NAME(pointwise_part)(void *arguments, unsigned long group) {
-    const NAME(part) *a = arguments;
-    NAME(pointwise)(a->g, a->l, group, group + 1, a->features, a->p, 0, a->g->H);
+enum { NAME(CHUNKS) = 8 }; /* of channels that come in or go out */
+
+static int NAME(phases)(const dense_block *b) { return 2 * b->layers + 2; }
+
+static int NAME(parts)(const dense_block *b, int phase) {
+    if (phase == 0 || phase == NAME(phases)(b) - 1) return NAME(CHUNKS);
+    const dense_layer *l = b->layer + (phase - 1) / 2;
+    return phase % 2 ? l->groups : l->groups_3x3;
 }
 
-static void NAME(spatial_part)(void *arguments, unsigned long group) {
-    const NAME(part) *a = arguments;
-    NAME(spatial)(a->g, a->l, group, group + 1, a->features, a->p, 0, a->g->H);
-}
-
-/* Layer by layer, each convolution's groups at the same time. */
-static void NAME(run_groups)(const dense_block *b, const geometry *g, const float *image, float *features, float *z,
-                             float *x, float *out, const workers *w) {
-    const progress p = {.z_first = -1, .z = z, .x = x, .x_group = NAME(x_floats)(b)};
-    NAME(take_rows)(g, b->inputs, image, features, 0, g->H);
-    for (int l = 0; l < b->layers; l++) {
-        NAME(part) part = {g, b->layer + l, features, &p};
-        w->run(w->pool, NAME(pointwise_part), b->layer[l].groups, &part);
-        NAME(zero_row)(g, NAME(widest)(b), &p, g->H);
-        w->run(w->pool, NAME(spatial_part), b->layer[l].groups_3x3, &part);
+static void NAME(do_part)(const NAME(job) *j, int phase, int part) {
+    const dense_block *b = j->b;
+    const geometry *g = j->g;
+    const dense_layer *l = b->layer + (phase - 1) / 2;
+    if (phase == 0)
+        NAME(take_rows)(g, b->inputs, part, NAME(CHUNKS), j->image, j->features, 0, g->H);
+    else if (phase == NAME(phases)(b) - 1)
+        NAME(give)(g, b, part, NAME(CHUNKS), j->features, j->out, 0, g->H);
+    else if (phase % 2)
+        NAME(pointwise)(g, l, part, part + 1, j->features, &j->p, 0, g->H);
+    else {
+        NAME(zero_row)(g, part * l->ins, (part + 1) * l->ins, &j->p, g->H);
+        NAME(spatial)(g, l, part, part + 1, j->features, &j->p, 0, g->H);
     }
-    if (b->pool == POOL_AVERAGE) NAME(give_average)(g, b->features, features, out, 0, g->H / 2);
+}
+
+static void NAME(take_part)(void *arguments, unsigned long number) {
+    (void)number;
+    const NAME(job) *j = arguments;
+    for (int phase = 0; phase < NAME(phases)(j->b); phase++) {
+        const int parts = NAME(parts)(j->b, phase);
+        int part;
+        while ((part = __atomic_fetch_add(&j->taken[phase], 1, __ATOMIC_RELAXED)) < parts) {
+            NAME(do_part)(j, phase, part);
+            __atomic_fetch_add(&j->finished[phase], 1, __ATOMIC_RELEASE);
+        }
+        for (int turns = 0; __atomic_load_n(&j->finished[phase], __ATOMIC_ACQUIRE) < parts; turns++)
+            if (turns > 10000) sched_yield(); /* microseconds at most, unless the other thread has lost its core */
+    }
+}
+
+static void NAME(run_together)(const dense_block *b, const geometry *g, const float *image, float *features, float *z,
+                               float *x, float *out, const workers *w) {
+    int counts[2 * NAME(phases)(b)];
+    memset(counts, 0, sizeof counts);
+    const progress p = {.z_first = -1, .z = z, .x = x, .x_group = NAME(x_floats)(b)};
+    NAME(job) job = {b, g, image, features, out, p, counts, counts + NAME(phases)(b)};
+    w->run(w->pool, NAME(take_part), NAME(CHUNKS), &job);
 }
 
 /* Zeros above the image, and beside it where no vector of a row reaches. */
@@ -442,10 +484,8 @@ static void NAME(run)(const dense_block *b, const float *image, float *scratch, 
     float *features = (float *)NAME(make_keep)(&g, (mask *)scratch), *z = features + b->features * g.feature_plane;
     NAME(clear_edges)(&g, z, NAME(z_floats)(b, &g) / g.z_plane);
     float *x = z + NAME(z_floats)(b, &g);
-    if (w) NAME(run_groups)(b, &g, image, features, z, x, out, w);
+    if (w) NAME(run_together)(b, &g, image, features, z, x, out, w);
     else NAME(run_strips)(b, &g, image, features, z, x, out);
-    if (b->pool == POOL_NONE) NAME(give_all)(&g, b->features, features, out);
-    if (b->pool == POOL_GLOBAL) NAME(give_mean)(&g, b, features, out);
 }
 
 static const dense_kernels NAME(kernels) = {TILE, TILE_3X3, NAME(scratch_bytes), NAME(run)};
