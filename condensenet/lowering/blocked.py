@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from condensenet.lowering.graph import Graph
+from condensenet.lowering.graph import BLOCK, Graph
 from condensenet.lowering.network import Array, Layer, Spatial
 from condensenet.lowering.pointwise import average, spread
-
-LANES = 16
 
 
 @dataclass
@@ -44,8 +42,8 @@ class Parts:
         """Run ``layer`` on the features so far and keep what it makes."""
         outputs = len(layer.conv_3x3.weight)
         shares = outputs <= self._free
-        lanes = LANES if shares else -(-outputs // LANES) * LANES
-        skipped = LANES - self._free if shares else 0
+        lanes = BLOCK if shares else -(-outputs // BLOCK) * BLOCK
+        skipped = BLOCK - self._free if shares else 0
         new = _spatial(self.graph, self._pointwise(layer), layer.conv_3x3, lanes, skipped)
         features = [-1] * lanes
         features[skipped : skipped + outputs] = range(self.channels, self.channels + outputs)

@@ -20,6 +20,9 @@ def needs_onnx() -> Any:
         raise ImportError("lowering a model needs onnx: pip install onnx") from error
 
 
+BLOCK = 16  # channels of a block in ONNX Runtime's fast layout with AVX-512; 8 with AVX2
+
+
 @dataclass
 class Graph:
     """Equal constants are kept once. Floats become float32, integers int64."""

@@ -15,7 +15,7 @@ from condensenet.lowering.emit import INPUT, block_place, block_sizes, emit
 from condensenet.lowering.graph import Graph
 from condensenet.lowering.lower import read
 from condensenet.lowering.network import Block, Layer, Network, Pointwise
-from condensenet.lowering.places import Site, choices, places, plain_variants, portable_variants
+from condensenet.lowering.places import Site, fastest_of, places, plain_variants, portable_variants, trials
 from condensenet.lowering.plan import Plan, Size, digest
 from condensenet.lowering.pointwise import Place
 from condensenet.lowering.timing import Times, this_machine, time_in_turn
@@ -45,7 +45,7 @@ def measure_plan(
     fastest: dict[str, str] = {}
     for name, site in places(network):  # a block comes after its layers, whose fastest variants it is timed with
         by_place[name] = bench.times(name, site, fastest)
-        fastest[name] = min(by_place[name], key=by_place[name].__getitem__)
+        fastest[name] = fastest_of(site, by_place[name])
     candidates = _candidates(network, fastest)
     models = {name: emit(network, size, variants, OPSET) for name, variants in candidates.items()}
     whole = time_in_turn(models, (network.in_channels, *size), machine["threads"], WHOLE_ROUNDS)
@@ -86,10 +86,10 @@ class _Bench:
         block = block_place(self.network, number, self.size, fastest) if isinstance(site, Block) else None
         size = block_sizes(self.network, self.size)[number]
         shape = [_shape(site), *block.variants, block.pools] if block else _shape(site)
-        key = {**self.machine, "site": shape, "size": size, "variants": choices(site)}
+        key = {**self.machine, "site": shape, "size": size, "variants": trials(site)}
         found = self.known.get(key)
         if not found:
-            models = {variant: _small_graph(block or site, variant, size) for variant in choices(site)}
+            models = {variant: _small_graph(block or site, variant, size) for variant in trials(site)}
             found = time_in_turn(models, (_channels(site), *size), self.machine["threads"], ROUNDS)
             self.known.put(key, found)
         return found

@@ -10,12 +10,12 @@ Shapes: N images, G groups, R inputs of a group, I features, O outputs, H x W pi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from condensenet.lowering.folding import Clamped, fold_after, fold_clamp
-from condensenet.lowering.graph import Graph
+from condensenet.lowering.graph import BLOCK, Graph
 from condensenet.lowering.network import Array, Index, Pointwise
 
 
@@ -41,6 +41,14 @@ def gathered(graph: Graph, features: str, place: Place) -> str:
     return _grouped(graph, x, place)
 
 
+def filled(graph: Graph, features: str, place: Place) -> str:
+    """As ``gathered``, each group's inputs filled up to a multiple of 16 by inputs of weight 0.
+
+    ONNX Runtime then convolves in its blocked layout, if a group's outputs are a multiple of 16 too.
+    """
+    return gathered(graph, features, replace(place, conv=fill(place.conv)))
+
+
 def dense(graph: Graph, features: str, place: Place) -> str:
     """One convolution over all features, zero where a group does not read: no gather, no shuffle.
 
@@ -55,12 +63,27 @@ def dense(graph: Graph, features: str, place: Place) -> str:
     return _conv(graph, x, weight_OI[order], clamped.bias[order], 1, relu=place.scale is not None)
 
 
-VARIANTS: dict[str, Variant] = {"gathered": gathered, "dense": dense}
+VARIANTS: dict[str, Variant] = {"gathered": gathered, "filled": filled, "dense": dense}
 
 
 def choices(conv: Pointwise) -> list[str]:
     """The variants that can compute ``conv``."""
-    return ["gathered", "dense"] if reads_alike(conv) else ["gathered"]
+    fills = conv.weight.shape[1] % BLOCK != 0 and conv.out_channels // conv.groups % BLOCK == 0
+    return ["gathered", *(["filled"] if fills else []), *(["dense"] if reads_alike(conv) else [])]
+
+
+def fill(conv: Pointwise) -> Pointwise:
+    """``conv`` with inputs of weight, scale and shift 0 behind those of each group, up to a multiple of 16."""
+    inputs = conv.weight.shape[1]
+    more = -inputs % BLOCK
+    behind = ((0, 0), (0, more))
+    return replace(
+        conv,
+        index=np.pad(conv.index.reshape(conv.groups, inputs), behind, mode="edge").ravel(),
+        scale=np.pad(conv.scale.reshape(conv.groups, inputs), behind).ravel(),
+        shift=np.pad(conv.shift.reshape(conv.groups, inputs), behind).ravel(),
+        weight=np.pad(conv.weight, behind),
+    )
 
 
 def reads_alike(conv: Pointwise) -> bool:

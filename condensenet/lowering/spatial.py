@@ -10,10 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from condensenet.lowering.graph import Graph
+from condensenet.lowering.graph import BLOCK, Graph
 from condensenet.lowering.network import Array, Spatial
 
-BLOCK = 16  # channels of a block in ONNX Runtime's fast layout with AVX-512; 8 with AVX2
 Variant = Callable[[Graph, str, Spatial, tuple[int, int]], str]
 
 
