@@ -49,12 +49,23 @@ def filled(graph: Graph, features: str, place: Place) -> str:
     return gathered(graph, features, replace(place, conv=fill(place.conv)))
 
 
+def normed(graph: Graph, features: str, place: Place) -> str:
+    """As ``gathered``, with batch norm and ReLU as they are: no clip, whose rows may be short and its signs mixed."""
+    conv = place.conv
+    x = graph.node("Gather", features, graph.constant(conv.index), axis=1)
+    ones, zeros = np.ones_like(conv.scale), np.zeros_like(conv.scale)
+    statistics = [graph.constant(values) for values in (conv.scale, conv.shift, zeros, ones)]
+    x = graph.node("Relu", graph.node("BatchNormalization", x, *statistics, epsilon=0.0))
+    unclamped = Clamped(low=zeros, high=zeros, weight=conv.weight, bias=np.zeros(conv.out_channels))
+    return _after_clamp(graph, x, place, unclamped)
+
+
 def dense(graph: Graph, features: str, place: Place) -> str:
     """One convolution over all features, zero where a group does not read: no gather, no shuffle.
 
     W_dense[o, i] = sum of W'[o, r] over the r with index[g, r] = i, where o is an output of group g.
     """
-    clamped = _folded(place)
+    clamped = _folded(place, fold_clamp(place.conv))
     weight_OI, low, high = expand(place.conv, clamped)
     x = clamp(graph, features, low, high)
     if place.pools:
@@ -63,13 +74,13 @@ def dense(graph: Graph, features: str, place: Place) -> str:
     return _conv(graph, x, weight_OI[order], clamped.bias[order], 1, relu=place.scale is not None)
 
 
-VARIANTS: dict[str, Variant] = {"gathered": gathered, "filled": filled, "dense": dense}
+VARIANTS: dict[str, Variant] = {"gathered": gathered, "filled": filled, "normed": normed, "dense": dense}
 
 
 def choices(conv: Pointwise) -> list[str]:
     """The variants that can compute ``conv``."""
     fills = conv.weight.shape[1] % BLOCK != 0 and conv.out_channels // conv.groups % BLOCK == 0
-    return ["gathered", *(["filled"] if fills else []), *(["dense"] if reads_alike(conv) else [])]
+    return ["gathered", *(["filled"] if fills else []), "normed", *(["dense"] if reads_alike(conv) else [])]
 
 
 def fill(conv: Pointwise) -> Pointwise:
@@ -135,17 +146,20 @@ def shuffle(graph: Graph, x: str, order: Index) -> str:
 
 def _grouped(graph: Graph, x: str, place: Place) -> str:
     """From the gathered inputs to the output in its order."""
-    clamped = _folded(place)
-    x = clamp(graph, x, clamped.low, clamped.high)
+    clamped = fold_clamp(place.conv)
+    return _after_clamp(graph, clamp(graph, x, clamped.low, clamped.high), place, clamped)
+
+
+def _after_clamp(graph: Graph, x: str, place: Place, clamped: Clamped) -> str:
+    folded = _folded(place, clamped)
     if place.pools:
         x = average(graph, x)
-    x = _conv(graph, x, clamped.weight, clamped.bias, place.conv.groups, relu=place.scale is not None)
+    x = _conv(graph, x, folded.weight, folded.bias, place.conv.groups, relu=place.scale is not None)
     return shuffle(graph, x, place.conv.order)
 
 
-def _folded(place: Place) -> Clamped:
-    """The convolution with both batch norms folded into it."""
-    clamped = fold_clamp(place.conv)
+def _folded(place: Place, clamped: Clamped) -> Clamped:
+    """``clamped`` with the batch norm after it folded into it."""
     if place.scale is None or place.shift is None:
         return clamped
     scale, shift = np.empty_like(place.scale), np.empty_like(place.shift)
