@@ -59,8 +59,8 @@ def in_place(graph: Graph, x: str, block: BlockPlace) -> str:
     """Room for all features from the start; what a layer makes is put into it by TensorScatter.
 
     ONNX Runtime writes into the same memory, since nobody reads the features as they were before. Room is made by
-    repeating the first feature, which is the cheapest way to get a larger tensor. Every 1x1 convolution is "gathered",
-    whatever its variant: the room has more channels than it reads. TensorScatter is of opset 24.
+    repeating the first feature, which is the cheapest way to get a larger tensor. A 1x1 convolution that is "dense"
+    becomes "gathered": the room has more channels than it reads. TensorScatter is of opset 24.
     """
     graph.raise_opset(SCATTER_OPSET)
     widths = block.widths
@@ -68,7 +68,7 @@ def in_place(graph: Graph, x: str, block: BlockPlace) -> str:
     firsts = _by_image(graph, x, widths[:-1])
     x = graph.node("Gather", x, graph.constant(room), axis=1)
     for layer, variant, first in zip(block.layers, block.variants, firsts, strict=True):
-        new = emit_layer(graph, x, layer, f"gathered {variant.split()[1]}", block.size)
+        new = emit_layer(graph, x, layer, variant.replace("dense", "gathered"), block.size)
         x = graph.node("TensorScatter", x, new, first, axis=1)
     return average(graph, x) if block.pools else x
 

@@ -52,9 +52,10 @@ def fastest_of(site: Site, times: Mapping[str, float]) -> str:
 
 
 def portable_variants(network: Network) -> dict[str, str]:
-    """Fixed rules by shape alone, for any machine, in operators of opset 18.
+    """Fixed rules, the same on any machine, in operators of opset 18.
 
-    A 1x1 convolution over all features where it reads them all anyway, else over the gathered ones. A 3x3 convolution
+    A 1x1 convolution over all features where it reads them all anyway, else over the gathered ones; batch norm
+    and ReLU as a clip unless scales of both signs would need two. A 3x3 convolution
     whose groups fill the runtime's blocks and are wide enough as it is, any other as a transposed one. A block in
     parts of 16 where that makes its arithmetic little more.
     """
@@ -82,7 +83,10 @@ def _is_narrow(layer: Layer) -> bool:
 
 
 def _pointwise_rule(conv: Pointwise) -> str:
-    return "dense" if conv.groups == 1 and len(conv.index) == conv.in_channels else "gathered"
+    if conv.groups == 1 and len(conv.index) == conv.in_channels:
+        return "dense"
+    signs_differ = bool((conv.scale < 0).any() and (conv.scale > 0).any())
+    return "normed" if signs_differ else "gathered"
 
 
 def _spatial_rule(conv: Spatial) -> str:

@@ -74,13 +74,19 @@ def dense(graph: Graph, features: str, place: Place) -> str:
     return _conv(graph, x, weight_OI[order], clamped.bias[order], 1, relu=place.scale is not None)
 
 
-VARIANTS: dict[str, Variant] = {"gathered": gathered, "filled": filled, "normed": normed, "dense": dense}
+VARIANTS: dict[str, Variant] = {
+    "gathered": gathered,
+    "filled": filled,
+    "normed": normed,
+    "dense": dense,
+}
 
 
 def choices(conv: Pointwise) -> list[str]:
     """The variants that can compute ``conv``."""
     fills = conv.weight.shape[1] % BLOCK != 0 and conv.out_channels // conv.groups % BLOCK == 0
-    return ["gathered", *(["filled"] if fills else []), "normed", *(["dense"] if reads_alike(conv) else [])]
+    possible = {"filled": fills, "dense": reads_alike(conv)}
+    return [name for name in VARIANTS if possible.get(name, True)]
 
 
 def fill(conv: Pointwise) -> Pointwise:
