@@ -1,0 +1,100 @@
+/* Part of kernels.h: where things lie in the scratch memory of a call. */
+
+typedef struct {
+    int H, W, pitch, share, columns;     /* vectors of a row; with share 2, of two rows: 1 */
+    int step, rows;                      /* rows of the image at a time, and rows of a plane of z */
+    long feature_plane, z_plane, lead;   /* floats; the first row of z starts at lead */
+    int masked;                          /* whether a row ends within a vector */
+    const mask *keep;                    /* by vector from the start of a row on, and as many more as a tile takes */
+} NAME(geometry);
+#define geometry NAME(geometry)
+
+typedef struct {
+    int z_first, z_done, done; /* z's first row, and rows done: of z, of features */
+    float *z, *x;              /* the 1x1 convolution's outputs, and its inputs at some vectors, by group */
+    long x_group;
+} NAME(progress);
+#define progress NAME(progress)
+
+static int NAME(widest)(const dense_block *b) {
+    int planes = 1;
+    for (int l = 0; l < b->layers; l++)
+        if (b->layer[l].groups * b->layer[l].outs > planes) planes = b->layer[l].groups * b->layer[l].outs;
+    return planes;
+}
+
+enum { NAME(AHEAD) = 8 }; /* vectors of a tile, at most */
+
+INLINE long NAME(plane)(long floats) { /* whole vectors, and an odd number: neighbouring planes meet in no cache set */
+    return ((floats + LANES - 1) / LANES | 1) * LANES;
+}
+
+static geometry NAME(measure)(const dense_block *b, int in_strips) {
+    geometry g = {.H = b->height, .W = b->width, .share = 1};
+    if (LANES >= 8 && g.W + 1 <= LANES / 2) g.share = 2, g.pitch = LANES / 2, g.columns = 1;
+    else g.pitch = (g.W + LANES) / LANES * LANES, g.columns = (g.W + LANES - 1) / LANES;
+    g.lead = LANES + (g.share == 2 ? LANES / 2 : 0);
+    g.step = g.H;
+    if (in_strips && g.share == 1 && b->features * NAME(plane)((long)g.H * g.pitch) * sizeof(float) > CACHE_BYTES && g.H > STRIP)
+        g.step = STRIP;
+    g.rows = (g.step < g.H ? g.step + b->layers : g.H) + 4;
+    g.feature_plane = NAME(plane)((long)(g.H + g.share - 1) * g.pitch);
+    g.z_plane = NAME(plane)(g.lead + (long)(g.rows + g.share) * g.pitch + LANES);
+    g.masked = g.share == 2 || g.W % LANES != 0;
+    return g;
+}
+
+static mask *NAME(make_keep)(geometry *g, mask *keep) {
+    for (int v = 0; v < g->columns + NAME(AHEAD); v++)
+        for (int i = 0; i < LANES; i++)
+            keep[v][i] = (g->share == 2 ? i % g->pitch : v % g->columns * LANES + i) < g->W ? -1 : 0;
+    g->keep = keep;
+    return keep + g->columns + NAME(AHEAD);
+}
+
+static unsigned long NAME(z_floats)(const dense_block *b, const geometry *g) { /* in strips every layer has its own */
+    return (g->step < g->H ? b->layers : 1) * NAME(widest)(b) * g->z_plane;
+}
+
+/* A group's gathered inputs: as many vectors as the widest tile takes. */
+static long NAME(x_floats)(const dense_block *b) {
+    long most = 0;
+    for (int l = 0; l < b->layers; l++)
+        if (b->layer[l].reads > most) most = b->layer[l].reads;
+    return most * 4 * LANES;
+}
+
+static long NAME(x_groups)(const dense_block *b) {
+    long most = 0;
+    for (int l = 0; l < b->layers; l++)
+        if (b->layer[l].groups > most) most = b->layer[l].groups;
+    return most;
+}
+
+static unsigned long NAME(scratch_bytes)(const dense_block *b) {
+    unsigned long most = 0;
+    for (int in_strips = 0; in_strips < 2; in_strips++) {
+        const geometry g = NAME(measure)(b, in_strips);
+        const unsigned long floats = b->features * g.feature_plane + NAME(z_floats)(b, &g) +
+                                     NAME(x_floats)(b) * NAME(x_groups)(b);
+        const unsigned long bytes = (g.columns + NAME(AHEAD)) * sizeof(mask) + floats * sizeof(float);
+        if (bytes > most) most = bytes;
+    }
+    return most;
+}
+
+static void NAME(zero_row)(const geometry *g, int first, int last, const progress *p, int row) { /* of some planes */
+    for (int c = first; c < last; c++)
+        memset(p->z + c * g->z_plane + g->lead + (long)(row - p->z_first) * g->pitch, 0, g->pitch * sizeof(float));
+}
+
+/* Zeros above the image, and beside it where no vector of a row reaches. */
+static void NAME(clear_edges)(const geometry *g, float *z, long planes) {
+    const int beside = g->pitch - g->columns * LANES;
+    for (long c = 0; c < planes; c++) {
+        float *plane = z + c * g->z_plane;
+        memset(plane, 0, (g->lead + g->pitch) * sizeof(float));
+        for (int row = 0; beside > 0 && row < g->rows; row++)
+            memset(plane + g->lead + (long)row * g->pitch + g->columns * LANES, 0, beside * sizeof(float));
+    }
+}

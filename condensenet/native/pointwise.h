@@ -1,0 +1,91 @@
+/* Part of kernels.h: the 1x1 group convolution, from features to z. */
+
+/* Q vectors of pixels of all inputs of a group, clamped, one input behind the other. */
+INLINE void NAME(gather)(const int Q, const geometry *g, const dense_layer *l, int group, const float *features, long at,
+                         float *to) {
+    const int *index = l->index + (long)group * l->reads;
+    const float *bound = l->bound + (long)group * l->reads;
+    int r = 0;
+    for (; r < l->rising[group]; r++)
+        UNROLL for (int q = 0; q < Q; q++)
+            store(to + (r * Q + q) * LANES, LARGER(all(bound[r]), load(features + index[r] * g->feature_plane + at + q * LANES)));
+    for (; r < l->reads; r++)
+        UNROLL for (int q = 0; q < Q; q++)
+            store(to + (r * Q + q) * LANES, SMALLER(all(bound[r]), load(features + index[r] * g->feature_plane + at + q * LANES)));
+}
+
+/* C outputs at Q vectors of pixels: bias + sum over the inputs r of weight[r][c] * x[r], clamped at zero.
+   On the way it fetches, step by step, what comes next in memory: the weights of a deep layer fill the second-level
+   cache and come too late when they are asked for only when they are needed. */
+INLINE void NAME(pointwise_tile)(const int C, const int Q, const dense_layer *l, int group, int c0, const float *weight,
+                                 const float *x, long stride, const char *ahead, long step, vec *sum) {
+    UNROLL for (int c = 0; c < C; c++) {
+        const vec bias = all(l->bias[group * l->outs + c0 + c]);
+        UNROLL for (int q = 0; q < Q; q++) sum[c * Q + q] = bias;
+    }
+    for (long r = 0; r < l->reads; r++) {
+        __builtin_prefetch(ahead + r * step, 0, 2);
+        vec v[8];
+        UNROLL for (int q = 0; q < Q; q++) v[q] = load(x + r * stride + q * LANES);
+        UNROLL for (int c = 0; c < C; c++) {
+            const vec w = all(weight[r * C + c]);
+            UNROLL for (int q = 0; q < Q; q++) sum[c * Q + q] += v[q] * w;
+        }
+    }
+    UNROLL for (int j = 0; j < C * Q; j++) sum[j] = LARGER((vec){0}, sum[j]);
+}
+
+INLINE void NAME(into_z)(const int C, const int Q, const geometry *g, const dense_layer *l, int group, int c0, int column,
+                         const vec *sum, float *z) {
+    UNROLL for (int c = 0; c < C; c++) {
+        float *to = z + l->channel[group * l->outs + c0 + c] * g->z_plane;
+        UNROLL for (int q = 0; q < Q; q++)
+            store(to + q * LANES, g->masked ? (vec)((mask)sum[c * Q + q] & g->keep[column + q]) : sum[c * Q + q]);
+    }
+}
+
+INLINE long NAME(step)(const dense_layer *l, long bytes) { /* by input and output, rounded up */
+    const long weights = (long)l->outs * (l->reads | 1);
+    return (bytes + weights - 1) / weights;
+}
+
+/* All outputs of a group at Q vectors. */
+INLINE void NAME(pointwise_outputs)(const int Q, const geometry *g, const dense_layer *l, int group, const float *features,
+                                    long at, int column, const progress *p, long z_at, const char *ahead, long bytes) {
+    const float *weight = l->weight + (long)group * l->outs * l->reads;
+    const long step = NAME(step)(l, bytes);
+    float *x = p->x + group * p->x_group;
+    int c = 0;
+    NAME(gather)(Q, g, l, group, features, at, x);
+#define WHILE_LEFT(C) for (; l->outs - c >= (C); c += (C), ahead += (C) * bytes / l->outs) { \
+        vec sum[24]; \
+        NAME(pointwise_tile)(C, Q, l, group, c, weight + (long)c * l->reads, x, Q * LANES, ahead, (C) * step, sum); \
+        NAME(into_z)(C, Q, g, l, group, c, column, sum, p->z + z_at); }
+    if (TILE >= 8 && Q <= 3) WHILE_LEFT(8);
+    WHILE_LEFT(4);
+    WHILE_LEFT(2);
+    WHILE_LEFT(1);
+#undef WHILE_LEFT
+}
+
+/* Rows [from, to) of z's planes, of the 1x1 groups [first, last). */
+static void NAME(pointwise)(const geometry *g, const dense_layer *l, int first, int last, const float *features,
+                            const progress *p, int from, int to) {
+    const int whole = g->share == 2 || g->columns * LANES == g->pitch; /* rows without a gap between them */
+    const int runs = whole ? 1 : to - from, few = TILE >= 8 && l->outs < 8; /* outputs: then more vectors at a time */
+    const int vectors = whole ? ((to - from) * g->pitch + LANES - 1) / LANES : g->columns;
+    const long bytes = l->ahead_bytes / ((long)l->groups * runs * vectors + 1); /* to fetch by vector */
+    for (int group = first; group < last; group++)
+        for (int run = 0; run < runs; run++) {
+            const long at = (long)(from + run) * g->pitch, z_at = g->lead + (long)(from + run - p->z_first) * g->pitch;
+            int v = 0;
+#define WHILE_LEFT(Q) for (; vectors - v >= (Q); v += (Q)) \
+            NAME(pointwise_outputs)(Q, g, l, group, features, at + v * LANES, v % g->columns, p, z_at + v * LANES, \
+                                    l->ahead + (((long)group * runs + run) * vectors + v) * bytes, (Q) * bytes)
+            if (few) WHILE_LEFT(4);
+            if (vectors - v != 4) WHILE_LEFT(3); /* four: two and two */
+            WHILE_LEFT(2);
+            WHILE_LEFT(1);
+#undef WHILE_LEFT
+        }
+}
