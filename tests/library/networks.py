@@ -16,6 +16,15 @@ from condensenet import CondenseNet, ModelConfig
 torch.set_num_threads(1)  # for such small networks more threads take longer
 
 State = dict[str, Tensor]
+SMALL = ModelConfig(
+    block_depths=(2, 1),
+    growth_rates=(8, 16),
+    groups_1x1=4,
+    groups_3x3=2,
+    condensation_factor=2,
+    num_classes=5,
+    condense_classifier=True,
+)
 
 
 def random_network(config: ModelConfig, seed: int = 0) -> CondenseNet:
@@ -30,6 +39,25 @@ def random_network(config: ModelConfig, seed: int = 0) -> CondenseNet:
             module.running_mean.normal_(std=0.3)
             module.running_var.uniform_(0.5, 1.5)
     return model.eval()
+
+
+def condensed(config: ModelConfig, seed: int = 0) -> CondenseNet:
+    """``random_network`` in its training form, condensed to the end."""
+    model = random_network(config, seed)
+    model.condense_to(model.num_condensing_stages)
+    return model
+
+
+def set_scales(model: CondenseNet, scale: float) -> None:
+    """Make ``scale`` the weight of every third channel in all batch norms."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data[::3] = scale
+
+
+def images(config: ModelConfig, count: int, size: tuple[int, int]) -> Tensor:
+    """Random images (count, C, H, W), the same in every call; ``size`` is (H, W)."""
+    return torch.randn(count, config.in_channels, *size, generator=torch.Generator().manual_seed(1))
 
 
 def relative_difference(actual: Tensor, expected: Tensor) -> float:

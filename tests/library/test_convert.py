@@ -7,21 +7,15 @@ import dataclasses
 import pytest
 import torch
 from hypothesis import given, settings
-from networks import configs, random_network, relative_difference
+from networks import condensed, configs, random_network, relative_difference
 from torch import nn
 
-from condensenet import CondenseNet, ModelConfig, convert, count_cost
+from condensenet import ModelConfig, convert, count_cost
 from condensenet.layers import CondensedGroupConv, CondensedLinear, LearnedGroups, NormReluConv
 from condensenet.storage import load_model, save_model
 
 SMALL = ModelConfig(block_depths=(1, 2), growth_rates=(8, 16), condensation_factor=2)
 TOLERANCE = 1e-5
-
-
-def _condensed(config: ModelConfig) -> CondenseNet:
-    model = random_network(config)
-    model.condense_to(model.num_condensing_stages)
-    return model
 
 
 def _images(config: ModelConfig, size: int = 12) -> torch.Tensor:
@@ -32,7 +26,7 @@ def _images(config: ModelConfig, size: int = 12) -> torch.Tensor:
 @given(configs())
 @torch.no_grad()
 def test_the_grouped_form_computes_the_same_for_any_g_and_c(config):
-    model, images = _condensed(config), _images(config)
+    model, images = condensed(config), _images(config)
     grouped = convert(model)
     assert relative_difference(grouped(images), model(images)) <= TOLERANCE
     assert not any(isinstance(module, LearnedGroups) for module in grouped.modules())
@@ -43,14 +37,14 @@ def test_the_grouped_form_computes_the_same_for_any_g_and_c(config):
 @pytest.mark.parametrize("scale", [0.0, -1.0])
 @torch.no_grad()
 def test_batch_norm_scales_of_zero_and_below(scale):
-    model = _condensed(SMALL)
+    model = condensed(SMALL)
     for layer in model.learned_layers():
         layer.norm.weight.fill_(scale)
     assert relative_difference(convert(model)(_images(SMALL)), model(_images(SMALL))) <= TOLERANCE
 
 
 def test_the_model_is_left_alone():
-    model, images = _condensed(SMALL), _images(SMALL)
+    model, images = condensed(SMALL), _images(SMALL)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     expected = model(images)
     grouped = convert(model)
@@ -61,7 +55,7 @@ def test_the_model_is_left_alone():
 
 
 def test_conversion_draws_no_random_numbers():
-    model = _condensed(SMALL)
+    model = condensed(SMALL)
     state = torch.random.get_rng_state()
     convert(model)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -69,14 +63,14 @@ def test_conversion_draws_no_random_numbers():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_grouped_form_is_in_the_models_mode(training):
-    assert convert(_condensed(SMALL).train(training)).training is training
+    assert convert(condensed(SMALL).train(training)).training is training
 
 
 def test_the_kinds_of_layers_by_g_and_c():
-    grouped = convert(_condensed(dataclasses.replace(SMALL, condense_classifier=True)))
+    grouped = convert(condensed(dataclasses.replace(SMALL, condense_classifier=True)))
     assert isinstance(grouped.blocks[0][0].conv_1x1, CondensedGroupConv)
     assert isinstance(grouped.classifier, CondensedLinear)
-    dense = convert(_condensed(dataclasses.replace(SMALL, groups_1x1=1, condensation_factor=1)))
+    dense = convert(condensed(dataclasses.replace(SMALL, groups_1x1=1, condensation_factor=1)))
     assert isinstance(dense.blocks[0][0].conv_1x1, NormReluConv)
     assert isinstance(dense.classifier, torch.nn.Linear)
 
@@ -90,12 +84,12 @@ def test_a_model_not_fully_condensed_is_refused():
 
 def test_a_model_in_grouped_form_is_refused():
     with pytest.raises(ValueError, match="in grouped form already"):
-        convert(convert(_condensed(SMALL)))
+        convert(convert(condensed(SMALL)))
 
 
 @pytest.mark.parametrize("form", ["training", "grouped"])
 def test_files_hold_the_model_to_the_bit(form, tmp_path):
-    model = _condensed(dataclasses.replace(SMALL, condense_classifier=True))
+    model = condensed(dataclasses.replace(SMALL, condense_classifier=True))
     model = model if form == "training" else convert(model)
     save_model(model, tmp_path / "a" / "model.pt")
     save_model(model, tmp_path / "again.pt")
@@ -120,7 +114,7 @@ def test_a_file_in_mid_condensing_goes_on_where_it_was(tmp_path):
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):
     path = tmp_path / "model.pt"
-    save_model(_condensed(SMALL), path)
+    save_model(condensed(SMALL), path)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match="is not a file of plain tensors, or not all of it"):
         load_model(path)
@@ -170,7 +164,7 @@ def test_junk_and_code_are_told_apart_in_one_line(content, old_format, message, 
 )
 def test_a_model_file_with_other_content_is_refused_in_one_line(changes, message, tmp_path):
     path = tmp_path / "model.pt"
-    save_model(_condensed(SMALL), path)
+    save_model(condensed(SMALL), path)
     torch.save({**torch.load(path, weights_only=True), **changes}, path)
     with pytest.raises(ValueError, match=message) as caught:
         load_model(path)

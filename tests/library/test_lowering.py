@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import configs, random_network
+from networks import SMALL, condensed, configs, images, set_scales
 from torch import nn
 
 from condensenet import CondenseNet, ModelConfig, convert
@@ -24,26 +24,6 @@ from condensenet.lowering.places import choices, places
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-
-SMALL = ModelConfig(
-    block_depths=(2, 1),
-    growth_rates=(8, 16),
-    groups_1x1=4,
-    groups_3x3=2,
-    condensation_factor=2,
-    num_classes=5,
-    condense_classifier=True,
-)
-
-
-def condensed(config: ModelConfig, seed: int = 0) -> CondenseNet:
-    model = random_network(config, seed)
-    model.condense_to(model.num_condensing_stages)
-    return model
-
-
-def images(config: ModelConfig, count: int, size: tuple[int, int]) -> torch.Tensor:
-    return torch.randn(count, config.in_channels, *size, generator=torch.Generator().manual_seed(1))
 
 
 def all_choices(model: CondenseNet) -> list[str]:
@@ -87,10 +67,7 @@ def test_stems_of_odd_images(tmp_path: Path, stem: Stem) -> None:
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-3, 1e3, -1e-12, -1e3, 0.0])
 def test_scales_of_any_size(tmp_path: Path, scale: float) -> None:
     model = condensed(SMALL)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            with torch.no_grad():
-                module.weight[::3] = scale
+    set_scales(model, scale)
     grouped = convert(model)
     for variant in all_choices(grouped):
         path = lower(grouped, tmp_path / "model.onnx", 12, plan=plan_of(grouped, (12, 12), variant))

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from networks import random_network
+import torch
+from networks import condensed
 
 from condensenet import CondenseNet, ModelConfig, convert
 from condensenet.export import compare_onnx
@@ -22,7 +23,6 @@ from condensenet.lowering.places import places, trials
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-torch = pytest.importorskip("torch")
 
 CONFIG = ModelConfig(
     block_depths=(2, 2), growth_rates=(4, 8), groups_1x1=2, groups_3x3=2, condensation_factor=2, num_classes=3
@@ -31,9 +31,7 @@ SITES = 6  # four layers, two blocks
 
 
 def network() -> CondenseNet:
-    model = random_network(CONFIG)
-    model.condense_to(model.num_condensing_stages)
-    return convert(model)
+    return convert(condensed(CONFIG))
 
 
 def test_a_measured_plan_is_exact_reusable_and_says_where_it_was_measured(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import random_network
+from networks import condensed
 from torch import Tensor
 
 from condensenet import CondenseNet, ModelConfig, convert, load_authors_checkpoint, save_authors_checkpoint
@@ -144,8 +144,7 @@ def test_a_checkpoint_in_the_authors_layout_is_lowered_exactly(tmp_path: Path) -
         num_classes=10,
         condense_classifier=False,
     )
-    model = random_network(config)
-    model.condense_to(model.num_condensing_stages)
+    model = condensed(config)
     save_authors_checkpoint(model, tmp_path / "model.pth.tar")
     loaded = load_authors_checkpoint(tmp_path / "model.pth.tar")
     assert isinstance(loaded, CondenseNet)

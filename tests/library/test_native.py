@@ -9,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import configs, random_network
-from torch import nn
+from networks import SMALL, condensed, configs, images, set_scales
 
-from condensenet import CondenseNet, ModelConfig, convert, native, presets
+from condensenet import ModelConfig, convert, native, presets
 from condensenet.export import compare_onnx
 from condensenet.latency import open_session
 from condensenet.lowering import lower, portable_plan
@@ -25,26 +23,7 @@ ort = pytest.importorskip("onnxruntime")
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no C compiler was there: native operators not built")
 
-SMALL = ModelConfig(
-    block_depths=(2, 1),
-    growth_rates=(8, 16),
-    groups_1x1=4,
-    groups_3x3=2,
-    condensation_factor=2,
-    num_classes=5,
-    condense_classifier=True,
-)
 LANES = ["4", "8", "16"]
-
-
-def condensed(config: ModelConfig, seed: int = 0) -> CondenseNet:
-    model = random_network(config, seed)
-    model.condense_to(model.num_condensing_stages)
-    return model
-
-
-def images(config: ModelConfig, count: int, size: tuple[int, int]) -> torch.Tensor:
-    return torch.randn(count, config.in_channels, *size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -80,10 +59,7 @@ def test_images_of_many_rows_go_strip_by_strip(
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-3, 1e3, -1e-12, -1e3, 0.0])
 def test_scales_of_any_size(tmp_path: Path, scale: float) -> None:
     model = condensed(SMALL)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            with torch.no_grad():
-                module.weight[::3] = scale
+    set_scales(model, scale)
     path = native.write_native(convert(model), tmp_path / "model.onnx", 12)
     compare_onnx(model, path, [images(SMALL, 4, (12, 12))])
 

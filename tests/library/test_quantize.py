@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import random_network
+from networks import condensed
 
 from condensenet import convert
 from condensenet.config import ModelConfig
@@ -29,10 +29,8 @@ def images(count: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ModelConfig(block_depths=(1, 2), growth_rates=(4, 8), groups_1x1=2, in_channels=2, num_classes=3)
-    model = random_network(config)
-    model.condense_to(model.config.num_condensing_stages)
     file = tmp_path_factory.mktemp("int8") / "fp32.onnx"
-    return export_onnx(convert(model), file, SHAPE[1:], metadata={"setting": "s", "form": "plain"})
+    return export_onnx(convert(condensed(config)), file, SHAPE[1:], metadata={"setting": "s", "form": "plain"})
 
 
 def test_int8_is_near_and_not_equal(path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -91,8 +89,8 @@ def test_a_file_that_cannot_be_quantized_is_refused_in_one_line(tmp_path: Path) 
 
 def test_an_operator_of_ours_is_refused(tmp_path: Path) -> None:
     ends = [onnx.helper.make_tensor_value_info(name, 1, ["batch", *SHAPE]) for name in ("image", "logits")]
-    node = onnx.helper.make_node("DenseLayer", ["image"], ["logits"], domain="condensenet")
+    node = onnx.helper.make_node("DenseBlock", ["image"], ["logits"], domain="condensenet")
     graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
     onnx.save(onnx.helper.make_model(graph), tmp_path / "native.onnx")
-    with pytest.raises(ValueError, match=r"native\.onnx cannot be quantized: condensenet\.DenseLayer"):
+    with pytest.raises(ValueError, match=r"native\.onnx cannot be quantized: condensenet\.DenseBlock"):
         write_int8(tmp_path / "native.onnx", tmp_path / "int8.onnx", [images(1)])
