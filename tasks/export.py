@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 from torch import Tensor
 
 from condensenet.cost import count_cost
@@ -78,7 +79,7 @@ def export(params: Params, setting: Setting, run: dict[str, Any]) -> dict[str, A
         first = time_int8(made)
     forms[INT8] |= settle_int8(made, first)
     plan.save(folder / paths.PLAN)
-    facts = {"opset": made.opset, "plan": plan.kind, **headline(forms[LOWERED]), "forms": forms}
+    facts = {"plan": plan.kind, **headline(forms[LOWERED]), "forms": forms}
     files.write_json(folder / paths.EXPORT, facts)
     return facts
 
@@ -134,6 +135,9 @@ def _images(split: ImageSplit, label: str) -> Iterator[Tensor]:
 def form_facts(path: Path, difference: Difference) -> dict[str, Any]:
     return {
         "kept": True,
+        "opset": next(
+            each.version for each in onnx.load(path).opset_import if not each.domain
+        ),  # a plan may need a later
         "file_bytes": path.stat().st_size,
         "images_compared": difference.images,
         "max_relative_difference": difference.max_relative,
