@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import (
+from benchmarks.results_latency import latency
+from benchmarks.results_markdown import (
     NOT_MEASURED,
     ROOT,
     Row,
@@ -33,7 +34,6 @@ from benchmarks.markdown import (
     spread,
     table,
 )
-from benchmarks.results_latency import latency
 from condensenet import presets
 from condensenet.files import write_atomically
 from tasks import paths

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.markdown import ROOT, Rows, maybe, number, of, spread, table
+from benchmarks.results_markdown import ROOT, Rows, maybe, number, of, spread, table
 from tasks import paths
 from tasks.report import published
 
