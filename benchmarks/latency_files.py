@@ -18,8 +18,9 @@ from condensenet import CondenseNet, convert, count_cost, export_onnx, native, p
 from condensenet.lowering import Plan, check_plan, lower, measure_plan, portable_plan
 from condensenet.models.peers import mobilenet_v1
 from condensenet.quantize import write_int8
+from condensenet.yardstick import NAME as YARDSTICK
+from tasks.paths import INT8, LOWERED, NATIVE, PLAIN
 
-YARDSTICK = "mobilenet_v1"
 CONDENSENETS = ("condensenet-74-g4", "condensenet-74-g8")
 TORCHVISION = (
     "mobilenet_v2",
@@ -30,7 +31,7 @@ TORCHVISION = (
     "resnet50",
     "densenet121",
 )
-FORMS = ("plain", "lowered", "native", "int8")
+FORMS = (PLAIN, LOWERED, NATIVE, INT8)  # in the order of the table
 SEED = 0
 CALIBRATION_IMAGES = 8  # random ones: int8 is here to be timed
 
@@ -73,7 +74,7 @@ def peer_files(folder: Path, size: int, names: Sequence[str]) -> Iterator[File]:
     for name in names:
         model = peer(name)
         path = export_onnx(model, folder / f"{name}.onnx", size)
-        yield File(model=name, form="plain", path=path, macs=count_cost(model, size).macs)
+        yield File(model=name, form=PLAIN, path=path, macs=count_cost(model, size).macs)
 
 
 def peer(name: str) -> nn.Module:
@@ -90,12 +91,12 @@ def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str
     model = converted(name)
     macs = count_cost(model, size).macs
     path = {form: folder / f"{name}-{form}.onnx" for form in FORMS}
-    lower(model, path["lowered"], size, plan=plans.of(model, size))  # int8 is made of it, as in the pipeline
+    lower(model, path[LOWERED], size, plan=plans.of(model, size))  # int8 is made of it, as in the pipeline
     makers: dict[str, Callable[[], object]] = {
-        "plain": lambda: export_onnx(model, path["plain"], size),
-        "lowered": lambda: None,
-        "native": lambda: native.write_native(model, path["native"], size),
-        "int8": lambda: write_int8(path["lowered"], path["int8"], random_images(size)),
+        PLAIN: lambda: export_onnx(model, path[PLAIN], size),
+        LOWERED: lambda: None,
+        NATIVE: lambda: native.write_native(model, path[NATIVE], size),
+        INT8: lambda: write_int8(path[LOWERED], path[INT8], random_images(size)),
     }
     for form in FORMS:
         if form in forms and can_be_made(form):
@@ -104,7 +105,7 @@ def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str
 
 
 def can_be_made(form: str) -> bool:
-    return form != "native" or native.library() is not None
+    return form != NATIVE or native.library() is not None
 
 
 def converted(name: str) -> CondenseNet:

@@ -113,7 +113,7 @@ def timed(files: Sequence[File], threads: int, rounds: int, folder: Path, until:
     by, product = peak.fastest(peak.products(threads, folder))
     sides = {ORT: [(file, by_onnxruntime(file.path, threads, image)) for file in files]}
     if second_runtime.installed():
-        standard = [file for file in files if file.form != "native"]  # whose operator is ONNX Runtime's
+        standard = [file for file in files if file.form != paths.NATIVE]  # whose operator is ONNX Runtime's
         sides["OpenVINO"] = [(file, second_runtime.runner(file.path, threads, image)) for file in standard]
     pairs = [(own[0][1], runner) for own in sides.values() for _, runner in own[1:]]
     peak_s, found = in_rounds(product, pairs, rounds, until)

@@ -17,13 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from condensenet.latency import MIN_RUNS, check_protocol, measure_latency, open_session, versions
+from condensenet.latency import MIN_RUNS, Latency, check_protocol, measure_latency, open_session, versions
 from condensenet.machine import hardware
 from condensenet.yardstick import NAME, write_mobilenet_v1
 
 WARMUP = 10
 LONGEST = 200  # characters of a metadata value that the report takes over
-UNSTEADY = 2.0  # a ratio's 90th percentile this many times its 10th: other work was on the machine
+UNSTEADY = 2.0  # a ratio's 90th percentile this many times its 10th
 
 
 def time_files(
@@ -45,16 +45,9 @@ def time_files(
     if not models or NAME in models:
         raise ValueError(f"models={list(models)} is not allowed: at least one, and none called {NAME}")
     check_protocol(batch_sizes, threads, runs, warmup)
-    main, usable, skipped = next(iter(models)), {}, {}
-    for name, path in models.items():
-        try:
-            usable[name] = _describe_file(Path(path))
-        except ValueError as error:
-            if name == main:
-                raise
-            skipped[name] = str(error)
+    usable, skipped = _describe_files(models)
+    shape, classes = (usable[next(iter(models))][key] for key in ("input_shape", "classes"))
     with tempfile.TemporaryDirectory() as folder:
-        shape, classes = usable[main]["input_shape"], usable[main]["classes"]
         reference = yardstick or write_mobilenet_v1(Path(folder) / "yardstick.onnx", shape, classes)
         rows = measure_latency(
             {**{name: models[name] for name in usable}, NAME: reference},
@@ -64,6 +57,16 @@ def time_files(
             runs=runs,
             warmup=warmup,
         )
+    facts = as_facts(rows, shape, runs, warmup)
+    facts["protocol"]["yardstick_file"] = None if yardstick is None else Path(yardstick).name
+    return {**facts, "files": usable, "skipped": skipped}
+
+
+def as_facts(rows: Sequence[Latency], image_shape: Sequence[int], runs: int, warmup: int) -> dict[str, Any]:
+    """``rows`` of this machine beside MobileNetV1, with all that a latency depends on, ready for JSON.
+
+    ``image_shape`` is (channels, height, width) of an image; ``runs`` and ``warmup`` are rounds.
+    """
     return {
         "hardware": hardware(),
         "versions": versions(),
@@ -71,15 +74,26 @@ def time_files(
             "runs": runs,
             "warmup": warmup,
             "yardstick": NAME,
-            "yardstick_file": None if yardstick is None else Path(yardstick).name,
-            "input_size": list(shape),
-            "order": "the models in turn, each right after a run of the yardstick",
+            "input_size": list(image_shape),
+            "order": "the files in turn, each right after a run of the yardstick",
             "spinning": False,
         },
-        "files": usable,
-        "skipped": skipped,
         "rows": [dataclasses.asdict(row) for row in rows],
     }
+
+
+def _describe_files(models: Mapping[str, str | Path]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """What is known of each file, and why those do not load that do not. Raises ``ValueError`` for the first one."""
+    usable: dict[str, dict[str, Any]] = {}
+    skipped = {}
+    for name, path in models.items():
+        try:
+            usable[name] = _describe_file(Path(path))
+        except ValueError as error:
+            if not usable:
+                raise
+            skipped[name] = str(error)
+    return usable, skipped
 
 
 def _describe_file(path: Path) -> dict[str, Any]:
@@ -101,8 +115,11 @@ def _describe_file(path: Path) -> dict[str, Any]:
     }
 
 
-def describe(facts: Mapping[str, Any]) -> Iterator[str]:
-    """The machine, then a line a row: no latency is printed without what it was taken on and in turn with."""
+def describe(facts: Mapping[str, Any], name: str = "model") -> Iterator[str]:
+    """The machine, then a line a row: no latency is printed without what it was taken on and in turn with.
+
+    ``name`` is the key under which a row says what was timed.
+    """
     found, protocol = facts["hardware"], facts["protocol"]
     yield (
         f"{found['cpu']} ({found['architecture']}), {found['cores']} cores, {found['os']}, "
@@ -110,14 +127,19 @@ def describe(facts: Mapping[str, Any]) -> Iterator[str]:
     )
     for row in facts["rows"]:
         yield (
-            f"{row['model']}, batch {row['batch']}, threads {row['threads']}: {row['median_ms']:.3f} ms "
+            f"{row[name]}, batch {row['batch']}, threads {row['threads']}: {row['median_ms']:.3f} ms "
             f"({row['p10_ms']:.3f} to {row['p90_ms']:.3f}), {row['ratio']:.2f} times {protocol['yardstick']}'s "
             f"{row['yardstick_median_ms']:.3f} ms ({row['ratio_p10']:.2f} to {row['ratio_p90']:.2f})"
         )
-    for name, reason in facts["skipped"].items():
-        yield f"{name} was not timed: {reason}"
-    if any(row["ratio_p90"] > UNSTEADY * row["ratio_p10"] for row in facts["rows"]):
+    for skipped, reason in facts.get("skipped", {}).items():
+        yield f"{skipped} was not timed: {reason}"
+    if is_unsteady(facts):
         yield "the machine was not quiet, as the spread of the ratios shows"
+
+
+def is_unsteady(facts: Mapping[str, Any]) -> bool:
+    """Whether the ratios of a row spread so far that other work must have been on the machine."""
+    return any(row["ratio_p90"] > UNSTEADY * row["ratio_p10"] for row in facts["rows"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

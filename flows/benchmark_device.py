@@ -27,10 +27,10 @@ from prefect.states import Failed
 from condensenet.device import WARMUP, describe, time_files
 from condensenet.latency import MIN_RUNS, check_protocol
 from tasks.errors import UserError
+from tasks.paths import ALL_FORMS
 from tasks.tracking import server
 
 DEVICE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
-FORMS = ("plain", "lowered", "native", "int8")  # of a model; latency_ms_plain is no device's
 MODEL = "model.onnx"  # the file's name in the model that the stage export logs
 MAIN = "model"
 FOLDER = "benchmark"
@@ -88,10 +88,10 @@ class NotAdded(Exception):
 
 def check_names(device: str, files: Sequence[str]) -> None:
     """Raises ``UserError`` for a device that cannot be part of a metric's name, and for what is no ONNX file's path."""
-    if not DEVICE.fullmatch(device) or device in FORMS:
+    if not DEVICE.fullmatch(device) or device in ALL_FORMS:  # latency_ms_plain is no device's
         raise UserError(
             f"device={device!r} is not allowed: up to 40 lower-case letters, digits and dashes within, "
-            f"and none of {', '.join(FORMS)}"
+            f"and none of {', '.join(ALL_FORMS)}"
         )
     for file in files:
         path = PurePosixPath(file)

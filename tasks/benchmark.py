@@ -5,23 +5,20 @@ What it measures with needs ONNX Runtime and NumPy alone, no PyTorch.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from condensenet.latency import input_shape, measure_latency, versions
-from condensenet.machine import hardware
+from condensenet import device
+from condensenet.latency import input_shape, measure_latency
 from condensenet.native import library
+from condensenet.yardstick import NAME as YARDSTICK
 from tasks import files, inputs, machine, paths, tracking
 from tasks.console import say
 from tasks.errors import run_main
 from tasks.params import Params, Setting
 from tasks.paths import NATIVE
 from tasks.tracking.contents import latency_metrics
-
-YARDSTICK = "mobilenet_v1"
-UNSTEADY = 2.0  # a ratio's 90th percentile this many times its 10th: other work was on the machine
 
 
 def main() -> None:
@@ -50,19 +47,8 @@ def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
             runs=protocol.runs,
             warmup=protocol.warmup,
         )
-    facts = {
-        "hardware": hardware(),
-        "versions": versions(),
-        "protocol": {
-            "runs": protocol.runs,
-            "warmup": protocol.warmup,
-            "yardstick": YARDSTICK,
-            "input_size": list(input_shape(model)),
-            "order": "the forms in turn, each right after a run of the yardstick",
-            "spinning": False,
-        },
-        "rows": [as_row(dataclasses.asdict(row)) for row in rows],
-    }
+    facts = device.as_facts(rows, input_shape(model), protocol.runs, protocol.warmup)
+    facts["rows"] = [as_row(row) for row in facts["rows"]]
     files.write_json(params.paths.setting("benchmark", setting.name) / paths.LATENCY, facts)
     return facts
 
@@ -80,20 +66,10 @@ def as_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(facts: dict[str, Any]) -> Iterator[str]:
-    """The machine, then a line a row: no latency is printed without what it was taken on and in turn with."""
-    found, runtime = facts["hardware"], facts["versions"]["onnxruntime"]
-    yield (
-        f"{found['cpu']}, {found['cores']} cores, {found['os']}, ONNX Runtime {runtime}: "
-        f"median of {facts['protocol']['runs']} runs (10th to 90th percentile)"
-    )
-    for row in facts["rows"]:
-        yield (
-            f"{row['form']}, batch {row['batch']}, threads {row['threads']}: {row['median_ms']:.3f} ms "
-            f"({row['p10_ms']:.3f} to {row['p90_ms']:.3f}), {row['ratio']:.2f} times {YARDSTICK}'s "
-            f"{row['yardstick_median_ms']:.3f} ms ({row['ratio_p10']:.2f} to {row['ratio_p90']:.2f})"
-        )
-    if any(row["ratio_p90"] > UNSTEADY * row["ratio_p10"] for row in facts["rows"]):
-        yield "the machine was not quiet, as the spread of the ratios shows: to measure again, dvc repro -f -s STAGE"
+    """The machine, then a line a row, and what to do where the machine was not quiet."""
+    yield from device.describe(facts, "form")
+    if device.is_unsteady(facts):
+        yield "to measure again: dvc repro -f -s STAGE"
 
 
 if __name__ == "__main__":

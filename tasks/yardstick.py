@@ -15,13 +15,13 @@ from condensenet.cost import count_cost
 from condensenet.data import Manifest, PreparedData
 from condensenet.export import export_onnx
 from condensenet.models.peers import mobilenet_v1
+from condensenet.yardstick import NAME
 from tasks import files, inputs, machine, paths
 from tasks import params as parameters
 from tasks.console import say
 from tasks.errors import run_main
 from tasks.params import Params
 
-NAME = "mobilenet_v1"
 SEED = 0
 
 

@@ -393,7 +393,9 @@ def test_an_unsteady_benchmark_says_so(study: Params) -> None:
         for high in (0.9, 1.1)
     )
     assert not any("not quiet" in line for line in benchmark.describe(steady))
-    assert "not quiet" in list(benchmark.describe(unsteady))[-1]
+    *_, warning, advice = benchmark.describe(unsteady)
+    assert "not quiet" in warning
+    assert "dvc repro" in advice
 
 
 def test_the_stages_tell_the_tracking_store(study: Params, monkeypatch: pytest.MonkeyPatch) -> None:
