@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from condensenet.files import write_atomically
-from condensenet.lowering.emit import emit
+from condensenet.lowering.emit import block_sizes, emit
 from condensenet.lowering.graph import needs_onnx
 from condensenet.lowering.network import Network, read_network
 from condensenet.lowering.places import check_variants, portable_variants
@@ -64,9 +64,14 @@ def check_plan(model: CondenseNet, input_size: int | Sequence[int], plan: Plan) 
 
 
 def read(model: CondenseNet, input_size: int | Sequence[int]) -> tuple[Network, tuple[int, int]]:
-    """The network's arrays, and (height, width)."""
+    """The network's arrays, and (height, width); raises ``ValueError`` for images of which a pooling leaves nothing."""
     _, height, width = image_shape(model, input_size)
-    return read_network(model), (height, width)
+    network = read_network(model)
+    sizes = block_sizes(network, (height, width))
+    if min(map(min, sizes)) < 1:
+        left = " and ".join(str(size) for size in sizes)
+        raise ValueError(f"{input_size=} is not allowed: the blocks would get images of {left} pixels")
+    return network, (height, width)
 
 
 def checked_opset(opset: int) -> None:

@@ -53,9 +53,8 @@ def normed(graph: Graph, features: str, place: Place) -> str:
     """As ``gathered``, with batch norm and ReLU as they are: no clip, whose rows may be short and its signs mixed."""
     conv = place.conv
     x = graph.node("Gather", features, graph.constant(conv.index), axis=1)
-    ones, zeros = np.ones_like(conv.scale), np.zeros_like(conv.scale)
-    statistics = [graph.constant(values) for values in (conv.scale, conv.shift, zeros, ones)]
-    x = graph.node("Relu", graph.node("BatchNormalization", x, *statistics, epsilon=0.0))
+    x = norm_relu(graph, x, conv.scale, conv.shift)
+    zeros = np.zeros_like(conv.scale)
     unclamped = Clamped(low=zeros, high=zeros, weight=conv.weight, bias=np.zeros(conv.out_channels))
     return _after_clamp(graph, x, place, unclamped)
 
@@ -139,6 +138,13 @@ def clamp(graph: Graph, x: str, low: Array, high: Array) -> str:
     if np.isfinite(high).any():
         x = graph.node("Min", x, graph.constant(high.reshape(-1, 1, 1)))
     return x
+
+
+def norm_relu(graph: Graph, x: str, scale: Array, shift: Array) -> str:
+    """relu(scale x + shift) by channel."""
+    values = (scale, shift, np.zeros_like(scale), np.ones_like(scale))
+    statistics = [graph.constant(each) for each in values]
+    return graph.node("Relu", graph.node("BatchNormalization", x, *statistics, epsilon=0.0))
 
 
 def average(graph: Graph, x: str) -> str:

@@ -74,6 +74,26 @@ def test_scales_of_any_size(tmp_path: Path, scale: float) -> None:
         compare_onnx(model, path, [images(SMALL, 4, (12, 12))], tolerance=TOLERANCE)
 
 
+def test_features_that_hardly_pass_the_last_relu_lose_no_digits(tmp_path: Path) -> None:
+    """Large last maps and batch norms far below zero: a clip before the mean would be off by 1e-4."""
+    model = condensed(ModelConfig(**{**SMALL.__dict__, "block_depths": (1,), "growth_rates": (8,)}))
+    with torch.no_grad():
+        model.norm.bias[::2] -= 10 * model.norm.weight[::2].abs()
+    grouped = convert(model)
+    path = lower(grouped, tmp_path / "model.onnx", 64, plan=portable_plan(grouped, 64))
+    compare_onnx(model, path, [images(SMALL, 2, (64, 64))])
+
+
+@pytest.mark.parametrize(("stem", "smallest"), [("cifar", 2), ("imagenet", 3), ("densenet", 5)])
+def test_images_of_which_a_pooling_leaves_nothing_are_refused(stem: Stem, smallest: int, tmp_path: Path) -> None:
+    model = condensed(ModelConfig(**{**SMALL.__dict__, "stem": stem}))
+    grouped = convert(model)
+    path = lower(grouped, tmp_path / "model.onnx", smallest, plan=portable_plan(grouped, smallest))
+    compare_onnx(model, path, [images(SMALL, 2, (smallest, smallest))])
+    with pytest.raises(ValueError, match=r"^input_size=.* is not allowed: the blocks would get images of .* pixels$"):
+        portable_plan(grouped, (99, smallest - 1))
+
+
 def test_groups_that_read_alike_are_told_from_those_that_do_not(tmp_path: Path) -> None:
     """After conversion a feature's norm may be trained apart in each group: dense expansion would mix them up."""
     grouped = convert(condensed(SMALL))
