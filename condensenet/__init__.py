@@ -17,35 +17,51 @@ if TYPE_CHECKING:
     from condensenet.export import export_onnx
     from condensenet.interop import load_authors_checkpoint, save_authors_checkpoint
     from condensenet.latency import measure_latency
+    from condensenet.lowering import Plan, measure_plan
+    from condensenet.lowering.lower import lower, portable_plan
     from condensenet.models.condensenet import CondenseNet, group_lasso
     from condensenet.models.presets import presets
+    from condensenet.native import write_native
+    from condensenet.quantize import write_int8
 
 __all__ = [
     "CondenseNet",
     "Cost",
     "ModelConfig",
+    "Plan",
     "convert",
     "count_cost",
     "export_onnx",
     "group_lasso",
     "load_authors_checkpoint",
+    "lower",
     "measure_latency",
+    "measure_plan",
+    "portable_plan",
     "presets",
     "save_authors_checkpoint",
+    "write_int8",
+    "write_native",
 ]
 
 _HOMES = {
     "CondenseNet": "condensenet.models.condensenet",
     "Cost": "condensenet.cost",
     "ModelConfig": "condensenet.config",
+    "Plan": "condensenet.lowering",
     "convert": "condensenet.convert",
     "count_cost": "condensenet.cost",
     "export_onnx": "condensenet.export",
     "group_lasso": "condensenet.models.condensenet",
     "load_authors_checkpoint": "condensenet.interop",
+    "lower": "condensenet.lowering",
     "measure_latency": "condensenet.latency",
+    "measure_plan": "condensenet.lowering",
+    "portable_plan": "condensenet.lowering",
     "presets": "condensenet.models.presets",
     "save_authors_checkpoint": "condensenet.interop",
+    "write_int8": "condensenet.quantize",
+    "write_native": "condensenet.native",
 }
 
 

@@ -17,14 +17,20 @@ PUBLIC = [
     "CondenseNet",
     "Cost",
     "ModelConfig",
+    "Plan",
     "convert",
     "count_cost",
     "export_onnx",
     "group_lasso",
     "load_authors_checkpoint",
+    "lower",
     "measure_latency",
+    "measure_plan",
+    "portable_plan",
     "presets",
     "save_authors_checkpoint",
+    "write_int8",
+    "write_native",
 ]
 ALLOWED = {"torch", "torchvision", "numpy", "condensenet", *sys.stdlib_module_names}
 ROOMS = ["condensenet", "tasks", "flows"]  # a room imports from itself and from those before it
