@@ -56,8 +56,7 @@ def portable_variants(network: Network) -> dict[str, str]:
 
     A 1x1 convolution over all features where it reads them all anyway, else over the gathered ones; batch norm
     and ReLU as a clip unless scales of both signs would need two. A 3x3 convolution
-    whose groups fill the runtime's blocks and are wide enough as it is, any other as a transposed one. A block in
-    parts of 16 where that makes its arithmetic little more.
+    whose groups fill the runtime's blocks and are wide enough as it is, any other as a transposed one.
     """
     return {name: _rule(site) for name, site in places(network)}
 
@@ -72,14 +71,8 @@ def _rule(site: Site) -> str:
     if isinstance(site, Pointwise):
         return _pointwise_rule(site)
     if isinstance(site, Block):
-        return "blocked" if "blocked" in choices(site) and all(map(_is_narrow, site.layers)) else "joined"
+        return "joined"  # "blocked" pays only where the runtime has its blocked layout, which AArch64's has not
     return f"{_pointwise_rule(site.conv_1x1)} {_spatial_rule(site.conv_3x3)}"
-
-
-def _is_narrow(layer: Layer) -> bool:
-    """One output to a 3x3 group, few channels, and whole parts of 16 in front of the 3x3 convolution."""
-    outputs = len(layer.conv_3x3.weight) // layer.conv_3x3.groups
-    return outputs == 1 and layer.conv_1x1.in_channels <= 64 and layer.conv_1x1.out_channels % BLOCK == 0
 
 
 def _pointwise_rule(conv: Pointwise) -> str:
