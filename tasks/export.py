@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from condensenet.cost import count_cost
 from condensenet.data import ImageSplit, Manifest, evaluation_batches
-from condensenet.export import Difference, judge, measure_differences
+from condensenet.export import TOLERANCE, Difference, judge, measure_differences
 from condensenet.latency import Latency
 from condensenet.models.condensenet import CondenseNet
 from tasks import files, inputs, machine, paths, tracking
@@ -58,17 +59,7 @@ def export(params: Params, setting: Setting, run: dict[str, Any]) -> dict[str, A
     """
     model = inputs.read_model(params, setting)
     data = inputs.read_data(params, model)
-    size = data.manifest.image_size
-    plan = choose_plan(params, setting.name, model, size)
-    made = Export(
-        model=model,
-        size=size,
-        opset=params.export.opset,
-        plan=plan,
-        metadata=describe(model, data.manifest, run, setting),
-        study=params.paths,
-        setting=setting.name,
-    )
+    made = to_export(params, setting, run, model, data.manifest)
     folder = params.paths.setting("export", setting.name)
     with machine.shared(), inputs.one_line():
         try:
@@ -78,10 +69,23 @@ def export(params: Params, setting: Setting, run: dict[str, Any]) -> dict[str, A
             raise
         first = time_int8(made)
     forms[INT8] |= settle_int8(made, first)
-    plan.save(folder / paths.PLAN)
-    facts = {"plan": plan.kind, **headline(forms[LOWERED]), "forms": forms}
+    made.plan.save(folder / paths.PLAN)
+    facts = {"plan": made.plan.kind, **headline(forms[LOWERED]), "forms": forms}
     files.write_json(folder / paths.EXPORT, facts)
     return facts
+
+
+def to_export(params: Params, setting: Setting, run: dict[str, Any], model: CondenseNet, manifest: Manifest) -> Export:
+    """What all forms are made of, the plan among it; raises ``UserError`` for one that does not fit."""
+    return Export(
+        model=model,
+        size=manifest.image_size,
+        opset=params.export.opset,
+        plan=choose_plan(params, setting.name, model, manifest.image_size),
+        metadata=describe(model, manifest, run, setting),
+        study=params.paths,
+        setting=setting.name,
+    )
 
 
 def write_and_compare(made: Export, train: ImageSplit, test: ImageSplit) -> dict[str, dict[str, Any]]:
@@ -89,7 +93,7 @@ def write_and_compare(made: Export, train: ImageSplit, test: ImageSplit) -> dict
     written = write_forms(made, train)
     differences = measure_differences(made.model, written, _images(test, f"compare {made.setting}"))
     for form, found in differences.items():
-        judge(found, written[form], **({"tolerance": float("inf")} if form == INT8 else {}))
+        judge(found, written[form], math.inf if form == INT8 else TOLERANCE)
     forms = {form: form_facts(written[form], differences[form]) for form in written}
     return forms if NATIVE in forms else {**forms, NATIVE: {"kept": False, "why": NO_LIBRARY}}
 
@@ -132,12 +136,16 @@ def _images(split: ImageSplit, label: str) -> Iterator[Tensor]:
         yield images
 
 
+def opset_of(path: Path) -> int:
+    """The opset of a file's standard operators, which a plan may have raised above ``export.opset``."""
+    return next(each.version for each in onnx.load(path).opset_import if not each.domain)
+
+
 def form_facts(path: Path, difference: Difference) -> dict[str, Any]:
+    """The facts of a form that was kept, for ``export.json``."""
     return {
         "kept": True,
-        "opset": next(
-            each.version for each in onnx.load(path).opset_import if not each.domain
-        ),  # a plan may need a later
+        "opset": opset_of(path),
         "file_bytes": path.stat().st_size,
         "images_compared": difference.images,
         "max_relative_difference": difference.max_relative,

@@ -47,7 +47,7 @@ class Export:
     def path(self, form: str) -> Path:
         return self.study.form(self.setting, form)
 
-    def said(self, form: str) -> dict[str, Any]:
+    def metadata_of(self, form: str) -> dict[str, Any]:
         """The metadata of one form; what was not lowered has no plan."""
         return {**self.metadata, "form": form, "plan": self.plan.kind if form == LOWERED else "none"}
 
@@ -78,11 +78,11 @@ def write_forms(export: Export, train: ImageSplit) -> dict[str, Path]:
     shutil.rmtree(export.path(PLAIN).parent, ignore_errors=True)
     model, size, opset = export.model, export.size, export.opset
     found = {form: export.path(form) for form in (LOWERED, PLAIN, INT8)}
-    lower(model, found[LOWERED], size, plan=export.plan, opset=opset, metadata=export.said(LOWERED))
-    export_onnx(model, found[PLAIN], size, opset=opset, metadata=export.said(PLAIN))
+    lower(model, found[LOWERED], size, plan=export.plan, opset=opset, metadata=export.metadata_of(LOWERED))
+    export_onnx(model, found[PLAIN], size, opset=opset, metadata=export.metadata_of(PLAIN))
     if native.library() is not None:
         found[NATIVE] = export.path(NATIVE)
-        native.write_native(model, found[NATIVE], size, opset=opset, metadata=export.said(NATIVE))
+        native.write_native(model, found[NATIVE], size, opset=opset, metadata=export.metadata_of(NATIVE))
     write_int8(found[LOWERED], found[INT8], calibration_images(train), metadata={"form": INT8})
     return found
 

@@ -38,15 +38,15 @@ def _rows(result: SettingResult, index: int) -> Iterator[list[Cell]]:
     export = result.export or {}
     for form, facts in export.get("forms", {}).items():
         row = result.latency_row(form=form) or {}
-        timed = facts["kept"]
+        kept = facts["kept"]
         yield [
             Cell(result.name, index=index),
             Cell(form),
             Cell(units.small(facts["max_relative_difference"]) if "max_relative_difference" in facts else DASH),
             _error(result, form),
-            Cell(units.milliseconds(row.get("median_ms")) if timed else DASH),
-            Cell(units.ratio(row.get("ratio")) if timed else DASH),
-            Cell(units.file_size(facts["file_bytes"]) if timed else DASH),
+            Cell(units.milliseconds(row.get("median_ms")) if kept else DASH),
+            Cell(units.ratio(row.get("ratio")) if kept else DASH),
+            Cell(units.file_size(facts["file_bytes"]) if kept else DASH),
             Cell(_remark(export, form, facts)),
         ]
 
