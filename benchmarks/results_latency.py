@@ -57,6 +57,6 @@ def latency_provenance(results: Rows) -> str:
         if rows:
             facts = [rows[0]["device"], f"ONNX Runtime {rows[0]['onnxruntime']}", f"plan: {rows[0]['plan']}"]
             facts += [f"{rows[0]['rounds']} rounds", "batch 1, 224x224"]
-            facts += [f"peak on {threads} threads: {found}" for threads, found in peaks.items()]
+            facts += [f"peak on {threads} thread{'s' * (threads > 1)}: {found}" for threads, found in peaks.items()]
             lines.append(f"\n{name}.json: {'; '.join(facts)}.\n")
     return "".join(lines)

@@ -167,4 +167,4 @@ def test_measured_and_published_ratios_stand_apart():
     assert second.startswith("| mobilenet_v2 | lowered, OpenVINO | 1 |")
     assert second.endswith("| 50% | – |")  # never a published ratio that nobody published
     assert third.endswith("| 26% | – |")  # nor one core's beside two threads
-    assert "peak on 1 threads: 100 GMAC/s (NumPy)" in note
+    assert "peak on 1 thread: 100 GMAC/s (NumPy); peak on 2 threads: 100 GMAC/s (NumPy)" in note
