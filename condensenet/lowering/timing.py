@@ -75,7 +75,7 @@ class Times:
     """Measured times by key, kept in a file if there is one to keep them in.
 
     The file is written whole after every entry, so that whoever is killed loses no more than the entry at hand. A
-    damaged file is left out with a warning, and replaced.
+    damaged file is left out with a warning, and replaced; where none can be written, a warning says so, once.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -88,9 +88,14 @@ class Times:
 
     def put(self, key: Mapping[str, Any], times: Mapping[str, float]) -> None:
         self._entries[_text(key)] = dict(times)
-        if self._path is not None:
-            content = {"format": FORMAT, "times_us": self._entries}
+        if self._path is None:
+            return
+        content = {"format": FORMAT, "times_us": self._entries}
+        try:
             write_atomically(self._path, json.dumps(content, indent=0).encode())
+        except OSError as error:  # a plan is worth having also where its times cannot be kept
+            warnings.warn(f"{self._path} cannot be written, so the times are not kept: {error.strerror}", stacklevel=4)
+            self._path = None
 
 
 def _text(key: Mapping[str, Any]) -> str:
@@ -103,11 +108,17 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
         if content["format"] != FORMAT:
             raise ValueError(f"it does not say {FORMAT!r}")
         return {
-            str(key): {str(name): float(time) for name, time in times.items()}
+            str(key): {str(name): _positive(time) for name, time in times.items()}
             for key, times in content["times_us"].items()
         }
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         warnings.warn(f"{path} is left out, it holds no times: {' '.join(str(error).split())}", stacklevel=4)
         return {}
+
+
+def _positive(time: Any) -> float:
+    if not 0 < float(time) < float("inf"):
+        raise ValueError(f"{time} microseconds cannot be")
+    return float(time)

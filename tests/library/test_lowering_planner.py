@@ -71,13 +71,24 @@ def test_the_cache_saves_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     }
 
 
-@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"\xff", b'{"format": "other"}', b'{"times_us": {"a": 1}}'])
+NAN = b'{"format": "condensenet lowering times 1", "times_us": {"a": {"b": NaN}}}'
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"\xff", b'{"format": "other"}', b'{"times_us": {"a": 1}}', NAN])
 def test_a_damaged_cache_is_left_out_with_a_warning(tmp_path: Path, junk: bytes) -> None:
     cache = tmp_path / "times.json"
     cache.write_bytes(junk)
     with pytest.warns(UserWarning, match="is left out, it holds no times"):
         measure_plan(network(), 16, cache=cache)
     assert json.loads(cache.read_text())["times_us"]
+
+
+def test_a_cache_that_cannot_be_kept_costs_no_plan(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for cache in (tmp_path, tmp_path / "file" / "times.json"):
+        with pytest.warns(UserWarning, match=r"cannot be written, so the times are not kept: (Is a directory|File exists)$"):
+            plan = measure_plan(network(), 16, cache=cache)
+        assert plan.variants.keys() == portable_plan(network(), 16).variants.keys()
 
 
 SLOW = """
