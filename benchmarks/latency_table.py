@@ -65,9 +65,8 @@ def main() -> None:
     units = [{"million_macs": row["macs"] / 1e6, "gmacs_per_s": row["macs_per_s"] / 1e9} for row in rows]
     print(table([{**row, **own} for row, own in zip(rows, units, strict=True)], COLUMNS))
     for threads, (by, macs) in {row["threads"]: (row["peak_by"], row["peak_macs_per_s"]) for row in rows}.items():
-        print(
-            f"peak, {threads} thread{'s' * (threads > 1)}: {macs / 1e9:.1f} GMAC/s, a product of {peak.SIZE}x{peak.SIZE} by {by}"
-        )
+        product = f"a product of {peak.SIZE}x{peak.SIZE} by {by}"
+        print(f"peak, {threads} thread{'s' * (threads > 1)}: {macs / 1e9:.1f} GMAC/s, {product}")
     if not second_runtime.installed():
         print("OpenVINO is not installed: not timed")
     write_rows(options.json, rows)
