@@ -28,6 +28,7 @@ from pathlib import Path
 CPU = "cortex-a72"  # of the Raspberry Pi 4; ARMv8.0 without dot products, the least that a 64-bit board has
 QEMU, GCC = "qemu-aarch64-static", "aarch64-linux-gnu-gcc"
 WHEELS = ("numpy", "onnxruntime")
+FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")  # those of setup.py
 PLATFORMS = [f"manylinux_2_{glibc}_aarch64" for glibc in (28, 27, 17)]
 SETUP_S = 150.0  # all of it takes about 20 s when the mirrors are near
 # The machine that qemu shows to what asks the kernel: the real one's x86 files crash ONNX Runtime's CPU detection.
@@ -77,7 +78,7 @@ class CrossCompiler:
     root: Path | None
 
     def shared_library(self, sources: Sequence[Path], target: Path, *options: str) -> Path:
-        command = [self.gcc, "-shared", "-fPIC", *options, *sources, "-o", target]
+        command = [self.gcc, "-shared", "-fPIC", *FLAGS, *options, *sources, "-lm", "-o", target]
         variables = dict(os.environ)
         if self.root is not None:
             command.insert(1, f"--sysroot={self.root}")

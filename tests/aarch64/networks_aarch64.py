@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import nn
 
-from condensenet import CondenseNet, ModelConfig
+from condensenet import CondenseNet, ModelConfig, convert
 
 TOLERANCE = 1e-5  # of the largest logit
 SMALL = {"block_depths": (2, 2), "growth_rates": (8, 16), "num_classes": 10}
@@ -35,3 +39,23 @@ def condensed(config: ModelConfig) -> CondenseNet:
             norm.running_var.uniform_(0.5, 1.5)
     model.condense_to(model.num_condensing_stages)
     return model.eval()
+
+
+def write_references(folder: Path) -> Iterator[tuple[str, CondenseNet, tuple[int, int]]]:
+    """Name, grouped form and image size (H, W) of each network, once its images and PyTorch's logits are in ``folder``.
+
+    ``<name>.npy`` holds three images, ``<name>.expected.npy`` the logits of the training form.
+    """
+    for name, (config, size) in NETWORKS.items():
+        model, images = condensed(config), torch.randn(3, 3, *size)
+        np.save(folder / f"{name}.npy", images.numpy())
+        with torch.inference_mode():
+            np.save(folder / f"{name}.expected.npy", model(images).numpy())
+        yield name, convert(model), size
+
+
+def assert_equal_logits(folder: Path, name: str, form: str) -> None:
+    """The logits of ``<name>.<form>.onnx`` are PyTorch's but for rounding."""
+    expected, found = np.load(folder / f"{name}.expected.npy"), np.load(folder / f"{name}.{form}.logits.npy")
+    assert found.shape == expected.shape == (3, 10)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max(), form

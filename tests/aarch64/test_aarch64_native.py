@@ -6,16 +6,11 @@ import hashlib
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from emulation import CrossCompiler, Emulator
-from networks_aarch64 import NETWORKS, TOLERANCE, condensed
+from networks_aarch64 import NETWORKS, assert_equal_logits, write_references
 
-from condensenet import convert
 from condensenet.native import write_native
-
-FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-lm")
 
 
 @pytest.fixture(scope="module")
@@ -26,28 +21,24 @@ def package(cross_compiler: CrossCompiler, checkout: Path, tmp_path_factory: pyt
     native = shutil.copytree(checkout / "condensenet", folder / "condensenet", ignore=unwanted) / "native"
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(native.glob("*.[ch]")))).hexdigest()
     library = native / "_operators.so"  # the name for any version of Python
-    cross_compiler.shared_library(sorted(native.glob("*.c")), library, *FLAGS, f'-DSOURCE_DIGEST="{digest}"')
+    cross_compiler.shared_library(
+        sorted(native.glob("*.c")), library, "-fvisibility=hidden", f'-DSOURCE_DIGEST="{digest}"'
+    )
     return folder
 
 
 @pytest.fixture(scope="module")
 def folder(emulated: Emulator, package: Path, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("native")
-    for name, (config, size) in NETWORKS.items():
-        model, images = condensed(config), torch.randn(3, 3, *size)
-        write_native(convert(model), folder / f"{name}.native.onnx", size)
-        np.save(folder / f"{name}.npy", images.numpy())
-        with torch.inference_mode():
-            np.save(folder / f"{name}.expected.npy", model(images).numpy())
+    for name, grouped, size in write_references(folder):
+        write_native(grouped, folder / f"{name}.native.onnx", size)
     emulated.python(checkout / "tests/aarch64/run_onnx.py", folder, path=[package])
     return folder
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_operators_compute_what_pytorch_computes(folder: Path, name: str) -> None:
-    expected, found = np.load(folder / f"{name}.expected.npy"), np.load(folder / f"{name}.native.logits.npy")
-    assert found.shape == expected.shape == (3, 10)
-    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert_equal_logits(folder, name, "native")
 
 
 def test_without_the_library_the_file_is_refused_in_one_line(emulated: Emulator, folder: Path, checkout: Path) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from emulation import Emulator
-from networks_aarch64 import NETWORKS, TOLERANCE, condensed
+from networks_aarch64 import NETWORKS, assert_equal_logits, write_references
 
-from condensenet import CondenseNet, convert, export_onnx
+from condensenet import CondenseNet, export_onnx
 from condensenet.latency import versions
 from condensenet.lowering import lower, portable_plan
 from condensenet.lowering.network import read_network
@@ -34,25 +32,18 @@ def write_forms(model: CondenseNet, folder: Path, name: str, size: tuple[int, in
 def folder(emulated: Emulator, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``<network>.npy`` with its images, ``<network>.expected.npy`` and ``<network>.<form>.logits.npy``."""
     folder = tmp_path_factory.mktemp("onnx")
-    for name, (config, size) in NETWORKS.items():
-        model, images = condensed(config), torch.randn(3, 3, *size)
-        write_forms(convert(model), folder, name, size)
-        np.save(folder / f"{name}.npy", images.numpy())
-        with torch.inference_mode():
-            np.save(folder / f"{name}.expected.npy", model(images).numpy())
+    for name, grouped, size in write_references(folder):
+        write_forms(grouped, folder, name, size)
     emulated.python(checkout / "tests/aarch64/run_onnx.py", folder, path=[checkout])
     return folder
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_logits_of_every_form_are_those_of_pytorch(folder: Path, name: str) -> None:
-    expected = np.load(folder / f"{name}.expected.npy")
     forms = [path.name.split(".")[1] for path in folder.glob(f"{name}.*.onnx")]
     assert {"plain", "portable", "0", "1"} <= set(forms)
     for form in forms:
-        found = np.load(folder / f"{name}.{form}.logits.npy")
-        assert found.shape == expected.shape == (3, 10)
-        assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max(), form
+        assert_equal_logits(folder, name, form)
 
 
 def test_the_yardstick_is_written_and_read_there_too(emulated: Emulator, checkout: Path, tmp_path: Path) -> None:

@@ -86,7 +86,9 @@ def test_a_damaged_cache_is_left_out_with_a_warning(tmp_path: Path, junk: bytes)
 def test_a_cache_that_cannot_be_kept_costs_no_plan(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for cache in (tmp_path, tmp_path / "file" / "times.json"):
-        with pytest.warns(UserWarning, match=r"cannot be written, so the times are not kept: (Is a directory|File exists)$"):
+        with pytest.warns(
+            UserWarning, match=r"cannot be written, so the times are not kept: (Is a directory|File exists)$"
+        ):
             plan = measure_plan(network(), 16, cache=cache)
         assert plan.variants.keys() == portable_plan(network(), 16).variants.keys()
 
