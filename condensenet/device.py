@@ -3,6 +3,7 @@
     python -m condensenet.latency model.onnx [FILE ...]      # JSON on standard output
 
 The yardstick, MobileNetV1 for the same images, is written on the spot: no other file has to be there.
+The pipeline's benchmark keeps and tells its latencies by the same ``as_facts`` and ``describe``.
 """
 
 from __future__ import annotations

@@ -15,14 +15,19 @@ POOL_NONE, POOL_AVERAGE, POOL_GLOBAL = range(3)
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    integers: NDArray[np.int64]
-    numbers: NDArray[np.float32]
+    """The two lists, in the order of parse.h."""
+
+    integers: NDArray[np.int64]  # (n,): counts and channels
+    numbers: NDArray[np.float32]  # (m,): bounds, biases, weights
 
 
 def encode_block(
     block: Block, inputs: int, pool: int, scale: Array | None = None, shift: Array | None = None
 ) -> Encoded:
-    """``block`` over ``inputs`` channels; ``scale`` and ``shift`` (F,) of the last norm go with ``POOL_GLOBAL``."""
+    """``block`` over ``inputs`` channels, then the pooling ``pool``, one of the three above.
+
+    ``scale`` and ``shift`` (F,) are of the norm over all F features that stands before ``POOL_GLOBAL``, and None else.
+    """
     layers = [_encode_layer(layer) for layer in block.layers]
     tail = [] if scale is None or shift is None else [scale, shift]
     return Encoded(
