@@ -49,7 +49,6 @@ def make_row(result: SettingResult) -> dict[str, Value]:
     grouped = (result.cost or {}).get("grouped", {})
     accuracy = (result.evaluation or {}).get("onnxruntime", {})
     latency = result.latency_row() or {}
-    plain, native, int8 = (result.latency_row(form=form) or {} for form in (paths.PLAIN, paths.NATIVE, paths.INT8))
     return {
         "setting": result.name,
         "groups": model.groups_1x1,
@@ -65,18 +64,23 @@ def make_row(result: SettingResult) -> dict[str, Value]:
         "test_images": (result.evaluation or {}).get("images"),
         "latency_p10_ms": latency.get("p10_ms"),
         "latency_p90_ms": latency.get("p90_ms"),
-        "latency_ms_plain": plain.get("median_ms"),
-        "latency_ratio_plain": plain.get("ratio"),
-        "latency_ms_native": native.get("median_ms"),
-        "latency_ratio_native": native.get("ratio"),
-        "latency_ms_int8": int8.get("median_ms"),
-        "latency_ratio_int8": int8.get("ratio"),
+        **_other_forms(result),
         "yardstick_latency_ms": latency.get("yardstick_median_ms"),
         "latency_batch": latency.get("batch"),
         "latency_threads": latency.get("threads"),
         "hardware": hardware_line(result) if latency else None,
         "runtime": runtime_line(result) if latency else None,
     }
+
+
+def _other_forms(result: SettingResult) -> dict[str, Value]:
+    """``latency_ms_<form>`` and ``latency_ratio_<form>`` of every form but the one that ships."""
+    row: dict[str, Value] = {}
+    for form in paths.ALL_FORMS:
+        if form != paths.LOWERED:
+            timed = result.latency_row(form=form) or {}
+            row |= {f"latency_ms_{form}": timed.get("median_ms"), f"latency_ratio_{form}": timed.get("ratio")}
+    return row
 
 
 def hardware_line(result: SettingResult) -> str:
