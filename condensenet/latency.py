@@ -112,7 +112,8 @@ def measure_latency(
     number of threads (0: all usable cores).
 
     Each file has one float32 input (batch, ...); beyond the batch they must all agree. Raises ``ValueError`` for
-    fewer than 50 runs, for files that do not agree or cannot be loaded, and for a yardstick that is not in ``models``.
+    fewer than 50 runs, for files that do not agree, cannot be loaded or do not run on such a batch, for a batch that
+    does not fit into memory, and for a yardstick that is not in ``models``.
     """
     if yardstick not in models or len(models) < 2:
         raise ValueError(f"{yardstick=} is not allowed: it must be one of at least two models: {', '.join(models)}")
@@ -121,7 +122,9 @@ def measure_latency(
     for count in dict.fromkeys(number or usable_cores() for number in threads):
         sessions = {name: open_session(models[name], count) for name in dict.fromkeys((yardstick, *models))}
         for batch in dict.fromkeys(batch_sizes):
-            images = np.random.default_rng(0).standard_normal((batch, *_common_shape(sessions)), dtype=np.float32)
+            images = _random_images((batch, *_common_shape(sessions)))
+            for name, session in sessions.items():
+                _try(name, session, images)
             times_ms = _rounds(sessions, yardstick, images, runs, warmup)
             rows += [summarise(name, batch, count, *times_ms[name]) for name in models if name != yardstick]
     return rows
@@ -149,6 +152,21 @@ def _common_shape(sessions: Mapping[str, Any]) -> tuple[int, ...]:
     if len(set(shapes.values())) > 1:
         raise ValueError(f"the models take images of different shapes, so their times do not compare: {shapes}")
     return next(iter(shapes.values()))
+
+
+def _random_images(shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    except MemoryError:
+        raise ValueError(f"images {shape} do not fit into memory") from None
+
+
+def _try(name: str, session: Any, images: np.ndarray) -> None:
+    """Raise ``ValueError`` in one line for a file that loads and does not run: another type, a fixed batch."""
+    try:
+        session.run(None, {session.get_inputs()[0].name: images})
+    except Exception as error:  # the runtime has an exception class for every reason
+        raise ValueError(f"{name} does not run on images {images.shape}: {' '.join(str(error).split())}") from error
 
 
 def _rounds(

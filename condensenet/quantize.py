@@ -55,6 +55,17 @@ def write_int8(
         given = {entry.key: entry.value for entry in proto.metadata_props}
         onnx.helper.set_model_props(proto, PREPARED)
         onnx.save(proto, prepared)
+        _quantize(tool, prepared, quantized, reader, path_fp32)
+        written = onnx.load(quantized)
+    written.producer_name, written.producer_version = proto.producer_name, proto.producer_version
+    onnx.helper.set_model_props(written, {**given, **(metadata or {})})
+    onnx.checker.check_model(written, full_check=True)
+    write_atomically(Path(path_int8), written.SerializeToString())
+    return Quantized(path=Path(path_int8), images=reader.images, operators=_count(written))
+
+
+def _quantize(tool: Any, prepared: Path, quantized: Path, reader: _Reader, name: str | Path) -> None:
+    try:
         tool.quantize_static(
             prepared,
             quantized,
@@ -65,12 +76,11 @@ def write_int8(
             per_channel=True,
             op_types_to_quantize=list(OPERATORS),
         )
-        written = onnx.load(quantized)
-    written.producer_name, written.producer_version = proto.producer_name, proto.producer_version
-    onnx.helper.set_model_props(written, {**given, **(metadata or {})})
-    onnx.checker.check_model(written, full_check=True)
-    write_atomically(Path(path_int8), written.SerializeToString())
-    return Quantized(path=Path(path_int8), images=reader.images, operators=_count(written))
+    except ValueError:  # of the reader
+        raise
+    except Exception as error:  # an assertion of the tool's own, for one, where a network's values are not finite
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{name} cannot be quantized, perhaps its values are not finite: {why}") from error
 
 
 class _Reader:

@@ -38,6 +38,8 @@ def measure_plan(
     runs in turn with the portable plan's, with that of plain convolutions and a mixture, and the fastest is the plan.
     Takes seconds. Raises as ``lower``, and ``ImportError`` without onnxruntime.
     """
+    if threads < 0:
+        raise ValueError(f"{threads=} is not allowed: 0 (all usable cores) or more")
     network, size = read(model, input_size)
     machine = this_machine(threads or usable_cores())
     bench = _Bench(network, size, machine, Times(cache))

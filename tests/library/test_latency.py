@@ -17,9 +17,9 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-def write_model(path: Path, size: int = 4, opset: int = 18) -> Path:
+def write_model(path: Path, size: int = 4, opset: int = 18, batch: int | str = "batch") -> Path:
     """image (batch, 1, size, size) -> ReLU."""
-    shape = ["batch", 1, size, size]
+    shape = [batch, 1, size, size]
     image, logits = (onnx.helper.make_tensor_value_info(name, 1, shape) for name in ("image", "logits"))
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["image"], ["logits"])], "g", [image], [logits])
     opsets = [onnx.helper.make_opsetid("", opset)]
@@ -69,8 +69,8 @@ def test_every_model_runs_after_the_yardstick_and_the_warm_up_is_not_counted(mon
     monkeypatch.setattr(latency, "open_session", lambda path, threads: Recorder(str(path), runs))
     models = {"a": "a", "b": "b", "yard": "yard"}
     rows = measure_latency(models, yardstick="yard", batch_sizes=(1, 3), threads=(1,), runs=50, warmup=2)
-    assert runs[:4] == [("yard", 1), ("a", 1), ("yard", 1), ("b", 1)]
-    assert runs == [(name, batch) for batch in (1, 3) for name in ["yard", "a", "yard", "b"] * 52]
+    assert runs[:7] == [(name, 1) for name in ("yard", "a", "b", "yard", "a", "yard", "b")]  # each is tried first
+    assert runs == [(name, batch) for batch in (1, 3) for name in ["yard", "a", "b"] + ["yard", "a", "yard", "b"] * 52]
     assert [(row.model, row.batch, row.threads) for row in rows] == [("a", 1, 1), ("b", 1, 1), ("a", 3, 1), ("b", 3, 1)]
 
 
@@ -104,6 +104,15 @@ def test_models_of_different_input_sizes_are_refused(tmp_path: Path) -> None:
     models = {"a": write_model(tmp_path / "a.onnx", 4), "yard": write_model(tmp_path / "b.onnx", 8)}
     with pytest.raises(ValueError, match="different shapes"):
         measure_latency(models, yardstick="yard")
+
+
+def test_a_file_that_does_not_run_on_the_batch_is_one_line(tmp_path: Path) -> None:
+    models = {"a": write_model(tmp_path / "a.onnx", batch=1), "yard": write_model(tmp_path / "b.onnx")}
+    with pytest.raises(ValueError, match=r"^a does not run on images \(2, 1, 4, 4\): .*$") as caught:
+        measure_latency(models, yardstick="yard", threads=(1,), batch_sizes=(1, 2))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"do not fit into memory$"):
+        measure_latency(models, yardstick="yard", threads=(1,), batch_sizes=(10**12,))
 
 
 def test_a_missing_and_a_broken_file_are_one_line(tmp_path: Path) -> None:

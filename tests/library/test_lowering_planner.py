@@ -139,6 +139,11 @@ def test_what_the_runtime_cannot_load_is_not_chosen(tmp_path: Path, monkeypatch:
     lower(network(), tmp_path / "model.onnx", 16, plan=plan)
 
 
+def test_a_number_of_threads_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^threads=-1 is not allowed: 0 \(all usable cores\) or more$"):
+        measure_plan(network(), 16, threads=-1)
+
+
 def test_a_newer_operator_raises_the_opset(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     model, plan = network(), portable_plan(network(), 16)

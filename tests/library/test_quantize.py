@@ -87,6 +87,20 @@ def test_a_file_that_cannot_be_quantized_is_refused_in_one_line(tmp_path: Path) 
         assert "\n" not in str(caught.value)
 
 
+def test_a_network_whose_values_are_not_finite_is_refused_in_one_line(path: Path, tmp_path: Path) -> None:
+    proto = onnx.load(path)
+    for entry in proto.graph.initializer:
+        values = onnx.numpy_helper.to_array(entry)
+        if values.dtype == np.float32:
+            entry.CopyFrom(onnx.numpy_helper.from_array(np.full_like(values, np.nan), entry.name))
+    onnx.save(proto, tmp_path / "diverged.onnx")
+    with pytest.raises(
+        ValueError, match=r"diverged\.onnx cannot be quantized, perhaps its values are not finite: \w.*$"
+    ):
+        write_int8(tmp_path / "diverged.onnx", tmp_path / "int8.onnx", [images(2)])
+    assert not (tmp_path / "int8.onnx").exists()
+
+
 def test_an_operator_of_ours_is_refused(tmp_path: Path) -> None:
     ends = [onnx.helper.make_tensor_value_info(name, 1, ["batch", *SHAPE]) for name in ("image", "logits")]
     node = onnx.helper.make_node("DenseBlock", ["image"], ["logits"], domain="condensenet")
