@@ -7,10 +7,8 @@ then, and their absence is an ``ImportError`` that says what to install.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,9 @@ from torch import Tensor, nn
 
 from condensenet.files import write_atomically
 from condensenet.latency import open_session
+from condensenet.onnx_file import INPUT, OUTPUT, check_opset, needs, properties
 from condensenet.shapes import image_shape
 
-INPUT, OUTPUT = "image", "logits"
-OPSETS = range(18, 26)
 TOLERANCE = 1e-5  # of the largest logit; seen: 1e-6 for the deepest network, 3e-7 for most
 
 
@@ -44,14 +41,13 @@ def export_onnx(
     The model itself is left alone: its mode, its device, its weights. The file appears whole or not at all.
     Raises ``ValueError`` for an opset or a size that cannot be, ``ImportError`` without onnx and onnxscript.
     """
-    if opset not in OPSETS:
-        raise ValueError(f"{opset=} is not allowed: {OPSETS[0]} to {OPSETS[-1]}")
+    check_opset(opset)
     shape = image_shape(model, input_size)
-    onnx = _needs("onnx")
-    _needs("onnxscript")
+    onnx = needs("onnx", "export_onnx")
+    needs("onnxscript", "export_onnx")
     proto = _trace(copy.deepcopy(model).cpu().eval(), shape, opset)
     _tidy(proto)
-    onnx.helper.set_model_props(proto, {key: _as_text(value) for key, value in (metadata or {}).items()})
+    onnx.helper.set_model_props(proto, properties(metadata or {}))
     onnx.checker.check_model(proto, full_check=True)
     write_atomically(Path(path), proto.SerializeToString())
     return Path(path)
@@ -80,17 +76,6 @@ def _tidy(proto: Any) -> None:
     graph.doc_string = ""
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
-
-
-def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _needs(module: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImportError(f"export_onnx needs {module}: pip install onnx onnxscript") from error
 
 
 def torch_logits(model: nn.Module) -> Callable[[Tensor], Tensor]:

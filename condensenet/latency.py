@@ -22,6 +22,7 @@ import numpy as np
 
 from condensenet import native
 from condensenet.machine import usable_cores
+from condensenet.onnx_file import needs
 
 MIN_RUNS = 50
 
@@ -72,15 +73,14 @@ def summarise(model: str, batch: int, threads: int, times_ms: np.ndarray, yardst
     )
 
 
-def open_session(path: str | Path, threads: int = 0) -> Any:
+def open_session(model: str | Path | bytes, threads: int = 0) -> Any:
     """An ONNX Runtime session on the CPU with ``threads`` threads (0: all usable cores) that do not spin.
+
+    ``model`` is a file's path or content.
 
     Raises ``ImportError`` without onnxruntime and ``ValueError`` for a file that it cannot load.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError("running an ONNX file needs onnxruntime: pip install onnxruntime") from error
+    onnxruntime = needs("onnxruntime", "running an ONNX file")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
@@ -91,12 +91,14 @@ def open_session(path: str | Path, threads: int = 0) -> Any:
     if operators is not None:
         options.register_custom_ops_library(str(operators))
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        source = model if isinstance(model, bytes) else str(model)
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has an exception class for every kind of bad file
         why = " ".join(str(error).split())
         if "DenseBlock" in why and operators is None:
             why = "it is in native form, and the operators of condensenet.native were not built here"
-        raise ValueError(f"{path} cannot be loaded by ONNX Runtime: {why}") from error
+        name = "a model" if isinstance(model, bytes) else model
+        raise ValueError(f"{name} cannot be loaded by ONNX Runtime: {why}") from error
 
 
 def measure_latency(

@@ -9,13 +9,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from condensenet.files import write_atomically
+from condensenet.onnx_file import needs
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
 PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # else the tool advises it; our files need none
@@ -47,7 +47,7 @@ def write_int8(
     Raises ``ValueError`` for a file that cannot be quantized and for batches that do not fit it, hold what is not
     finite, or are none; ``ImportError`` without onnx and onnxruntime.
     """
-    onnx, tool = _needs("onnx"), _needs("onnxruntime.quantization")
+    onnx, tool = needs("onnx", "write_int8"), needs("onnxruntime.quantization", "write_int8")
     proto = _read(onnx, Path(path_fp32))
     reader = _Reader(batches, _image_shape(proto))
     with tempfile.TemporaryDirectory(prefix="condensenet-int8-") as folder:
@@ -129,10 +129,3 @@ def _count(proto: Any) -> int:
     """Operators that read a dequantized weight or activation."""
     dequantized = {name for node in proto.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     return sum(node.op_type in OPERATORS and node.input[0] in dequantized for node in proto.graph.node)
-
-
-def _needs(module: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImportError(f"write_int8 needs {module}: pip install onnx onnxruntime ({error})") from error

@@ -31,6 +31,7 @@ WITHOUT_WEIGHT = {  # sources that a training does not run, or that only start i
     "models/__init__.py",
     "models/peers.py",
     "models/presets.py",
+    "onnx_file.py",
     "quantize.py",
     "recipe.py",
     "resuming.py",

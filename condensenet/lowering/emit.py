@@ -13,8 +13,8 @@ from condensenet.lowering.folding import fold_after
 from condensenet.lowering.graph import Graph
 from condensenet.lowering.network import Network, Stem
 from condensenet.lowering.pointwise import Place
+from condensenet.onnx_file import INPUT, OUTPUT
 
-INPUT, OUTPUT = "image", "logits"
 Size = tuple[int, int]
 Variants = Mapping[str, str]  # place: variant
 

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from condensenet.onnx_file import needs
+
 IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}  # of the release of each opset
-
-
-def needs_onnx() -> Any:
-    """The module ``onnx``. Raises ``ImportError`` that says what to install."""
-    try:
-        return import_module("onnx")
-    except ImportError as error:
-        raise ImportError("lowering a model needs onnx: pip install onnx") from error
 
 
 BLOCK = 16  # channels of a block in ONNX Runtime's fast layout with AVX-512; 8 with AVX2
@@ -37,7 +30,7 @@ class Graph:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"
-            self._constants[key] = needs_onnx().numpy_helper.from_array(array, name)
+            self._constants[key] = needs("onnx").numpy_helper.from_array(array, name)
         return str(self._constants[key].name)
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
@@ -48,7 +41,7 @@ class Graph:
         number = len(self._nodes)
         names = [f"{kind}_{number}" if outputs == 1 else f"{kind}_{number}_{output}" for output in range(outputs)]
         self._nodes.append(
-            needs_onnx().helper.make_node(kind, list(inputs), names, name=f"node_{number}", **attributes)
+            needs("onnx").helper.make_node(kind, list(inputs), names, name=f"node_{number}", **attributes)
         )
         return names
 
@@ -69,7 +62,7 @@ class Graph:
         domains: Mapping[str, int] | None = None,
     ) -> Any:
         """The ``ModelProto``; a dimension is a number, or a name if it is free. ``domains``: of other operators."""
-        helper, float32 = needs_onnx().helper, needs_onnx().TensorProto.FLOAT
+        helper, float32 = needs("onnx").helper, needs("onnx").TensorProto.FLOAT
         graph = helper.make_graph(
             self._nodes,
             "lowered",

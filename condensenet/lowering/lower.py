@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from condensenet.files import write_atomically
 from condensenet.lowering.emit import block_sizes, emit
-from condensenet.lowering.graph import needs_onnx
 from condensenet.lowering.network import Network, read_network
 from condensenet.lowering.places import check_variants, portable_variants
 from condensenet.lowering.plan import Plan, digest
 from condensenet.models.condensenet import CondenseNet
+from condensenet.onnx_file import check_opset, needs, properties
 from condensenet.shapes import image_shape
-
-OPSETS = range(18, 26)
 
 
 def lower(
@@ -38,9 +35,9 @@ def lower(
     Raises ``ValueError`` in one line for a model that is not in grouped form, an opset or a size that cannot be, and
     a plan that does not fit; ``ImportError`` without onnx.
     """
-    checked_opset(opset)
+    check_opset(opset)
     network, size = check_plan(model, input_size, plan)
-    onnx = needs_onnx()
+    onnx = needs("onnx")
     proto = emit(network, size, plan.variants, opset)
     values = {**(metadata or {}), "form": "lowered", "plan": plan.kind, "plan_json": plan.as_json()}
     onnx.helper.set_model_props(proto, properties(values))
@@ -72,15 +69,3 @@ def read(model: CondenseNet, input_size: int | Sequence[int]) -> tuple[Network, 
         left = " and ".join(str(size) for size in sizes)
         raise ValueError(f"{input_size=} is not allowed: the blocks would get images of {left} pixels")
     return network, (height, width)
-
-
-def checked_opset(opset: int) -> None:
-    if opset not in OPSETS:
-        raise ValueError(f"{opset=} is not allowed: {OPSETS[0]} to {OPSETS[-1]}")
-
-
-def properties(values: Mapping[str, object]) -> dict[str, str]:
-    """Metadata properties: text as it is, anything else as JSON."""
-    return {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in values.items()
-    }

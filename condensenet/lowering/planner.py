@@ -11,7 +11,7 @@ import numpy as np
 
 from condensenet.lowering import pointwise
 from condensenet.lowering.blocks import STYLES, BlockPlace, emit_layer
-from condensenet.lowering.emit import INPUT, block_place, block_sizes, emit
+from condensenet.lowering.emit import block_place, block_sizes, emit
 from condensenet.lowering.graph import Graph
 from condensenet.lowering.lower import read
 from condensenet.lowering.network import Block, Layer, Network, Pointwise
@@ -21,6 +21,7 @@ from condensenet.lowering.pointwise import Place
 from condensenet.lowering.timing import Times, this_machine, time_in_turn
 from condensenet.machine import usable_cores
 from condensenet.models.condensenet import CondenseNet
+from condensenet.onnx_file import INPUT
 
 ROUNDS = 15  # of a small graph
 WHOLE_ROUNDS = 20

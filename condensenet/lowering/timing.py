@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from condensenet.files import write_atomically
-from condensenet.latency import versions
+from condensenet.latency import open_session, versions
 from condensenet.machine import hardware
 
 FORMAT = "condensenet lowering times 1"
@@ -56,18 +56,9 @@ def _run(session: Any, image: np.ndarray) -> float:
 
 
 def _session(model: Any, threads: int) -> Any | None:
-    """None if the runtime cannot load ``model``."""
     try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError("measuring a plan needs onnxruntime: pip install onnxruntime") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3  # errors
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception:  # the runtime has an exception class for every reason
+        return open_session(model.SerializeToString(), threads)
+    except ValueError:  # an operator or opset that this runtime does not know
         return None
 
 

@@ -34,7 +34,10 @@ typedef struct {
 } dense_block;
 
 /* Runs task(part, arguments) for every part below parts, perhaps at the same time. */
-typedef struct { void (*run)(void *pool, void (*task)(void *, unsigned long), unsigned long parts, void *arguments); void *pool; } workers;
+typedef struct {
+    void (*run)(void *pool, void (*task)(void *, unsigned long), unsigned long parts, void *arguments);
+    void *pool;
+} workers;
 
 /* One set for each instruction set. `scratch` holds scratch_bytes() of memory, whatever is in it. */
 typedef struct {

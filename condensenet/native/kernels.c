@@ -23,12 +23,6 @@ enum { CACHE_BYTES = 3 << 19, STRIP = 16 }; /* where the features are more, so m
 #define TILE 8
 #define TILE_3X3 4
 #include "kernels.h"
-#undef NAME
-#undef LANES
-#undef LARGER
-#undef SMALLER
-#undef TILE
-#undef TILE_3X3
 #pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v3")
@@ -39,12 +33,6 @@ enum { CACHE_BYTES = 3 << 19, STRIP = 16 }; /* where the features are more, so m
 #define TILE 4
 #define TILE_3X3 2
 #include "kernels.h"
-#undef NAME
-#undef LANES
-#undef LARGER
-#undef SMALLER
-#undef TILE
-#undef TILE_3X3
 #pragma GCC pop_options
 #endif
 

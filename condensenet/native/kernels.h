@@ -154,3 +154,9 @@ static const dense_kernels NAME(kernels) = {TILE, TILE_3X3, NAME(scratch_bytes),
 #undef all
 #undef geometry
 #undef progress
+#undef NAME
+#undef LANES
+#undef TILE
+#undef TILE_3X3
+#undef LARGER
+#undef SMALLER

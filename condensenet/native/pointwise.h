@@ -4,14 +4,14 @@
 INLINE void NAME(gather)(const int Q, const geometry *g, const dense_layer *l, int group, const float *features, long at,
                          float *to) {
     const int *index = l->index + (long)group * l->reads;
-    const float *bound = l->bound + (long)group * l->reads;
+    const float *bound = l->bound + (long)group * l->reads, *x = features + at;
     int r = 0;
     for (; r < l->rising[group]; r++)
         UNROLL for (int q = 0; q < Q; q++)
-            store(to + (r * Q + q) * LANES, LARGER(all(bound[r]), load(features + index[r] * g->feature_plane + at + q * LANES)));
+            store(to + (r * Q + q) * LANES, LARGER(all(bound[r]), load(x + index[r] * g->feature_plane + q * LANES)));
     for (; r < l->reads; r++)
         UNROLL for (int q = 0; q < Q; q++)
-            store(to + (r * Q + q) * LANES, SMALLER(all(bound[r]), load(features + index[r] * g->feature_plane + at + q * LANES)));
+            store(to + (r * Q + q) * LANES, SMALLER(all(bound[r]), load(x + index[r] * g->feature_plane + q * LANES)));
 }
 
 /* C outputs at Q vectors of pixels: bias + sum over the inputs r of weight[r][c] * x[r], clamped at zero.

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from condensenet.files import write_atomically
 from condensenet.lowering import pointwise
-from condensenet.lowering.emit import INPUT, OUTPUT, emit_stem
-from condensenet.lowering.graph import Graph, needs_onnx
-from condensenet.lowering.lower import checked_opset, properties, read
+from condensenet.lowering.emit import emit_stem
+from condensenet.lowering.graph import Graph
+from condensenet.lowering.lower import read
 from condensenet.lowering.network import Network
 from condensenet.lowering.pointwise import Place
 from condensenet.models.condensenet import CondenseNet
 from condensenet.native.encoding import POOL_AVERAGE, POOL_GLOBAL, POOL_NONE, encode_block
+from condensenet.onnx_file import INPUT, OUTPUT, check_opset, needs, properties
 
 DOMAIN, VERSION = "condensenet", 1
 
@@ -32,9 +33,9 @@ def write_native(
     once it has registered ``library()``. Raises ``ValueError`` for a model that is not in grouped form, an opset or a
     size that cannot be; ``ImportError`` without onnx.
     """
-    checked_opset(opset)
+    check_opset(opset)
     network, size = read(model, input_size)
-    onnx = needs_onnx()
+    onnx = needs("onnx")
     graph = Graph(opset)
     _classify(graph, _blocks(graph, network), network)
     inputs = {INPUT: ("batch", network.in_channels, *size)}

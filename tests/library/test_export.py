@@ -210,6 +210,6 @@ def test_a_missing_package_is_named(
             raise ImportError(name)
         return importlib.import_module(name)
 
-    monkeypatch.setattr("condensenet.export.import_module", without)
+    monkeypatch.setattr("condensenet.onnx_file.import_module", without)
     with pytest.raises(ImportError, match=f"export_onnx needs {missing}: pip install"):
         export_onnx(model, tmp_path / "m.onnx", (9, 7))
