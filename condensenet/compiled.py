@@ -21,6 +21,9 @@ def load(module: str) -> ctypes.CDLL | None:
     except OSError as error:  # built for another machine, or a library that it needs is not here
         log.warning("%s cannot be loaded and stays unused: %s", module, error)
         return None
+    if not hasattr(library, "source_digest"):
+        log.warning("%s is not of this package and stays unused: install again", module)
+        return None
     library.source_digest.restype = ctypes.c_char_p
     sources = sorted(Path(found.origin).parent.glob("*.[ch]"))  # none in a wheel
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

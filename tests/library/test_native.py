@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import SMALL, condensed, configs, images, set_scales
 
-from condensenet import ModelConfig, convert, native, presets
+from condensenet import ModelConfig, compiled, convert, native, presets
 from condensenet.export import compare_onnx
 from condensenet.latency import open_session
 from condensenet.lowering import lower, portable_plan
@@ -172,3 +173,12 @@ def test_a_damaged_list_is_refused_or_harmless(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 150
+
+
+def test_a_library_of_something_else_stays_unused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    origin = sys.modules["_ctypes"].__file__
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=origin))
+    assert compiled.load("condensenet.native._operators") is None
+    assert "is not of this package and stays unused" in caplog.text
