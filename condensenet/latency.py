@@ -25,6 +25,7 @@ from condensenet.machine import usable_cores
 from condensenet.onnx_file import needs
 
 MIN_RUNS = 50
+MAX_THREADS = 1024  # the runtime makes as many as it is told to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +137,9 @@ def check_protocol(batch_sizes: Sequence[int], threads: Sequence[int], runs: int
     """Raise ``ValueError`` in one line for what ``measure_latency`` does not take."""
     if runs < MIN_RUNS or warmup < 1:
         raise ValueError(f"{runs=}, {warmup=} is not allowed: at least {MIN_RUNS} runs after at least one of warm-up")
-    if min(batch_sizes, default=0) < 1 or min(threads, default=-1) < 0:
-        raise ValueError(f"{batch_sizes=}, {threads=} is not allowed: batches of 1 or more, threads of 0 (all) or more")
+    if min(batch_sizes, default=0) < 1 or not all(0 <= count <= MAX_THREADS for count in threads or [-1]):
+        allowed = f"batches of 1 or more, threads of 0 (all) to {MAX_THREADS}"
+        raise ValueError(f"{batch_sizes=}, {threads=} is not allowed: {allowed}")
 
 
 def input_shape(path: str | Path) -> tuple[int, ...]:

@@ -81,6 +81,7 @@ class Times:
         self._entries[_text(key)] = dict(times)
         if self._path is None:
             return
+        self._entries = {**_read(self._path), **self._entries}  # another planner may have written meanwhile
         content = {"format": FORMAT, "times_us": self._entries}
         try:
             write_atomically(self._path, json.dumps(content, indent=0).encode())

@@ -17,7 +17,7 @@ typedef struct {
     const OrtApi *api;
     dense_block *block;
     const dense_kernels *kernels;
-    int threads;                   /* 0: not known yet; 1; 2: more than one */
+    int looked, together;          /* how often two threads were looked for, and whether they met */
 } operator;
 
 #define TRY(call) do { OrtStatus *failed = (call); if (failed) return failed; } while (0)
@@ -79,6 +79,8 @@ static void run_parts(void *pool, void (*task)(void *, unsigned long), unsigned 
         for (unsigned long part = 0; part < parts; part++) task(arguments, part);
 }
 
+enum { LOOKS = 4, MEETING_NS = 2000000 };
+
 /* Whether two parts of a task meet, within some milliseconds: nothing tells how many threads a session has. */
 static void meet(void *arguments, unsigned long part) {
     (void)part;
@@ -92,8 +94,19 @@ static void meet(void *arguments, unsigned long part) {
             return;
         }
         clock_gettime(CLOCK_MONOTONIC, &now);
-    } while ((now.tv_sec - start.tv_sec) * 1000000000L + now.tv_nsec - start.tv_nsec < 4000000L);
+    } while ((now.tv_sec - start.tv_sec) * 1000000000L + now.tv_nsec - start.tv_nsec < MEETING_NS);
     __atomic_fetch_sub(&arrived[0], 1, __ATOMIC_ACQ_REL); /* alone: the other one comes after this one */
+}
+
+/* Looks again in the first runs if there was one thread alone: the other may just have been busy elsewhere. */
+static int has_threads(operator *o, session_pool *pool) {
+    if (!__atomic_load_n(&o->together, __ATOMIC_RELAXED) && __atomic_load_n(&o->looked, __ATOMIC_RELAXED) < LOOKS) {
+        int arrived[2] = {0, 0};
+        run_parts(pool, meet, 2, arrived);
+        __atomic_fetch_add(&o->looked, 1, __ATOMIC_RELAXED);
+        if (arrived[1]) __atomic_store_n(&o->together, 1, __ATOMIC_RELAXED);
+    }
+    return __atomic_load_n(&o->together, __ATOMIC_RELAXED);
 }
 
 typedef struct {
@@ -142,18 +155,12 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     TRY(shape_output(api, &b, context, in.shape[0], &out));
     if (in.shape[0] == 0) return NULL;
     session_pool pool = {api, context};
-    int threads = __atomic_load_n(&o->threads, __ATOMIC_RELAXED);
-    if (!threads) {
-        int arrived[2] = {0, 0};
-        run_parts(&pool, meet, 2, arrived);
-        threads = arrived[1] ? 2 : 1;
-        __atomic_store_n(&o->threads, threads, __ATOMIC_RELAXED);
-    }
+    const int together = has_threads(o, &pool);
     const workers w = {run_parts, &pool};
     images_task task = {o, &b, in.data, out.data, (long)(in.count / in.shape[0]), (long)(out.count / in.shape[0]),
                         o->kernels->scratch_bytes(&b), NULL, 0};
-    if (threads > 1 && in.shape[0] == 1) task.w = &w;
-    if (threads > 1 && in.shape[0] > 1) run_parts(&pool, run_image, in.shape[0], &task);
+    if (together && in.shape[0] == 1) task.w = &w;
+    if (together && in.shape[0] > 1) run_parts(&pool, run_image, in.shape[0], &task);
     else for (int64_t n = 0; n < in.shape[0]; n++) run_image(&task, n);
     return task.failed ? refuse(api, "DenseBlock: no memory") : NULL;
 }

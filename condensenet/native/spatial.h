@@ -1,17 +1,29 @@
 /* Part of kernels.h: the 3x3 group convolution, from z to new features. */
 
-/* C outputs of a column of T vectors. S rows share a vector: then taps lie half a vector apart. */
-INLINE void NAME(spatial_tile)(const int C, const int T, const int S, const geometry *g, int ins, const float *weight,
-                               const float *z, float *out) {
+/* The vector that starts one float before `at` (column 0), at it, or one behind it, by whole lines alone: what lies
+   across two cache lines costs more to load than to make of them, where a vector is a line. */
+INLINE vec NAME(beside)(const float *at, const int column) {
+    mask order;
+    UNROLL for (int i = 0; i < LANES; i++) order[i] = column == 0 ? LANES - 1 + i : 1 + i;
+    if (column == 1) return load(at);
+    const float *left = column == 0 ? at - LANES : at;
+    return __builtin_shuffle(load(left), load(left + LANES), order);
+}
+
+/* C outputs of a column of T vectors. S rows share a vector: then taps lie half a vector apart. With few outputs to use
+   a vector for, loads are what it takes: then `whole` ones. However it is tiled, each sum is of the same order. */
+INLINE void NAME(spatial_tile)(const int C, const int T, const int S, const int whole, const geometry *g, int ins,
+                               const float *weight, const float *z, float *out) {
     vec sum[16];
     UNROLL for (int j = 0; j < C * T; j++) sum[j] = (vec){0};
     for (int i = 0; i < ins; i++)
-        for (int column = 0; column < 3; column++) {
-            const float *x = z + i * g->z_plane + column, *w = weight + (i * 3 + column) * 3 * C;
+        UNROLL for (int column = 0; column < 3; column++) {
+            const float *x = z + i * g->z_plane, *w = weight + (i * 3 + column) * 3 * C;
             vec tap[12];
             UNROLL for (int j = 0; j < 3 * C; j++) tap[j] = all(w[j]);
             UNROLL for (int row = -1; row <= (T - 1) * S + 1; row++) {
-                const vec v = load(x + row * g->pitch);
+                const float *at = x + row * g->pitch;
+                const vec v = whole ? NAME(beside)(at, column) : load(at + column - 1);
                 UNROLL for (int d = -1; d <= 1; d++) {
                     const int under = row - d;
                     if (under >= 0 && under % S == 0 && under / S < T)
@@ -23,47 +35,17 @@ INLINE void NAME(spatial_tile)(const int C, const int T, const int S, const geom
         UNROLL for (int t = 0; t < T; t++) store(out + c * g->feature_plane + (long)t * S * g->pitch, sum[c * T + t]);
 }
 
-/* The same for S = 1 by whole vectors alone: those that lie across two cache lines cost more than to make
-   them of two that do not, where a vector is a line and there are few outputs to use it for. */
-INLINE void NAME(spatial_tile_aligned)(const int C, const int T, const geometry *g, int ins, const float *weight,
-                                       const float *z, float *out) {
-    mask before, after;
-    for (int i = 0; i < LANES; i++) before[i] = LANES - 1 + i, after[i] = 1 + i;
-    vec sum[16];
-    UNROLL for (int j = 0; j < C * T; j++) sum[j] = (vec){0};
-    for (int i = 0; i < ins; i++) {
-        const float *x = z + 1 + i * g->z_plane, *w = weight + i * 9 * C;
-        vec tap[18];
-        UNROLL for (int j = 0; j < 9 * C; j++) tap[j] = all(w[j]);
-        UNROLL for (int row = -1; row <= T; row++) {
-            const float *at = x + row * g->pitch;
-            const vec middle = load(at);
-            const vec v[3] = {__builtin_shuffle(load(at - LANES), middle, before), middle,
-                              __builtin_shuffle(middle, load(at + LANES), after)};
-            UNROLL for (int column = 0; column < 3; column++)
-                UNROLL for (int d = -1; d <= 1; d++)
-                    if (row - d >= 0 && row - d < T)
-                        UNROLL for (int c = 0; c < C; c++)
-                            sum[c * T + row - d] += v[column] * tap[(column * C + c) * 3 + d + 1];
-        }
-    }
-    UNROLL for (int c = 0; c < C; c++)
-        UNROLL for (int t = 0; t < T; t++) store(out + c * g->feature_plane + (long)t * g->pitch, sum[c * T + t]);
-}
-
 /* A column of `count` vectors, T at a time. */
 INLINE void NAME(spatial_column)(const int C, const int T, const int S, const geometry *g, int ins, const float *weight,
                                  const float *z, float *out, int count) {
+    const int whole = LANES == 16 && S == 1 && C <= 2;
     int t = 0;
-#define WHILE_LEFT(tile, n) for (; t + (n) <= count; t += (n)) { \
-        const long down = (long)t * S * g->pitch; \
-        tile; }
-    if (LANES == 16 && S == 1 && C <= 2)
-        WHILE_LEFT(NAME(spatial_tile_aligned)(C, 8 / C, g, ins, weight, z + down, out + down), 8 / C);
-    WHILE_LEFT(NAME(spatial_tile)(C, T, S, g, ins, weight, z + down, out + down), T);
-    if (T > 4) WHILE_LEFT(NAME(spatial_tile)(C, 4, S, g, ins, weight, z + down, out + down), 4);
-    if (T > 2) WHILE_LEFT(NAME(spatial_tile)(C, 2, S, g, ins, weight, z + down, out + down), 2);
-    WHILE_LEFT(NAME(spatial_tile)(C, 1, S, g, ins, weight, z + down, out + down), 1);
+#define WHILE_LEFT(n) for (; t + (n) <= count; t += (n)) \
+        NAME(spatial_tile)(C, n, S, whole, g, ins, weight, z + (long)t * S * g->pitch, out + (long)t * S * g->pitch)
+    WHILE_LEFT(T);
+    if (T > 4) WHILE_LEFT(4);
+    if (T > 2) WHILE_LEFT(2);
+    WHILE_LEFT(1);
 #undef WHILE_LEFT
 }
 
@@ -74,7 +56,7 @@ INLINE void NAME(spatial_shared)(const int S, const geometry *g, const dense_lay
         for (int c = 0, tile; c < l->makes; c += tile) {
             tile = tile_of(l->makes - c, TILE_3X3);
             const float *weight = l->weight_3x3 + ((long)group * l->makes + c) * l->ins * 9;
-            const float *z = p->z + (long)group * l->ins * g->z_plane + g->lead + (long)(from - p->z_first) * g->pitch - 1;
+            const float *z = p->z + (long)group * l->ins * g->z_plane + g->lead + (long)(from - p->z_first) * g->pitch;
             float *out = features + (l->first + (long)group * l->makes + c) * g->feature_plane + (long)from * g->pitch;
             for (int column = 0; column < g->columns; column++, z += LANES, out += LANES) {
                 if (TILE_3X3 >= 4 && tile == 4) NAME(spatial_column)(4, 4, S, g, l->ins, weight, z, out, count);

@@ -107,14 +107,18 @@ def test_runs_at_the_same_time_do_not_disturb_one_another(tmp_path: Path) -> Non
         np.testing.assert_allclose(logits, expected[number % 4], rtol=1e-5, atol=1e-6)
 
 
-def test_the_same_bits_in_every_run(tmp_path: Path) -> None:
-    path = native.write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 21)
-    batch = images(SMALL, 1, (21, 21)).numpy()
-    for threads in (1, 2):
+@pytest.mark.parametrize("size", [(21, 21), (90, 120)])  # the larger one in strips, with one thread
+def test_the_same_bits_in_every_run_and_with_any_threads(tmp_path: Path, size: tuple[int, int]) -> None:
+    config = ModelConfig(
+        block_depths=(6, 2), growth_rates=(16, 12), groups_1x1=2, groups_3x3=4, condensation_factor=2, num_classes=3
+    )
+    path = native.write_native(convert(condensed(config)), tmp_path / "model.onnx", size)
+    batch = images(config, 1, size).numpy()
+    expected = open_session(path, 1).run(None, {"image": batch})[0].tobytes()
+    for threads in (1, 2, 3):
         session = open_session(path, threads)
-        first = session.run(None, {"image": batch})[0]
         for _ in range(5):
-            assert session.run(None, {"image": batch})[0].tobytes() == first.tobytes()
+            assert session.run(None, {"image": batch})[0].tobytes() == expected
 
 
 def test_a_batch_of_none(tmp_path: Path) -> None:
