@@ -105,7 +105,7 @@ def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str
 
 
 def can_be_made(form: str) -> bool:
-    return form != NATIVE or native.library() is not None
+    return form != NATIVE or native.operator_library() is not None
 
 
 def converted(name: str) -> CondenseNet:

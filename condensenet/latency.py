@@ -88,7 +88,7 @@ def open_session(model: str | Path | bytes, threads: int = 0) -> Any:
     options.log_severity_level = 3  # errors
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    operators = native.library()
+    operators = native.operator_library()
     if operators is not None:
         options.register_custom_ops_library(str(operators))
     try:

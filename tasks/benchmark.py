@@ -11,7 +11,7 @@ from typing import Any
 
 from condensenet import device
 from condensenet.latency import input_shape, measure_latency
-from condensenet.native import library
+from condensenet.native import operator_library
 from condensenet.yardstick import NAME as YARDSTICK
 from tasks import files, inputs, machine, paths, tracking
 from tasks.console import say
@@ -55,7 +55,7 @@ def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
 
 def forms_at_hand(params: Params, setting: Setting) -> dict[str, Path]:
     """The files that export kept and this machine can run: the native one needs our operator's library."""
-    native = library() is not None
+    native = operator_library() is not None
     found = {form: params.paths.form(setting.name, form) for form in paths.ALL_FORMS if form != NATIVE or native}
     return {form: path for form, path in found.items() if path.exists()}
 

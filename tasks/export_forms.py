@@ -80,7 +80,7 @@ def write_forms(export: Export, train: ImageSplit) -> dict[str, Path]:
     found = {form: export.path(form) for form in (LOWERED, PLAIN, INT8)}
     lower(model, found[LOWERED], size, plan=export.plan, opset=opset, metadata=export.metadata_of(LOWERED))
     export_onnx(model, found[PLAIN], size, opset=opset, metadata=export.metadata_of(PLAIN))
-    if native.library() is not None:
+    if native.operator_library() is not None:
         found[NATIVE] = export.path(NATIVE)
         native.write_native(model, found[NATIVE], size, opset=opset, metadata=export.metadata_of(NATIVE))
     write_int8(found[LOWERED], found[INT8], calibration_images(train), metadata={"form": INT8})

@@ -15,11 +15,11 @@ from condensenet import compiled
 if TYPE_CHECKING:
     from condensenet.native.writing import write_native
 
-__all__ = ["library", "write_native"]
+__all__ = ["operator_library", "write_native"]
 
 
 @functools.cache
-def library() -> Path | None:
+def operator_library() -> Path | None:
     """The library of operators that a session has to register for a native file; None where it was not built."""
     found = compiled.load("condensenet.native._operators")
     return None if found is None else Path(found._name)

@@ -22,7 +22,9 @@ from condensenet.lowering import lower, portable_plan
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="no C compiler was there: native operators not built")
+pytestmark = pytest.mark.skipif(
+    native.operator_library() is None, reason="no C compiler was there: native operators not built"
+)
 
 LANES = ["4", "8", "16"]
 
@@ -136,7 +138,7 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
 
 def test_without_the_library_the_file_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = native.write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12)
-    monkeypatch.setattr("condensenet.native.library", lambda: None)
+    monkeypatch.setattr("condensenet.native.operator_library", lambda: None)
     with pytest.raises(ValueError, match=r"cannot be loaded .* operators of condensenet.native were not built here$"):
         open_session(path)
 

@@ -94,7 +94,7 @@ def test_every_form_is_there_or_says_why_not(study: Params) -> None:
             assert facts["max_relative_difference"] <= 1e-6
     assert forms["lowered"]["kept"]
     assert forms["plain"]["kept"]
-    assert forms["native"]["kept"] == (native.library() is not None)
+    assert forms["native"]["kept"] == (native.operator_library() is not None)
     assert 1e-6 < forms["int8"]["max_relative_difference"] < 0.5
     assert "times the lowered file's time" in forms["int8"]["why"]
     names = {path.stem for path in (folder(study, "export") / paths.FORMS).iterdir()}
@@ -188,7 +188,7 @@ def test_a_plan_is_taken_from_a_file_by_the_settings_name(
     plan = portable_plan(load_model(folder(params, "convert") / paths.MODEL), 9)
     plan.save(tmp_path / "plans" / f"{SETTING}.json")
     monkeypatch.setattr(export_forms, "portable_plan", None)  # nothing is planned anew
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "operator_library", lambda: None)
     stale = params.paths.form(SETTING, "native")
     stale.parent.mkdir(parents=True)
     stale.touch()
