@@ -30,8 +30,8 @@ def write_native(
     """Write ``model`` as one ONNX file with the operator ``condensenet.DenseBlock`` and return its path.
 
     All else is as with ``lower``: input, output, free batch, metadata; ``form`` is "native". A session runs the file
-    once it has registered ``operator_library()``. Raises ``ValueError`` for a model that is not in grouped form, an opset or a
-    size that cannot be; ``ImportError`` without onnx.
+    once it has registered ``operator_library()``. Raises ``ValueError`` for a model that is not in grouped form, an
+    opset or a size that cannot be; ``ImportError`` without onnx.
     """
     check_opset(opset)
     network, size = read(model, input_size)
