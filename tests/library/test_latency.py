@@ -93,6 +93,7 @@ def test_a_real_file_is_timed_with_one_and_with_all_threads(tmp_path: Path) -> N
         ({"batch_sizes": (0,)}, r"batch_sizes=\(0,\)"),
         ({"batch_sizes": ()}, r"batch_sizes=\(\)"),
         ({"threads": (-1,)}, r"threads=\(-1,\)"),
+        ({"threads": (1, 1025)}, r"threads=\(1, 1025\) is not allowed: .* threads of 0 \(all\) to 1024"),
     ],
 )
 def test_a_protocol_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:

@@ -20,6 +20,7 @@ from condensenet.export import compare_onnx
 from condensenet.lowering import Plan, blocks, graph, lower, measure_plan, planner, portable_plan
 from condensenet.lowering.network import read_network
 from condensenet.lowering.places import places, trials
+from condensenet.lowering.timing import Times
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -137,6 +138,15 @@ def test_what_the_runtime_cannot_load_is_not_chosen(tmp_path: Path, monkeypatch:
     assert plan.times_us["block 1"].keys() == {"joined", "blocked"}
     assert "in place" not in plan.variants.values()
     lower(network(), tmp_path / "model.onnx", 16, plan=plan)
+
+
+def test_planners_that_share_a_cache_keep_each_others_times(tmp_path: Path) -> None:
+    path = tmp_path / "times.json"
+    one, other = Times(path), Times(path)  # both began before either wrote
+    one.put({"site": 1}, {"a": 2.0})
+    other.put({"site": 2}, {"b": 3.0})
+    kept = Times(path)
+    assert (kept.get({"site": 1}), kept.get({"site": 2})) == ({"a": 2.0}, {"b": 3.0})
 
 
 def test_a_number_of_threads_that_cannot_be_is_refused() -> None:
