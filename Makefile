@@ -24,7 +24,7 @@ help: ## list these commands
 env: $(VENV)/.done ## make the environment in .venv
 
 # A half-made environment is made again: the mark comes last.
-$(VENV)/.done: pyproject.toml constraints.txt setup.py $(wildcard condensenet/*/*.[ch])
+$(VENV)/.done: pyproject.toml constraints.txt setup.py $(wildcard condensenet/*/*/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
 	  || { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1): Python 3.11 or 3.12 is needed (make PYTHON=python3.11 ...)"; exit 1; }
 	@echo "making the environment in $(VENV): about 6 GB, a minute or more by the network"
@@ -39,10 +39,11 @@ demo: env ## the whole pipeline on the handwritten digits: train, convert, expor
 test: check ## all tests, after ruff and mypy
 	@python -m pytest
 
-check: env ## ruff and mypy
+check: env ## ruff, mypy and the import contracts
 	@ruff check .
 	@ruff format --check .
 	@mypy
+	@lint-imports --no-cache --no-logo
 
 format: env ## format the code
 	@ruff check --fix . ; ruff format .

@@ -1,7 +1,8 @@
 """Builds what is compiled when there is a C compiler; without one the package installs all the same.
 
-``condensenet.kernels`` for training and ``condensenet.native`` for ONNX Runtime. With ``CONDENSENET_KERNELS=off``
-nothing is compiled: the wheel then fits every machine. All else about the package stands in pyproject.toml.
+``condensenet.models.kernels`` for training and ``condensenet.deploy.native`` for ONNX Runtime. With
+``CONDENSENET_KERNELS=off`` nothing is compiled: the wheel then fits every machine. All else about the package stands in
+pyproject.toml.
 """
 
 import hashlib
@@ -37,7 +38,7 @@ def compiled(module: str, *flags: str) -> Extension:
 
 wanted = os.environ.get("CONDENSENET_KERNELS") != "off"
 modules = [
-    compiled("condensenet.kernels._compiled", "-fopenmp"),
-    compiled("condensenet.native._operators", "-fvisibility=hidden"),
+    compiled("condensenet.models.kernels._compiled", "-fopenmp"),
+    compiled("condensenet.deploy.native._operators", "-fvisibility=hidden"),
 ]
 setup(ext_modules=modules if wanted else [])

@@ -4,9 +4,10 @@
     python benchmarks/fidelity.py --quick                         under 50 seconds; two short trainings a side
     python benchmarks/fidelity.py --model condensenet-86 --epochs 300 --train-images 0 --test-images 0 --device cuda
 
-Ours is ``condensenet.training.fit``, theirs benchmarks/yardstick.py: the same network, recipe, images and, for each
-seed, the same initial weights, but each draws batches, crops and flips by its own data pipeline. So single trainings
-differ by chance, and what is compared is the mean test error over the seeds: the difference beside its standard error
+Ours is ``condensenet.training.fit``, theirs benchmarks/authors_training.py: the same network, recipe, images and, for
+each seed, the same initial weights, but each draws batches, crops and flips by its own data pipeline. So single
+trainings differ by chance, and what is compared is the mean test error over the seeds: the difference beside its
+standard error
 (that of a difference of two means). Where both are the same, chance alone puts about one difference in three beyond
 one standard error. What can be compared without chance is in tests/benchmarks: the same batches give the same weights.
 
@@ -37,18 +38,19 @@ import benchmarks  # noqa: F401
 import numpy as np
 import torch
 
-from benchmarks import images, yardstick
+from benchmarks import authors_training, images
 from benchmarks.reporting import chosen_device, device_name, parser, start, table, write_rows
 from benchmarks.sides import CIFAR_AUGMENT, new_model
-from condensenet import ModelConfig, kernels, presets
-from condensenet.condensing import condensing_stage
+from condensenet import ModelConfig, presets
 from condensenet.config import TrainConfig
 from condensenet.data import PreparedData
 from condensenet.files import write_atomically
 from condensenet.interop import authors_state_dict
 from condensenet.machine import usable_cores
-from condensenet.recipe import training_code
+from condensenet.models import kernels
+from condensenet.models.condensing import condensing_stage
 from condensenet.training import fit
+from condensenet.training.recipe import training_code
 
 SIDES = ("ours", "yardstick")
 SMALL = ModelConfig(block_depths=(4, 4, 4), growth_rates=(4, 8, 16))
@@ -161,16 +163,16 @@ def train_ours(
 def train_yardstick(
     model: ModelConfig, data: PreparedData, recipe: TrainConfig, device: torch.device, workers: int
 ) -> list[dict[str, float]]:
-    net = yardstick.YardstickNet(model, data.manifest.image_size)
+    net = authors_training.YardstickNet(model, data.manifest.image_size)
     net.load_state_dict(authors_state_dict(new_model(model, recipe.seed)))
-    trainer = yardstick.YardstickTrainer(net, recipe, device)
-    loader = yardstick.train_loader(data.split("train"), CIFAR_AUGMENT, recipe.batch_size, workers)
-    test_loader = yardstick.evaluation_loader(data.evaluation_split, recipe.batch_size, workers)
+    trainer = authors_training.YardstickTrainer(net, recipe, device)
+    loader = authors_training.train_loader(data.split("train"), CIFAR_AUGMENT, recipe.batch_size, workers)
+    test_loader = authors_training.evaluation_loader(data.evaluation_split, recipe.batch_size, workers)
     torch.manual_seed(recipe.seed)  # batches, crops and flips
     net.train()
     curve = []
     for epoch in range(recipe.epochs):
-        trainer.losses = yardstick.Average()
+        trainer.losses = authors_training.Average()
         for index, (batch, labels) in enumerate(loader):
             progress = (epoch * len(loader) + index) / (recipe.epochs * len(loader))
             trainer.step(batch, labels, progress)
@@ -189,7 +191,7 @@ def code(side: str) -> dict[str, Any]:
     """What a training of ``side`` is made of: with other code it is another one."""
     if side == "ours":
         return {**training_code(), "kernels": kernels.available()}
-    return {"yardstick": hashlib.sha256(Path(yardstick.__file__).read_bytes()).hexdigest()}
+    return {"yardstick": hashlib.sha256(Path(authors_training.__file__).read_bytes()).hexdigest()}
 
 
 def facts(model: ModelConfig, recipe: TrainConfig, data: PreparedData, device: torch.device) -> dict[str, Any]:

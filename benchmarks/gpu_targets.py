@@ -47,9 +47,9 @@ from benchmarks.train_throughput import SCHEDULE, WARM_UP_GPU, schedule_seconds,
 from condensenet import presets
 from condensenet.config import TrainConfig
 from condensenet.data import PreparedData
-from condensenet.evaluation import evaluate
 from condensenet.machine import usable_cores
 from condensenet.training import fit
+from condensenet.training.evaluation import evaluate
 
 COLUMNS = ("target", "precision", "compile", "cuda_graph", "measured", "unit", "wanted", "met", "note")
 RATIO, MINUTES, IMAGES_PER_S = 6.0, 10.0, 8000.0

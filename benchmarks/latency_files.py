@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from condensenet import CondenseNet, convert, count_cost, export_onnx, native, presets
-from condensenet.lowering import Plan, check_plan, lower, measure_plan, portable_plan
-from condensenet.models.peers import mobilenet_v1
-from condensenet.quantize import write_int8
-from condensenet.yardstick import NAME as YARDSTICK
+from condensenet import CondenseNet, convert, count_cost, export_onnx, presets
+from condensenet.deploy.latency.mobilenet import NAME as YARDSTICK
+from condensenet.deploy.latency.peers import mobilenet_v1
+from condensenet.deploy.lowering import Plan, check_plan, lower, measure_plan, portable_plan
+from condensenet.deploy.native.writing import write_native
+from condensenet.deploy.quantize import write_int8
+from condensenet.deploy.runtime import operator_library
 from tasks.paths import INT8, LOWERED, NATIVE, PLAIN
 
 CONDENSENETS = ("condensenet-74-g4", "condensenet-74-g8")
@@ -95,7 +97,7 @@ def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str
     makers: dict[str, Callable[[], object]] = {
         PLAIN: lambda: export_onnx(model, path[PLAIN], size),
         LOWERED: lambda: None,
-        NATIVE: lambda: native.write_native(model, path[NATIVE], size),
+        NATIVE: lambda: write_native(model, path[NATIVE], size),
         INT8: lambda: write_int8(path[LOWERED], path[INT8], random_images(size)),
     }
     for form in FORMS:
@@ -105,7 +107,7 @@ def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str
 
 
 def can_be_made(form: str) -> bool:
-    return form != NATIVE or native.operator_library() is not None
+    return form != NATIVE or operator_library() is not None
 
 
 def converted(name: str) -> CondenseNet:

@@ -42,7 +42,8 @@ from benchmarks.latency_files import (
 )
 from benchmarks.peak import Runner
 from benchmarks.reporting import parser, start, table, write_rows
-from condensenet.latency import MIN_RUNS, input_shape, open_session, summarise, versions
+from condensenet.deploy.latency.measure import MIN_RUNS, input_shape, summarise
+from condensenet.deploy.runtime import open_session, versions
 from condensenet.machine import hardware, usable_cores
 from tasks import paths
 

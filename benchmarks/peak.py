@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from condensenet.latency import open_session
+from condensenet.deploy.runtime import open_session
 
 SIZE = 1536
 MACS = SIZE**3

@@ -29,9 +29,10 @@ import torch
 
 from benchmarks.reporting import Spread, chosen_device, device_name, parser, start, table, write_rows
 from benchmarks.sides import Ours, in_turn, new_model, prepared
-from condensenet import count_cost, kernels, presets
+from condensenet import count_cost, presets
 from condensenet.config import ModelConfig, TrainConfig
 from condensenet.machine import usable_cores
+from condensenet.models import kernels
 from condensenet.models.presets import CIFAR_DEPTHS
 
 NAMES = tuple(f"condensenet-{depth}" for depth in CIFAR_DEPTHS)

@@ -41,9 +41,9 @@ import torch
 from benchmarks import turns
 from benchmarks.reporting import Spread, parser, start, table, write_rows
 from benchmarks.sides import CIFAR_AUGMENT, prepared
-from condensenet import kernels
 from condensenet.config import ModelConfig, TrainConfig
 from condensenet.machine import hardware
+from condensenet.models import kernels
 from condensenet.models.presets import presets
 from tasks.train_worker import Job
 

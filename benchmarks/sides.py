@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import yardstick
+from benchmarks import authors_training
 from benchmarks.reporting import synchronise
 from condensenet import CondenseNet, ModelConfig
 from condensenet.config import AugmentConfig, TrainConfig
@@ -90,12 +90,12 @@ class Yardstick:
         augment: AugmentConfig = CIFAR_AUGMENT,
     ) -> None:
         self.stages = model.config.condensation_factor - 1
-        self.net = yardstick.YardstickNet(model.config, data.manifest.image_size)
+        self.net = authors_training.YardstickNet(model.config, data.manifest.image_size)
         self.net.load_state_dict(authors_state_dict(model))
-        self.trainer = yardstick.YardstickTrainer(self.net, config, device)
+        self.trainer = authors_training.YardstickTrainer(self.net, config, device)
         split = data.split("train")
-        loader = yardstick.train_loader(split, augment, config.batch_size, workers)
-        self.batches = yardstick.endless(loader)
+        loader = authors_training.train_loader(split, augment, config.batch_size, workers)
+        self.batches = authors_training.endless(loader)
         self.progress, self.increment = 0.0, 1 / (config.epochs * len(loader))
         self.net.train()
 

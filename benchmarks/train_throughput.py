@@ -30,9 +30,10 @@ import torch
 
 from benchmarks.reporting import Spread, chosen_device, device_name, parser, start, table, write_rows
 from benchmarks.sides import Block, Ours, Side, Yardstick, in_turn, new_model, prepared
-from condensenet import kernels, presets
+from condensenet import presets
 from condensenet.config import ModelConfig, TrainConfig
 from condensenet.machine import usable_cores
+from condensenet.models import kernels
 
 COLUMNS = (
     "phase",

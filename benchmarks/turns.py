@@ -22,10 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.sides import Ours, new_model
 from condensenet.data import PreparedData
-from condensenet.evaluation import to_device
 from condensenet.files import write_atomically
-from condensenet.optimizer import NesterovSGD
 from condensenet.training import cosine_learning_rate
+from condensenet.training.evaluation import to_device
+from condensenet.training.optimizer import NesterovSGD
 from tasks.train_worker import Job
 
 POLL_S = 0.002

@@ -1,86 +1,62 @@
 """CondenseNet (Huang et al., CVPR 2018): networks whose 1x1 convolutions learn which inputs to keep, by groups.
 
-The public names are imported when they are first used: what reads configurations alone does not wait for torch.
+The public names are imported when they are first used: reading a configuration does not wait for torch.
 """
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from condensenet.config import ModelConfig
-    from condensenet.convert import convert
-    from condensenet.cost import Cost, count_cost
-    from condensenet.export import export_onnx
+if TYPE_CHECKING:  # for type checkers and editors; what is public is said below
+    from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
+    from condensenet.deploy.convert import convert
+    from condensenet.deploy.cost import Cost, count_cost
+    from condensenet.deploy.export import export_onnx
+    from condensenet.deploy.latency.measure import measure_latency
+    from condensenet.deploy.lowering.plan import Plan
+    from condensenet.deploy.lowering.planner import measure_plan
+    from condensenet.deploy.lowering.writing import lower, portable_plan
+    from condensenet.deploy.native.writing import write_native
+    from condensenet.deploy.quantize import write_int8
+    from condensenet.deploy.runtime import operator_library
     from condensenet.interop import load_authors_checkpoint, save_authors_checkpoint
-    from condensenet.latency import measure_latency
-    from condensenet.lowering import Plan, measure_plan
-    from condensenet.lowering.lower import lower, portable_plan
     from condensenet.models.condensenet import CondenseNet, group_lasso
     from condensenet.models.presets import presets
-    from condensenet.native import write_native
-    from condensenet.quantize import write_int8
-
-__all__ = [
-    "CondenseNet",
-    "Cost",
-    "ModelConfig",
-    "Plan",
-    "convert",
-    "count_cost",
-    "export_onnx",
-    "group_lasso",
-    "load_authors_checkpoint",
-    "lower",
-    "measure_latency",
-    "measure_plan",
-    "portable_plan",
-    "presets",
-    "save_authors_checkpoint",
-    "write_int8",
-    "write_native",
-]
+    from condensenet.models.storage import load_model, save_model
 
 _HOMES = {
-    "CondenseNet": "condensenet.models.condensenet",
-    "Cost": "condensenet.cost",
-    "ModelConfig": "condensenet.config",
-    "Plan": "condensenet.lowering",
-    "convert": "condensenet.convert",
-    "count_cost": "condensenet.cost",
-    "export_onnx": "condensenet.export",
-    "group_lasso": "condensenet.models.condensenet",
-    "load_authors_checkpoint": "condensenet.interop",
-    "lower": "condensenet.lowering",
-    "measure_latency": "condensenet.latency",
-    "measure_plan": "condensenet.lowering",
-    "portable_plan": "condensenet.lowering",
-    "presets": "condensenet.models.presets",
-    "save_authors_checkpoint": "condensenet.interop",
-    "write_int8": "condensenet.quantize",
-    "write_native": "condensenet.native",
+    "AugmentConfig": "config",
+    "CondenseNet": "models.condensenet",
+    "Cost": "deploy.cost",
+    "ModelConfig": "config",
+    "Plan": "deploy.lowering.plan",
+    "TrainConfig": "config",
+    "convert": "deploy.convert",
+    "count_cost": "deploy.cost",
+    "export_onnx": "deploy.export",
+    "group_lasso": "models.condensenet",
+    "load_authors_checkpoint": "interop",
+    "load_model": "models.storage",
+    "lower": "deploy.lowering.writing",
+    "measure_latency": "deploy.latency.measure",
+    "measure_plan": "deploy.lowering.planner",
+    "operator_library": "deploy.runtime",
+    "portable_plan": "deploy.lowering.writing",
+    "presets": "models.presets",
+    "save_authors_checkpoint": "interop",
+    "save_model": "models.storage",
+    "write_int8": "deploy.quantize",
+    "write_native": "deploy.native.writing",
 }
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Importing the module ``convert`` would put it where the function ``convert`` belongs."""
-        if name in _HOMES and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

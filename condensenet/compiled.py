@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def load(module: str) -> ctypes.CDLL | None:
-    """The library of ``module``, such as "condensenet.kernels._compiled"; None, and why in the log, if it is no use."""
+    """The library of ``module``, such as "condensenet.models.kernels._compiled"; None and a warning if it is no use."""
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:
         return None

@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 from prefect import flow, get_run_logger
 from prefect.states import Failed
 
-from condensenet.device import WARMUP, describe, time_files
-from condensenet.latency import MIN_RUNS, check_protocol
+from condensenet.deploy.latency.files import WARMUP, describe, time_files
+from condensenet.deploy.latency.measure import MIN_RUNS, check_protocol
 from tasks.errors import UserError
 from tasks.paths import ALL_FORMS
 from tasks.tracking import server

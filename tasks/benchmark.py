@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from condensenet import device
-from condensenet.latency import input_shape, measure_latency
-from condensenet.native import operator_library
-from condensenet.yardstick import NAME as YARDSTICK
+from condensenet.deploy import latency
+from condensenet.deploy.latency.measure import input_shape, measure_latency
+from condensenet.deploy.latency.mobilenet import NAME as YARDSTICK
+from condensenet.deploy.runtime import operator_library
 from tasks import files, inputs, machine, paths, tracking
 from tasks.console import say
 from tasks.errors import run_main
@@ -47,7 +47,7 @@ def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
             runs=protocol.runs,
             warmup=protocol.warmup,
         )
-    facts = device.as_facts(rows, input_shape(model), protocol.runs, protocol.warmup)
+    facts = latency.as_facts(rows, input_shape(model), protocol.runs, protocol.warmup)
     facts["rows"] = [as_row(row) for row in facts["rows"]]
     files.write_json(params.paths.setting("benchmark", setting.name) / paths.LATENCY, facts)
     return facts
@@ -67,8 +67,8 @@ def as_row(row: dict[str, Any]) -> dict[str, Any]:
 
 def describe(facts: dict[str, Any]) -> Iterator[str]:
     """The machine, then a line a row, and what to do where the machine was not quiet."""
-    yield from device.describe(facts, "form")
-    if device.is_unsteady(facts):
+    yield from latency.describe(facts, "form")
+    if latency.is_unsteady(facts):
         yield "to measure again: dvc repro -f -s STAGE"
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from condensenet.condensing import importance
-from condensenet.convert import convert
-from condensenet.cost import count_cost
-from condensenet.layers import LearnedGroups
+from condensenet.deploy.convert import convert
+from condensenet.deploy.cost import count_cost
 from condensenet.models.condensenet import CondenseNet
-from condensenet.storage import save_model
+from condensenet.models.condensing import importance
+from condensenet.models.layers import LearnedGroups
+from condensenet.models.storage import save_model
 from tasks import files, inputs, machine, paths, tracking
 from tasks.console import say
 from tasks.errors import UserError, run_main

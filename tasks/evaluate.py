@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from condensenet.data import ImageSplit, evaluation_batches
-from condensenet.export import onnx_logits, torch_logits
+from condensenet.deploy.export import onnx_logits, torch_logits
 from tasks import files, inputs, machine, paths, tracking
 from tasks.console import progress, say
 from tasks.errors import run_main

@@ -15,10 +15,10 @@ from typing import Any
 import onnx
 from torch import Tensor
 
-from condensenet.cost import count_cost
 from condensenet.data import ImageSplit, Manifest, evaluation_batches
-from condensenet.export import TOLERANCE, Difference, judge, measure_differences
-from condensenet.latency import Latency
+from condensenet.deploy.cost import count_cost
+from condensenet.deploy.export import TOLERANCE, Difference, judge, measure_differences
+from condensenet.deploy.latency.measure import Latency
 from condensenet.models.condensenet import CondenseNet
 from tasks import files, inputs, machine, paths, tracking
 from tasks.console import progress, say

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from condensenet import native
 from condensenet.data import ImageSplit, evaluation_batches
-from condensenet.export import export_onnx
-from condensenet.latency import Latency, measure_latency
-from condensenet.lowering import Plan, check_plan, lower, measure_plan, portable_plan
+from condensenet.deploy.export import export_onnx
+from condensenet.deploy.latency.measure import Latency, measure_latency
+from condensenet.deploy.lowering import Plan, check_plan, lower, measure_plan, portable_plan
+from condensenet.deploy.native.writing import write_native
+from condensenet.deploy.quantize import write_int8
+from condensenet.deploy.runtime import operator_library
 from condensenet.machine import hardware
 from condensenet.models.condensenet import CondenseNet
-from condensenet.quantize import write_int8
 from tasks import inputs, machine, paths
 from tasks.errors import UserError
 from tasks.params import Params
@@ -80,9 +81,9 @@ def write_forms(export: Export, train: ImageSplit) -> dict[str, Path]:
     found = {form: export.path(form) for form in (LOWERED, PLAIN, INT8)}
     lower(model, found[LOWERED], size, plan=export.plan, opset=opset, metadata=export.metadata_of(LOWERED))
     export_onnx(model, found[PLAIN], size, opset=opset, metadata=export.metadata_of(PLAIN))
-    if native.operator_library() is not None:
+    if operator_library() is not None:
         found[NATIVE] = export.path(NATIVE)
-        native.write_native(model, found[NATIVE], size, opset=opset, metadata=export.metadata_of(NATIVE))
+        write_native(model, found[NATIVE], size, opset=opset, metadata=export.metadata_of(NATIVE))
     write_int8(found[LOWERED], found[INT8], calibration_images(train), metadata={"form": INT8})
     return found
 

@@ -45,7 +45,7 @@ def read_run(params: Params, setting: Setting) -> dict[str, Any]:
 
 def read_model(params: Params, setting: Setting, stage: str = "convert") -> CondenseNet:
     """The model that ``stage`` wrote: train in training form, convert in grouped form."""
-    from condensenet.storage import load_model
+    from condensenet.models.storage import load_model
 
     path = existing(params.paths.setting(stage, setting.name) / paths.MODEL, f"{stage}@{setting.name}")
     with one_line():

@@ -79,8 +79,8 @@ PLANS = ("portable", "measured")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportParams:
-    """``plan`` says how the exported graph is lowered (condensenet.lowering): by rules that hold anywhere, by what is
-    measured on this machine, or by the plan in a file, in whose path ``{setting}`` is the setting's name."""
+    """``plan`` says how the exported graph is lowered: by rules that hold anywhere, by what is measured on this
+    machine, or by the plan in a file, in whose path ``{setting}`` is the setting's name."""
 
     opset: int = 18
     plan: str = "portable"

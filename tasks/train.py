@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from condensenet.data.manifest import Manifest, from_json
-from condensenet.recipe import differences, recipe
+from condensenet.training.recipe import differences, recipe
 from tasks import inputs, machine, paths, tracking, train_worker
 from tasks.console import say
 from tasks.errors import UserError, run_main

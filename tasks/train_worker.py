@@ -85,7 +85,7 @@ def _train(job: Job, rank: int) -> None:
 
     from condensenet.data import PreparedData
     from condensenet.models.condensenet import CondenseNet
-    from condensenet.storage import save_model
+    from condensenet.models.storage import save_model
     from condensenet.training import fit
 
     torch.set_num_threads(job.threads)

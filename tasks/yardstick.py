@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from condensenet.cost import count_cost
 from condensenet.data import Manifest, PreparedData
-from condensenet.export import export_onnx
-from condensenet.models.peers import mobilenet_v1
-from condensenet.yardstick import NAME
+from condensenet.deploy.cost import count_cost
+from condensenet.deploy.export import export_onnx
+from condensenet.deploy.latency.mobilenet import NAME
+from condensenet.deploy.latency.peers import mobilenet_v1
 from tasks import files, inputs, machine, paths
 from tasks import params as parameters
 from tasks.console import say

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from condensenet.models.condensenet import CondenseNet, Form
-from condensenet.storage import read_plain
+from condensenet.models.storage import read_plain
 
 State = dict[str, Tensor]
 Layers = dict[str, State]  # tensors by the authors' name of their layer, in the order of the forward pass

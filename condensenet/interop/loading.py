@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensenet.condensing import by_group
 from condensenet.config import ModelConfig, Stem
-from condensenet.convert import PER_CHANNEL
+from condensenet.deploy.convert import PER_CHANNEL
 from condensenet.interop.inference import infer_config, told_groups
 from condensenet.interop.layout import (
     Layers,
@@ -28,9 +27,10 @@ from condensenet.interop.layout import (
     read_layers,
     require,
 )
-from condensenet.layers import CondensedGroupConv, CondensedLinear, LearnedGroupConv, LearnedLinear, NormReluConv
 from condensenet.models.condensenet import CondenseNet
-from condensenet.storage import build_model, new_model
+from condensenet.models.condensing import by_group
+from condensenet.models.layers import CondensedGroupConv, CondensedLinear, LearnedGroupConv, LearnedLinear, NormReluConv
+from condensenet.models.storage import build_model, new_model
 
 
 def load_authors_checkpoint(

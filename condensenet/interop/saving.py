@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensenet import condensing
-from condensenet.convert import PER_CHANNEL, gather_weight
+from condensenet.deploy.convert import PER_CHANNEL, gather_weight
 from condensenet.files import write_atomically
 from condensenet.interop.layout import State, named_layers
-from condensenet.layers import LearnedGroupConv, LearnedLinear, NormReluConv
+from condensenet.models import condensing
 from condensenet.models.condensenet import CondenseNet
-from condensenet.storage import build_model
+from condensenet.models.layers import LearnedGroupConv, LearnedLinear, NormReluConv
+from condensenet.models.storage import build_model
 
 
 def save_authors_checkpoint(model: CondenseNet, path: str | os.PathLike[str], *, epoch: int = -1) -> None:

@@ -8,53 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import sqrt
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condensenet import fused, fusible
 from condensenet.config import ModelConfig
-from condensenet.layers import (
-    CondensedGroupConv,
+from condensenet.models.fused import can_fuse_block, can_fuse_pool, fused_average_pool, fused_dense_block
+from condensenet.models.layers import (
     CondensedLinear,
+    DenseLayer,
+    Form,
     LearnedGroupConv,
     LearnedGroups,
     LearnedLinear,
-    NormReluConv,
+    conv_1x1,
 )
-
-Form = Literal["training", "grouped"]
-
-
-def _conv_1x1(in_channels: int, out_channels: int, config: ModelConfig, form: Form, dropout: float) -> nn.Module:
-    groups, factor = config.groups_1x1, config.condensation_factor
-    if form == "training":
-        return LearnedGroupConv(
-            in_channels,
-            out_channels,
-            groups=groups,
-            condensation_factor=factor,
-            dropout=dropout,
-            num_condensing_stages=config.num_condensing_stages,
-        )
-    if factor == 1:  # every group reads every input: nothing to gather
-        return NormReluConv(in_channels, out_channels, 1)
-    return CondensedGroupConv(in_channels, out_channels, groups=groups, condensation_factor=factor)
-
-
-class DenseLayer(nn.Module):
-    """1x1 learned group convolution, 3x3 group convolution; returns its input with its k new features behind it."""
-
-    def __init__(self, in_channels: int, growth_rate: int, config: ModelConfig, form: Form) -> None:
-        super().__init__()
-        width = config.bottleneck * growth_rate
-        self.conv_1x1 = _conv_1x1(in_channels, width, config, form, config.dropout)
-        self.conv_3x3 = NormReluConv(width, growth_rate, 3, groups=config.groups_3x3)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.cat([features, self.conv_3x3(self.conv_1x1(features))], dim=1)
 
 
 class DenseBlock(nn.Sequential):
@@ -62,8 +32,8 @@ class DenseBlock(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         layers = cast("list[DenseLayer]", list(self.children()))
-        if self.training and all(type(layer) is DenseLayer for layer in layers) and fusible.applies(layers, features):
-            return fused.dense_block(layers, features)
+        if self.training and all(type(layer) is DenseLayer for layer in layers) and can_fuse_block(layers, features):
+            return fused_dense_block(layers, features)
         return super().forward(features)
 
 
@@ -73,13 +43,13 @@ class Transition(nn.Module):
     def __init__(self, in_channels: int, config: ModelConfig, form: Form) -> None:
         super().__init__()
         out_channels = config.transition_channels(in_channels)
-        self.conv_1x1 = None if config.reduction is None else _conv_1x1(in_channels, out_channels, config, form, 0.0)
+        self.conv_1x1 = None if config.reduction is None else conv_1x1(in_channels, out_channels, config, form, 0.0)
 
     def forward(self, features: Tensor) -> Tensor:
         if self.conv_1x1 is not None:
             features = self.conv_1x1(features)
-        if self.training and fusible.pools(features):
-            return fused.average_pool(features)
+        if self.training and can_fuse_pool(features):
+            return fused_average_pool(features)
         return F.avg_pool2d(features, 2)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from condensenet.latency import open_session
+from condensenet.deploy.runtime import open_session
 
 
 def main(folder: Path) -> None:

@@ -15,7 +15,8 @@ import torch
 from emulation import CrossCompiler, Emulator
 from torch import Tensor
 
-from condensenet import CondenseNet, ModelConfig, kernels
+from condensenet import CondenseNet, ModelConfig
+from condensenet.models import kernels
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the compiled kernels are not built here to compare")
 FUNCTIONS = {
@@ -93,7 +94,7 @@ def test_every_kernel_of_a_training_step_computes_the_same(
 
     np.savez(tmp_path / "arrays.npz", **recorder.before)
     (tmp_path / "calls.json").write_text(json.dumps(recorder.calls))
-    sources = sorted((checkout / "condensenet/kernels").glob("*.c"))
+    sources = sorted((checkout / "condensenet/models/kernels").glob("*.c"))
     library = cross_compiler.shared_library(sources, tmp_path / "kernels.so", "-fopenmp", '-DSOURCE_DIGEST="none"')
     emulated.python(checkout / "tests/aarch64/run_kernels.py", library, tmp_path)
 

@@ -10,7 +10,7 @@ import pytest
 from emulation import CrossCompiler, Emulator
 from networks_aarch64 import NETWORKS, assert_equal_logits, write_references
 
-from condensenet.native import write_native
+from condensenet.deploy.native.writing import write_native
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_the_operators_compute_what_pytorch_computes(folder: Path, name: str) ->
 
 
 def test_without_the_library_the_file_is_refused_in_one_line(emulated: Emulator, folder: Path, checkout: Path) -> None:
-    code = "import sys; from condensenet.latency import open_session\ntry: open_session(sys.argv[1])\n"
+    code = "import sys; from condensenet.deploy.runtime import open_session\ntry: open_session(sys.argv[1])\n"
     code += "except ValueError as error: print(error)"
     said = emulated.python("-c", code, next(folder.glob("*.native.onnx")), path=[checkout])
     assert said.count("\n") == 1

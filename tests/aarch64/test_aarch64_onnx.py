@@ -10,11 +10,11 @@ from emulation import Emulator
 from networks_aarch64 import NETWORKS, assert_equal_logits, write_references
 
 from condensenet import CondenseNet, export_onnx
-from condensenet.latency import versions
-from condensenet.lowering import lower, portable_plan
-from condensenet.lowering.network import read_network
-from condensenet.lowering.places import choices, places
-from condensenet.yardstick import write_mobilenet_v1
+from condensenet.deploy.latency.mobilenet import write_mobilenet_v1
+from condensenet.deploy.lowering import lower, portable_plan
+from condensenet.deploy.lowering.network import read_network
+from condensenet.deploy.lowering.places import choices, places
+from condensenet.deploy.runtime import versions
 
 
 def write_forms(model: CondenseNet, folder: Path, name: str, size: tuple[int, int]) -> None:

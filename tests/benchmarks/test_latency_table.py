@@ -14,8 +14,8 @@ import pytest
 from benchmarks import latency_files, latency_table, peak, results_latency, second_runtime
 from benchmarks.latency_files import File
 from condensenet import ModelConfig, presets
-from condensenet.layers import CondensedGroupConv
-from condensenet.lowering import Plan, portable_plan
+from condensenet.deploy.lowering import Plan, portable_plan
+from condensenet.models.layers import CondensedGroupConv
 
 pytest.importorskip("onnxruntime")
 TINY = {

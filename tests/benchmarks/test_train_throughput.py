@@ -12,8 +12,8 @@ import torch
 from benchmarks import reporting, sides, train_throughput
 from benchmarks.sides import Block, Step
 from condensenet import ModelConfig, presets
-from condensenet.condensing import condensing_stage
 from condensenet.config import TrainConfig
+from condensenet.models.condensing import condensing_stage
 
 TINY = ModelConfig(block_depths=(1, 1), growth_rates=(4, 4), num_classes=3)
 

@@ -18,9 +18,10 @@ import torch
 import torch.distributed as dist
 from training_example import AUGMENT, TRAIN, bits, new_model, without_time
 
-from condensenet import ModelConfig, files, resuming, training
+from condensenet import ModelConfig, files
 from condensenet.data import PreparedData
 from condensenet.models.condensenet import CondenseNet
+from condensenet.training import distributed, loop, state
 
 CONFIG = replace(TRAIN, epochs=12)
 STEPS_PER_EPOCH = 5
@@ -73,7 +74,7 @@ def run(folder: Path, moment: Moment | None, model: ModelConfig, rank: int, worl
     if moment is not None:
         _lie_in_wait(moment)
     network, data = new_model(model), PreparedData(folder / "data")
-    history = list(training.fit(network, data, AUGMENT, CONFIG, checkpoints=folder / "checkpoints"))
+    history = list(loop.fit(network, data, AUGMENT, CONFIG, checkpoints=folder / "checkpoints"))
     torch.save({"bits": bits(network), "history": without_time(history)}, folder / f"result-{rank}.pt")
     if world_size > 1:
         dist.destroy_process_group()
@@ -85,30 +86,30 @@ def die() -> None:
 
 def _lie_in_wait(moment: Moment) -> None:
     if moment.place in WRITING:
-        save = resuming.checkpoint.save
+        save = state.checkpoint.save
 
         def deadly_save(folder: Path, step: int, content: dict[str, Any]) -> Path:
             if step == moment.step:
                 _spoil_writing(moment.place)
             return save(folder, step, content)
 
-        resuming.checkpoint.save = deadly_save
+        state.checkpoint.save = deadly_save
         return
     owner, name, after = {
-        "in the evaluation": (training, "evaluate", False),
+        "in the evaluation": (loop, "evaluate", False),
         "after a drop, its momentum not yet forgotten": (CondenseNet, "condense_to", True),
-        "after a drop": (training.Trainer, "condense", True),
-        "before the gradients are exchanged": (training.parallel, "average_", False),
-        "before the weights change": (training.NesterovSGD, "step", False),
-        "after the weights have changed": (training.NesterovSGD, "step", True),
+        "after a drop": (loop.Trainer, "condense", True),
+        "before the gradients are exchanged": (distributed, "average_", False),
+        "before the weights change": (loop.NesterovSGD, "step", False),
+        "after the weights have changed": (loop.NesterovSGD, "step", True),
     }[moment.place]
-    resume = training.Trainer.resume
+    resume = loop.Trainer.resume
 
-    def noted(trainer: training.Trainer) -> None:
+    def noted(trainer: loop.Trainer) -> None:
         resume(trainer)
         _wrap(owner, name, after, lambda: trainer.step == moment.step)
 
-    training.Trainer.resume = noted
+    loop.Trainer.resume = noted
 
 
 def _wrap(owner: Any, name: str, after: bool, due: Callable[[], bool]) -> None:

@@ -22,7 +22,7 @@ import yaml
 from tracking_server import Server
 from training_example import write_stripes
 
-from condensenet import checkpoint
+from condensenet.training import checkpoint
 from tasks import train_worker
 from tasks.params import parse
 

@@ -11,7 +11,7 @@ import pickle
 import pytest
 import torch
 
-from condensenet import checkpoint
+from condensenet.training import checkpoint
 
 
 def content(step: int) -> dict:

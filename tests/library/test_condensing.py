@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from condensenet.condensing import condensing_stage, drop_mask, importance, lasso, masked_weight
+from condensenet.models.condensing import condensing_stage, drop_mask, importance, lasso, masked_weight
 
 # Two groups of two filters: filters 0 and 2 are group 0, filters 1 and 3 are group 1.
 WEIGHT = torch.tensor(

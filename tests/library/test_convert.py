@@ -11,8 +11,8 @@ from networks import condensed, configs, random_network, relative_difference
 from torch import nn
 
 from condensenet import ModelConfig, convert, count_cost
-from condensenet.layers import CondensedGroupConv, CondensedLinear, LearnedGroups, NormReluConv
-from condensenet.storage import load_model, save_model
+from condensenet.models.layers import CondensedGroupConv, CondensedLinear, LearnedGroups, NormReluConv
+from condensenet.models.storage import load_model, save_model
 
 SMALL = ModelConfig(block_depths=(1, 2), growth_rates=(8, 16), condensation_factor=2)
 TOLERANCE = 1e-5

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from training_example import TRAIN, bits, new_model, without_time, write_stripes
 
-from condensenet import training
 from condensenet.config import AugmentConfig
 from condensenet.data import (
     ImageSplit,
@@ -29,8 +28,8 @@ from condensenet.data import (
 from condensenet.data import resident as module
 from condensenet.data.resident import StreamedSplit, cut, place
 from condensenet.data.writing import histogram
-from condensenet.evaluation import evaluation_batch_size
-from condensenet.training import fit
+from condensenet.training import fit, loop
+from condensenet.training.evaluation import evaluation_batch_size
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 AUGMENTS = [
@@ -193,7 +192,7 @@ def test_a_training_goes_on_from_disk_where_it_began_resident(tmp_path: Path, mo
     stored = new_model()
     history = list(fit(stored, data, augment, TRAIN))
 
-    monkeypatch.setattr(training, "place", lambda split, device, augment=None: ResidentSplit(split, device))
+    monkeypatch.setattr(loop, "place", lambda split, device, augment=None: ResidentSplit(split, device))
     resident = new_model()
     assert without_time(list(fit(resident, data, augment, TRAIN))) == without_time(history)
     assert bits(resident) == bits(stored)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from condensenet.config import ModelConfig
-from condensenet.export import compare_onnx, export_onnx
+from condensenet.deploy.export import compare_onnx, export_onnx
 from condensenet.models.condensenet import CondenseNet
 
 onnx = pytest.importorskip("onnx")
@@ -210,6 +210,6 @@ def test_a_missing_package_is_named(
             raise ImportError(name)
         return importlib.import_module(name)
 
-    monkeypatch.setattr("condensenet.onnx_file.import_module", without)
+    monkeypatch.setattr("condensenet.deploy.onnx_file.import_module", without)
     with pytest.raises(ImportError, match=f"export_onnx needs {missing}: pip install"):
         export_onnx(model, tmp_path / "m.onnx", (9, 7))

@@ -16,7 +16,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from condensenet import CondenseNet, ModelConfig, fused, fusible, kernels
+from condensenet import CondenseNet, ModelConfig
+from condensenet.models import condensenet, kernels
+from condensenet.models.fused import block as fused_block
+from condensenet.models.fused import can_fuse_block, can_fuse_pool, fused_average_pool, fused_dense_block
+from condensenet.models.fused.conditions import norms
 
 pytestmark = [
     pytest.mark.skipif(not kernels.available(), reason="the compiled kernels are not built, or of another source"),
@@ -98,7 +102,9 @@ def test_same_step_as_layer_by_layer(change, size, condensing_stage, plain):
     images, labels = batch(config, *size)
     calls = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "dense_block", lambda *args, run=fused.dense_block: calls.append(1) or run(*args))
+        patch.setattr(
+            condensenet, "fused_dense_block", lambda *args, run=fused_dense_block: calls.append(1) or run(*args)
+        )
         found = step(copy.deepcopy(model), images, labels)
     assert len(calls) == len(config.block_depths)
     plain()
@@ -113,9 +119,9 @@ def test_same_step_as_layer_by_layer(change, size, condensing_stage, plain):
 def test_pooling_as_torch_pools(size):
     features = torch.randn(3, 2, *size).transpose(0, 1).requires_grad_()
     gradient = torch.randn(3, 2, size[0] // 2, size[1] // 2).transpose(0, 1)
-    assert fusible.pools(features)
+    assert can_fuse_pool(features)
     results = []
-    for pooled in (fused.average_pool(features), F.avg_pool2d(features, 2)):
+    for pooled in (fused_average_pool(features), F.avg_pool2d(features, 2)):
         results.append((pooled, *torch.autograd.grad(pooled, features, gradient)))
     for found, expected in zip(*results, strict=True):
         assert torch.allclose(found, expected, rtol=1e-6, atol=1e-7)
@@ -179,7 +185,7 @@ def test_only_what_reads_no_more_than_dense_runs_in_grouped_form():
     shapes = []
     for condensing_stage in range(4):
         layer = network(SMALL, condensing_stage).blocks[0][1]
-        *_, weight, _, _, _, _ = fused._tensors(layer)
+        *_, weight, _, _, _, _ = fused_block._tensors(layer)
         shapes.append(tuple(weight.shape))
     assert shapes == [(1, 32, 24)] * 3 + [(4, 8, 6)]
 
@@ -192,7 +198,7 @@ def test_layer_by_layer_where_it_must_be(reason, monkeypatch):
     config = replace(SMALL, dropout=0.1 if reason == "dropout" else 0.0)
     model, features = network(config, 0), torch.randn(4, 16, 8, 8)
     block = model.blocks[0]
-    assert fusible.applies(list(network(SMALL, 0).blocks[0]), features)
+    assert can_fuse_block(list(network(SMALL, 0).blocks[0]), features)
     if reason == "evaluation":
         model.eval()
     elif reason == "float64":
@@ -205,14 +211,14 @@ def test_layer_by_layer_where_it_must_be(reason, monkeypatch):
     elif reason == "norm":
         block[0].conv_1x1.norm.momentum = None
     elif reason == "eps":
-        for norm in fusible.norms(block[1]):
+        for norm in norms(block[1]):
             norm.eps = 0.5
     elif reason == "one pixel":
         features = features[:1, :, :1, :1]
     elif reason == "off":
         monkeypatch.setenv(kernels.SWITCH, "off")
     with torch.set_grad_enabled(reason != "no gradient"):
-        assert not fusible.applies(list(block), features)
+        assert not can_fuse_block(list(block), features)
         if reason != "one pixel":
             assert block(features).shape == (4, 40, 8, 8)
 
@@ -294,15 +300,10 @@ def test_second_derivatives_are_refused():
 def test_kernels_of_another_source_stay_unused(tmp_path, checkout):
     """A copy of the library whose source was changed after it was built."""
     room = tmp_path / "condensenet"
-    (room / "kernels").mkdir(parents=True)
-    for path in (checkout / "condensenet").iterdir():
-        if path.name != "kernels":
-            (room / path.name).symlink_to(path)
-    for path in (checkout / "condensenet/kernels").glob("*.*"):
-        shutil.copy(path, room / "kernels")
-    (room / "kernels/rows.c").write_text("/* another */")
+    shutil.copytree(checkout / "condensenet", room, ignore=shutil.ignore_patterns("__pycache__"))
+    (room / "models/kernels/rows.c").write_text("/* another */")
     done = subprocess.run(
-        [sys.executable, "-c", "from condensenet import kernels; print(kernels.available())"],
+        [sys.executable, "-c", "from condensenet.models import kernels; print(kernels.available())"],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         cwd=tmp_path,
         capture_output=True,

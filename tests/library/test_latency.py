@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from condensenet import latency, machine
-from condensenet.latency import measure_latency, open_session, summarise
+from condensenet import machine
+from condensenet.deploy import runtime
+from condensenet.deploy.latency import measure
+from condensenet.deploy.latency.measure import measure_latency, summarise
+from condensenet.deploy.runtime import open_session
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -66,7 +69,7 @@ class Recorder:
 
 def test_every_model_runs_after_the_yardstick_and_the_warm_up_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[tuple[str, int]] = []
-    monkeypatch.setattr(latency, "open_session", lambda path, threads: Recorder(str(path), runs))
+    monkeypatch.setattr(measure, "open_session", lambda path, threads: Recorder(str(path), runs))
     models = {"a": "a", "b": "b", "yard": "yard"}
     rows = measure_latency(models, yardstick="yard", batch_sizes=(1, 3), threads=(1,), runs=50, warmup=2)
     assert runs[:7] == [(name, 1) for name in ("yard", "a", "b", "yard", "a", "yard", "b")]  # each is tried first
@@ -130,9 +133,9 @@ def test_the_machine_is_named() -> None:
     assert found["cpu"]
     assert found["cores"] >= 1
     assert found["memory_gib"] > 0
-    assert set(latency.versions()) == {"python", "numpy", "onnxruntime"}
+    assert set(runtime.versions()) == {"python", "numpy", "onnxruntime"}
 
 
 def test_measuring_does_not_import_torch(checkout: Path) -> None:
-    code = "import sys, condensenet.latency as l; l.versions(); sys.exit('torch' in sys.modules)"
+    code = "import sys, condensenet.deploy.latency; from condensenet.deploy import runtime as r; r.versions(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=checkout, check=False).returncode == 0

@@ -9,10 +9,9 @@ import pytest
 import torch
 from training_example import AUGMENT, MODEL, TRAIN, bits, new_model, without_time, write_stripes
 
-from condensenet import training
 from condensenet.config import TrainConfig
-from condensenet.launches import WARM_UP, Replay, counted_together
-from condensenet.training import Trainer, fit
+from condensenet.training import Trainer, fit, loop
+from condensenet.training.cuda_graph import WARM_UP, Replay, counted_together
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -82,7 +81,7 @@ def test_training_by_replays_gives_the_same_bits(kind, dropout, data, monkeypatc
     config = replace(TRAIN, epochs=8)
     model = new_model(replace(MODEL, dropout=dropout))
     history = without_time(list(fit(model, data, AUGMENT, config)))
-    monkeypatch.setattr(training, "Replay", kind)
+    monkeypatch.setattr(loop, "Replay", kind)
     trainers: list[Trainer] = []
     states = set()
     gradients = Trainer._gradients

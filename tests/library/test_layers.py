@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from condensenet.convert import grouped_state
-from condensenet.layers import CondensedGroupConv, CondensedLinear, LearnedGroupConv, LearnedLinear, channel_shuffle
+from condensenet.deploy.convert import grouped_state
+from condensenet.models.layers import (
+    CondensedGroupConv,
+    CondensedLinear,
+    LearnedGroupConv,
+    LearnedLinear,
+    channel_shuffle,
+)
 
 WEIGHT = torch.tensor(
     [

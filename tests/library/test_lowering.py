@@ -17,10 +17,10 @@ from torch import nn
 
 from condensenet import CondenseNet, ModelConfig, convert
 from condensenet.config import Stem
-from condensenet.export import TOLERANCE, compare_onnx
-from condensenet.lowering import Plan, lower, portable_plan
-from condensenet.lowering.network import read_network
-from condensenet.lowering.places import choices, places
+from condensenet.deploy.export import TOLERANCE, compare_onnx
+from condensenet.deploy.lowering import Plan, lower, portable_plan
+from condensenet.deploy.lowering.network import read_network
+from condensenet.deploy.lowering.places import choices, places
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

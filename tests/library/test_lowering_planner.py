@@ -16,11 +16,11 @@ import torch
 from networks import condensed
 
 from condensenet import CondenseNet, ModelConfig, convert
-from condensenet.export import compare_onnx
-from condensenet.lowering import Plan, blocks, graph, lower, measure_plan, planner, portable_plan
-from condensenet.lowering.network import read_network
-from condensenet.lowering.places import places, trials
-from condensenet.lowering.timing import Times
+from condensenet.deploy.export import compare_onnx
+from condensenet.deploy.lowering import Plan, blocks, graph, lower, measure_plan, planner, portable_plan
+from condensenet.deploy.lowering.network import read_network
+from condensenet.deploy.lowering.places import places, trials
+from condensenet.deploy.lowering.timing import Times
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -99,7 +99,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_lowering_planner import network
-from condensenet.lowering import measure_plan, planner
+from condensenet.deploy.lowering import measure_plan, planner
 original = planner.time_in_turn
 def slow(*rest):
     found = original(*rest)

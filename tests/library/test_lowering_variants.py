@@ -12,16 +12,16 @@ from networks import condensed
 from torch import Tensor
 
 from condensenet import CondenseNet, ModelConfig, convert, load_authors_checkpoint, save_authors_checkpoint
-from condensenet.export import compare_onnx
-from condensenet.lowering import lower, portable_plan
-from condensenet.lowering.folding import fold_clamp
-from condensenet.lowering.graph import Graph
-from condensenet.lowering.network import Pointwise, Spatial
-from condensenet.lowering.pointwise import VARIANTS as POINTWISE
-from condensenet.lowering.pointwise import Place, choices, fill
-from condensenet.lowering.spatial import VARIANTS as SPATIAL
-from condensenet.lowering.spatial import choices as spatial_choices
-from condensenet.lowering.spatial import merge, merging
+from condensenet.deploy.export import compare_onnx
+from condensenet.deploy.lowering import lower, portable_plan
+from condensenet.deploy.lowering.folding import fold_clamp
+from condensenet.deploy.lowering.graph import Graph
+from condensenet.deploy.lowering.network import Pointwise, Spatial
+from condensenet.deploy.lowering.pointwise import VARIANTS as POINTWISE
+from condensenet.deploy.lowering.pointwise import Place, choices, fill
+from condensenet.deploy.lowering.spatial import VARIANTS as SPATIAL
+from condensenet.deploy.lowering.spatial import choices as spatial_choices
+from condensenet.deploy.lowering.spatial import merge, merging
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -14,7 +14,7 @@ from networks import configs, random_network
 from torch import nn
 
 from condensenet import CondenseNet, ModelConfig, group_lasso, presets
-from condensenet.layers import LearnedGroupConv, LearnedLinear
+from condensenet.models.layers import LearnedGroupConv, LearnedLinear
 
 SMALL = ModelConfig(block_depths=(2, 2), growth_rates=(8, 16), condensation_factor=4)
 

@@ -14,16 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import SMALL, condensed, configs, images, set_scales
 
-from condensenet import ModelConfig, compiled, convert, native, presets
-from condensenet.export import compare_onnx
-from condensenet.latency import open_session
-from condensenet.lowering import lower, portable_plan
+from condensenet import ModelConfig, compiled, convert, presets
+from condensenet.deploy.export import compare_onnx
+from condensenet.deploy.lowering import lower, portable_plan
+from condensenet.deploy.native.writing import write_native
+from condensenet.deploy.runtime import open_session, operator_library
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 pytestmark = pytest.mark.skipif(
-    native.operator_library() is None, reason="no C compiler was there: native operators not built"
+    operator_library() is None, reason="no C compiler was there: native operators not built"
 )
 
 LANES = ["4", "8", "16"]
@@ -39,7 +40,7 @@ def test_any_network_keeps_its_logits(
     @given(configs(), st.integers(0, 3), st.sampled_from([(16, 16), (9, 13), (7, 8), (34, 9)]), st.sampled_from([1, 8]))
     def check(config: ModelConfig, seed: int, size: tuple[int, int], count: int) -> None:
         model, path = condensed(config, seed), tmp_path_factory.mktemp("native") / "model.onnx"
-        native.write_native(convert(model), path, size)
+        write_native(convert(model), path, size)
         compare_onnx(model, path, [images(config, count, size)])
 
     check()
@@ -55,7 +56,7 @@ def test_images_of_many_rows_go_strip_by_strip(
         block_depths=(7, 3), growth_rates=(24, 12), groups_1x1=2, groups_3x3=3, condensation_factor=3, num_classes=3
     )
     model = condensed(config)
-    path = native.write_native(convert(model), tmp_path / "model.onnx", size)
+    path = write_native(convert(model), tmp_path / "model.onnx", size)
     compare_onnx(model, path, [images(config, 1, size), images(config, 3, size)])
 
 
@@ -63,21 +64,21 @@ def test_images_of_many_rows_go_strip_by_strip(
 def test_scales_of_any_size(tmp_path: Path, scale: float) -> None:
     model = condensed(SMALL)
     set_scales(model, scale)
-    path = native.write_native(convert(model), tmp_path / "model.onnx", 12)
+    path = write_native(convert(model), tmp_path / "model.onnx", 12)
     compare_onnx(model, path, [images(SMALL, 4, (12, 12))])
 
 
 @pytest.mark.parametrize("name", ["condensenet-74-g8", "condensenet-74-g4"])
 def test_the_networks_of_the_paper(name: str, tmp_path: Path) -> None:
     model = condensed(presets[name])
-    path = native.write_native(convert(model), tmp_path / "model.onnx", 224)
+    path = write_native(convert(model), tmp_path / "model.onnx", 224)
     compare_onnx(model, path, [images(presets[name], 2, (224, 224))])
 
 
 def test_a_nan_and_an_infinity_come_out_as_they_do_elsewhere(tmp_path: Path) -> None:
     grouped = convert(condensed(SMALL))
     files = [
-        native.write_native(grouped, tmp_path / "native.onnx", 12),
+        write_native(grouped, tmp_path / "native.onnx", 12),
         lower(grouped, tmp_path / "lowered.onnx", 12, plan=portable_plan(grouped, 12)),
     ]
     batch = images(SMALL, 3, (12, 12)).numpy()
@@ -89,7 +90,7 @@ def test_a_nan_and_an_infinity_come_out_as_they_do_elsewhere(tmp_path: Path) -> 
 
 
 def test_runs_at_the_same_time_do_not_disturb_one_another(tmp_path: Path) -> None:
-    path = native.write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 33)
+    path = write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 33)
     session = open_session(path, 2)
     inputs = [images(SMALL, count, (33, 33)).numpy() * (count + 1) for count in (1, 2, 3, 1)]
     expected = [open_session(path, 1).run(None, {"image": batch})[0] for batch in inputs]
@@ -114,7 +115,7 @@ def test_the_same_bits_in_every_run_and_with_any_threads(tmp_path: Path, size: t
     config = ModelConfig(
         block_depths=(6, 2), growth_rates=(16, 12), groups_1x1=2, groups_3x3=4, condensation_factor=2, num_classes=3
     )
-    path = native.write_native(convert(condensed(config)), tmp_path / "model.onnx", size)
+    path = write_native(convert(condensed(config)), tmp_path / "model.onnx", size)
     batch = images(config, 1, size).numpy()
     expected = open_session(path, 1).run(None, {"image": batch})[0].tobytes()
     for threads in (1, 2, 3):
@@ -124,12 +125,12 @@ def test_the_same_bits_in_every_run_and_with_any_threads(tmp_path: Path, size: t
 
 
 def test_a_batch_of_none(tmp_path: Path) -> None:
-    path = native.write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12)
+    path = write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12)
     assert open_session(path, 1).run(None, {"image": np.zeros((0, 3, 12, 12), np.float32)})[0].shape == (0, 5)
 
 
 def test_the_file_says_what_it_is(tmp_path: Path) -> None:
-    path = native.write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12, metadata={"setting": "a"})
+    path = write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12, metadata={"setting": "a"})
     proto = onnx.load(path)
     properties = {entry.key: entry.value for entry in proto.metadata_props}
     assert properties == {"setting": "a", "form": "native"}
@@ -137,22 +138,24 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_without_the_library_the_file_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = native.write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12)
-    monkeypatch.setattr("condensenet.native.operator_library", lambda: None)
-    with pytest.raises(ValueError, match=r"cannot be loaded .* operators of condensenet.native were not built here$"):
+    path = write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12)
+    monkeypatch.setattr("condensenet.deploy.runtime.operator_library", lambda: None)
+    with pytest.raises(
+        ValueError, match=r"cannot be loaded .* operators of condensenet.deploy.native were not built here$"
+    ):
         open_session(path)
 
 
 def test_a_model_in_training_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="convert it first"):
-        native.write_native(condensed(SMALL), tmp_path / "model.onnx", 12)
+        write_native(condensed(SMALL), tmp_path / "model.onnx", 12)
 
 
 MUTATE = """
 import sys
 import numpy as np, onnx
 from onnx import numpy_helper
-from condensenet.latency import open_session
+from condensenet.deploy.runtime import open_session
 
 proto, rng, refused = onnx.load(sys.argv[1]), np.random.default_rng(0), 0
 lists = [each for each in proto.graph.initializer if each.data_type == onnx.TensorProto.INT64 and len(each.dims) == 1]
@@ -173,7 +176,7 @@ print(refused)
 
 
 def test_a_damaged_list_is_refused_or_harmless(tmp_path: Path) -> None:
-    path = native.write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12)
+    path = write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12)
     done = subprocess.run(
         [sys.executable, "-c", MUTATE, str(path), str(tmp_path / "damaged.onnx")], capture_output=True, text=True
     )
@@ -186,5 +189,5 @@ def test_a_library_of_something_else_stays_unused(
 ) -> None:
     origin = sys.modules["_ctypes"].__file__
     monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=origin))
-    assert compiled.load("condensenet.native._operators") is None
+    assert compiled.load("condensenet.deploy.native._operators") is None
     assert "is not of this package and stays unused" in caplog.text

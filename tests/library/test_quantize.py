@@ -12,9 +12,9 @@ from networks import condensed
 
 from condensenet import convert
 from condensenet.config import ModelConfig
-from condensenet.export import export_onnx
-from condensenet.latency import open_session
-from condensenet.quantize import write_int8
+from condensenet.deploy.export import export_onnx
+from condensenet.deploy.quantize import write_int8
+from condensenet.deploy.runtime import open_session
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -11,12 +11,21 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from training_example import AUGMENT, MODEL, TRAIN, bits, new_model, without_time, write_stripes
 
-from condensenet import CondenseNet, checkpoint, recipe, training
+from condensenet import CondenseNet
 from condensenet.config import TrainConfig
 from condensenet.data import PreparedData
-from condensenet.evaluation import evaluate
-from condensenet.optimizer import NesterovSGD
-from condensenet.training import TrainingPaused, TrainingStopped, cosine_learning_rate, fit, kept_pct
+from condensenet.training import (
+    TrainingPaused,
+    TrainingStopped,
+    checkpoint,
+    cosine_learning_rate,
+    fit,
+    kept_pct,
+    loop,
+    recipe,
+)
+from condensenet.training.evaluation import evaluate
+from condensenet.training.optimizer import NesterovSGD
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,7 +48,7 @@ class Killed(BaseException):
 
 def train_until(step: int, data, folder: Path, monkeypatch, config: TrainConfig = TRAIN) -> None:
     """Train in ``folder`` and die before step ``step``, wherever that is."""
-    original = training.Trainer.train_step
+    original = loop.Trainer.train_step
 
     def train_step(self, images, labels):
         if self.step >= step:
@@ -47,7 +56,7 @@ def train_until(step: int, data, folder: Path, monkeypatch, config: TrainConfig 
         original(self, images, labels)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "train_step", train_step)
+        patch.setattr(loop.Trainer, "train_step", train_step)
         with pytest.raises(Killed):
             list(fit(new_model(), data, AUGMENT, config, checkpoints=folder))
 
@@ -165,12 +174,12 @@ def test_group_lasso_is_off_after_the_last_condensing_stage(data, tmp_path):
     def trained(late_weight):
         config = replace(TRAIN, epochs=2)
         model = new_model()
-        original = training.group_lasso
+        original = loop.group_lasso
         try:
-            training.group_lasso = lambda m: (late_weight if m.is_condensed else 1.0) * original(m)
+            loop.group_lasso = lambda m: (late_weight if m.is_condensed else 1.0) * original(m)
             list(fit(model, data, AUGMENT, config))
         finally:
-            training.group_lasso = original
+            loop.group_lasso = original
         return bits(model)
 
     assert trained(1.0) == trained(1e6)
@@ -187,9 +196,9 @@ def test_resume_under_other_parameters_is_refused_with_the_difference(data, tmp_
 
 def test_resume_under_other_code_is_refused_with_the_file(data, tmp_path, monkeypatch):
     next(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
-    code = {**recipe.training_code(), "code.layers.py": "0123456789ab"}
+    code = {**recipe.training_code(), "code.models/layers.py": "0123456789ab"}
     monkeypatch.setattr(recipe, "training_code", lambda: code)
-    with pytest.raises(ValueError, match=r"code: code\.layers\.py was '[0-9a-f]{12}', is '0123456789ab'$"):
+    with pytest.raises(ValueError, match=r"code: code\.models/layers\.py was '[0-9a-f]{12}', is '0123456789ab'$"):
         next(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
 
 
@@ -213,16 +222,19 @@ def test_compiled_code_serves_all_condensing_stages(data, monkeypatch):
         assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_code_that_counts_is_all_but_what_is_named(checkout):
+def test_the_code_that_counts_is_all_that_trains_and_nothing_that_deploys(checkout):
     root = checkout / "condensenet"
     sources = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix in (".py", ".c", ".h")}
-    assert sources >= recipe.WITHOUT_WEIGHT
     counted = {name.removeprefix("code.") for name in recipe.training_code()}
-    exported = {name for name in sources if name.startswith(("lowering/", "native/"))}
-    assert "lowering/folding.py" in exported
-    assert counted == sources - recipe.WITHOUT_WEIGHT - exported
-    assert counted >= {"training.py", "optimizer.py", "layers.py", "condensing.py", "parallel.py", "data/augment.py"}
-    assert counted >= {"fused.py", "kernels/__init__.py", "kernels/rows.c", "kernels/common.h", "evaluation.py"}
+    beside = {"__init__.py", "files.py", "machine.py"}
+    assert sources - counted == {name for name in sources if name.startswith(("deploy/", "interop/"))} | beside
+    assert counted >= {
+        "training/loop.py",
+        "models/condensing.py",
+        "models/kernels/rows.c",
+        "data/augment.py",
+        "config.py",
+    }
 
 
 def test_how_often_checkpoints_are_written_changes_nothing(data, uninterrupted, tmp_path, monkeypatch):
@@ -233,12 +245,12 @@ def test_how_often_checkpoints_are_written_changes_nothing(data, uninterrupted, 
 
 
 def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch):
-    original = training.Trainer.train_step
+    original = loop.Trainer.train_step
 
     def train_step(self, images, labels):
         original(self, images * float("nan") if self.step == 7 else images, labels)
 
-    monkeypatch.setattr(training.Trainer, "train_step", train_step)
+    monkeypatch.setattr(loop.Trainer, "train_step", train_step)
     with pytest.raises(TrainingStopped, match=r"not finite at step 7 \(epoch 2\)"):
         list(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
     assert [path.name.split("-")[1] for path in sorted(tmp_path.glob("*.pt"))] == ["00000005", "00000006"]
@@ -246,7 +258,7 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data, 
 
 @pytest.mark.parametrize("what", ["parameters", "statistics", "velocities"])
 def test_no_checkpoint_holds_what_is_not_finite(what, data, tmp_path):
-    trainer = training.Trainer(new_model(), data, AUGMENT, TRAIN, tmp_path, torch.device("cpu"))
+    trainer = loop.Trainer(new_model(), data, AUGMENT, TRAIN, tmp_path, torch.device("cpu"))
     batch = next(trainer.batches())
     trainer.train_step(*batch)
     tensors = {"parameters": list(trainer.model.parameters()), "statistics": trainer.statistics}

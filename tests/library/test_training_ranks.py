@@ -13,9 +13,8 @@ import torch
 import torch.distributed as dist
 from training_example import AUGMENT, TRAIN, bits, new_model, without_time, write_stripes
 
-from condensenet import checkpoint, parallel
 from condensenet.data import PreparedData
-from condensenet.training import Trainer, TrainingPaused, TrainingStopped, fit
+from condensenet.training import Trainer, TrainingPaused, TrainingStopped, checkpoint, distributed, fit
 
 WORLD_SIZE = 2
 
@@ -116,7 +115,7 @@ def tampered_weights(data: Path, checkpoints: Path, rank: int) -> dict:
 
 def averages(data: Path, checkpoints: Path, rank: int) -> dict:
     tensors = [torch.tensor([1.0, 2.0]) * (rank + 1), torch.full((2, 2), float(rank))]
-    parallel.average_(tensors)
+    distributed.average_(tensors)
     return {"tensors": tensors}
 
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from condensenet.cost import count_cost
-from condensenet.latency import input_shape, open_session
-from condensenet.models.peers import mobilenet_v1
-from condensenet.yardstick import convolutions, random_weights, write_mobilenet_v1
+from condensenet.deploy.cost import count_cost
+from condensenet.deploy.latency.measure import input_shape
+from condensenet.deploy.latency.mobilenet import convolutions, random_weights, write_mobilenet_v1
+from condensenet.deploy.latency.peers import mobilenet_v1
+from condensenet.deploy.runtime import open_session
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -78,7 +79,7 @@ def test_the_strides_are_the_papers() -> None:
 
 
 def test_writing_it_needs_neither_torch_nor_onnx(checkout: Path, tmp_path: Path) -> None:
-    code = "import sys, condensenet.yardstick as y; y.write_mobilenet_v1(sys.argv[1], (1, 8, 8), 10); "
+    code = "import sys, condensenet.deploy.latency.mobilenet as y; y.write_mobilenet_v1(sys.argv[1], (1, 8, 8), 10); "
     code += "sys.exit(bool({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     command = [sys.executable, "-c", code, str(tmp_path / "yard.onnx")]
     assert subprocess.run(command, cwd=checkout, check=False).returncode == 0

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
-from condensenet.convert import convert
 from condensenet.data import write_prepared
+from condensenet.deploy.convert import convert
 from condensenet.models.condensenet import CondenseNet
-from condensenet.storage import save_model
+from condensenet.models.storage import save_model
 from tasks import params as parameters
 from tasks import paths
 from tasks.params import Params

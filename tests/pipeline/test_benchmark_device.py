@@ -91,10 +91,10 @@ def runs(server: Server, checkout: Path, tmp_path_factory: pytest.TempPathFactor
 
 def test_the_device_really_lacks_what_it_is_said_to_lack(light: dict[str, str], tmp_path: Path) -> None:
     code = "import importlib.util, prefect, mlflow, onnxruntime\ntry: import torch\nexcept ImportError: print('none')"
-    code += "\nimport condensenet.latency; print(condensenet.latency.__file__)"
+    code += "\nimport condensenet.deploy.latency.measure; print(condensenet.deploy.latency.measure.__file__)"
     environment = {**os.environ, **light}
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout == f"none\n{light['PYTHONPATH']}/condensenet/latency.py\n", done.stderr
+    assert done.stdout == f"none\n{light['PYTHONPATH']}/condensenet/deploy/latency/measure.py\n", done.stderr
 
 
 @pytest.fixture
@@ -223,7 +223,9 @@ def test_a_measurement_that_the_server_does_not_take_is_tried_again_and_then_tol
     assert len(pauses) == benchmark_device.ATTEMPTS - 1
 
 
-@pytest.mark.parametrize("module", ["condensenet.latency", "condensenet.device", "flows.benchmark_device"])
+@pytest.mark.parametrize(
+    "module", ["condensenet.deploy.latency.measure", "condensenet.deploy.latency.files", "flows.benchmark_device"]
+)
 def test_what_runs_on_a_device_imports_nothing_that_it_lacks(
     module: str, light: dict[str, str], tmp_path: Path
 ) -> None:
@@ -232,10 +234,10 @@ def test_what_runs_on_a_device_imports_nothing_that_it_lacks(
 
 
 def test_by_hand_one_file_is_enough(light: dict[str, str], checkout: Path, tmp_path: Path) -> None:
-    from condensenet.yardstick import write_mobilenet_v1
+    from condensenet.deploy.latency.mobilenet import write_mobilenet_v1
 
     path = write_mobilenet_v1(tmp_path / "file.onnx", (1, 8, 8), 10)
-    command = [sys.executable, "-m", "condensenet.latency", str(path), "--threads", "1"]
+    command = [sys.executable, "-m", "condensenet.deploy.latency", str(path), "--threads", "1"]
     done = subprocess.run(command, env={**os.environ, **light}, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

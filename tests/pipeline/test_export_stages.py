@@ -19,15 +19,15 @@ import pytest
 import torch
 from exported_study import CLASSES, RUN, SETTING, TEST_LABELS
 
-from condensenet import native
 from condensenet.config import ModelConfig
-from condensenet.convert import convert
-from condensenet.cost import count_cost
 from condensenet.data import PreparedData, evaluation_batches
-from condensenet.latency import Latency, summarise
-from condensenet.lowering import Plan, portable_plan
+from condensenet.deploy.convert import convert
+from condensenet.deploy.cost import count_cost
+from condensenet.deploy.latency.measure import Latency, summarise
+from condensenet.deploy.lowering import Plan, portable_plan
+from condensenet.deploy.runtime import operator_library
 from condensenet.models.condensenet import CondenseNet
-from condensenet.storage import load_model
+from condensenet.models.storage import load_model
 from tasks import benchmark, evaluate, export, export_forms, machine, paths, tracking, yardstick
 from tasks.errors import UserError
 from tasks.params import Params
@@ -94,7 +94,7 @@ def test_every_form_is_there_or_says_why_not(study: Params) -> None:
             assert facts["max_relative_difference"] <= 1e-6
     assert forms["lowered"]["kept"]
     assert forms["plain"]["kept"]
-    assert forms["native"]["kept"] == (native.operator_library() is not None)
+    assert forms["native"]["kept"] == (operator_library() is not None)
     assert 1e-6 < forms["int8"]["max_relative_difference"] < 0.5
     assert "times the lowered file's time" in forms["int8"]["why"]
     names = {path.stem for path in (folder(study, "export") / paths.FORMS).iterdir()}
@@ -188,7 +188,7 @@ def test_a_plan_is_taken_from_a_file_by_the_settings_name(
     plan = portable_plan(load_model(folder(params, "convert") / paths.MODEL), 9)
     plan.save(tmp_path / "plans" / f"{SETTING}.json")
     monkeypatch.setattr(export_forms, "portable_plan", None)  # nothing is planned anew
-    monkeypatch.setattr(native, "operator_library", lambda: None)
+    monkeypatch.setattr(export_forms, "operator_library", lambda: None)
     stale = params.paths.form(SETTING, "native")
     stale.parent.mkdir(parents=True)
     stale.touch()

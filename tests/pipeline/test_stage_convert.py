@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from condensenet import CondenseNet, count_cost
-from condensenet.storage import load_model, save_model
+from condensenet.models.storage import load_model, save_model
 from tasks import convert as stage
 from tasks import params as parameters
 from tasks import paths

@@ -19,8 +19,9 @@ import torch
 import yaml
 from training_example import AUGMENT, MODEL, TRAIN, write_stripes
 
-from condensenet.recipe import training_code
-from condensenet.storage import load_model
+from condensenet.models.storage import load_model
+from condensenet.training import recipe
+from condensenet.training.recipe import training_code
 from tasks import paths, train, train_worker
 from tasks.errors import UserError
 from tasks.params import BenchmarkParams, DataParams, EvaluateParams, ExportParams, Params, RayParams, Setting
@@ -169,12 +170,12 @@ def test_interrupted_training_of_other_code_is_named_and_left_alone(params, sett
     with pytest.raises(UserError):
         run(params, setting)
     ray.fails = None
-    changed = {**training_code(), "code.optimizer.py": "0123456789ab"}
-    monkeypatch.setattr("condensenet.recipe.training_code", lambda: changed)
+    changed = {**training_code(), "code.training/optimizer.py": "0123456789ab"}
+    monkeypatch.setattr("condensenet.training.recipe.training_code", lambda: changed)
     run(params, setting)
     said = capsys.readouterr().out
     (folder,) = in_progress()
-    assert f"the interrupted training in {folder.resolve()} is not resumed: code.optimizer.py was '" in said
+    assert f"the interrupted training in {folder.resolve()} is not resumed: code.training/optimizer.py was '" in said
     assert "', is '0123456789ab'; it goes on if that is undone" in said
     assert "resumed after" not in said
 
@@ -251,11 +252,10 @@ def test_missing_data_is_one_line(params, setting):
         train.read_manifest(params, setting)
 
 
-def test_dvc_trains_anew_after_a_change_of_any_code_that_decides_weights(checkout):
+def test_dvc_trains_anew_after_a_change_of_the_code_that_checkpoints_are_checked_against(checkout):
     dependencies = yaml.safe_load((checkout / "dvc.yaml").read_text())["stages"]["train"]["do"]["deps"]
-    folders = tuple(f"{name}/" for name in dependencies)
-    counted = [f"condensenet/{name.removeprefix('code.')}" for name in training_code()]
-    assert [name for name in counted if name not in dependencies and not name.startswith(folders)] == []
+    library = [name.removeprefix("condensenet/") for name in dependencies if name.startswith("condensenet/")]
+    assert library == list(recipe.SOURCES)
 
 
 def test_a_stage_ends_with_the_dvc_that_runs_it():

@@ -1,0 +1,1 @@
+"""A trained network made ready for use: converted, counted, exported, made fast and timed."""

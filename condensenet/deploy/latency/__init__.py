@@ -1,0 +1,15 @@
+"""How long ONNX files take beside MobileNetV1, timed in turn with them. Needs NumPy and ONNX Runtime, not torch."""
+
+from condensenet.deploy.latency.files import as_facts, describe, is_unsteady, time_files
+from condensenet.deploy.latency.measure import Latency, measure_latency
+from condensenet.deploy.latency.mobilenet import write_mobilenet_v1
+
+__all__ = [
+    "Latency",
+    "as_facts",
+    "describe",
+    "is_unsteady",
+    "measure_latency",
+    "time_files",
+    "write_mobilenet_v1",
+]

@@ -1,0 +1,42 @@
+"""Networks of other papers that ours is measured against and torchvision does not have."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from condensenet.deploy.latency.mobilenet import LAYERS
+
+
+def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int = 1) -> list[nn.Module]:
+    padding = kernel_size // 2
+    return [
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    ]
+
+
+class MobileNetV1(nn.Module):
+    """Images (N, in_channels, H, W) to logits (N, num_classes). Howard et al., arXiv 1704.04861, table 1."""
+
+    def __init__(self, num_classes: int, in_channels: int, stem_stride: int) -> None:
+        super().__init__()
+        layers, width = _conv(in_channels, 32, 3, stem_stride), 32
+        for out_channels, stride in LAYERS:
+            layers += _conv(width, width, 3, stride, groups=width)  # depthwise
+            layers += _conv(width, out_channels, 1, 1)  # pointwise
+            width = out_channels
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(F.adaptive_avg_pool2d(self.features(images), 1).flatten(1))
+
+
+def mobilenet_v1(num_classes: int = 1000, in_channels: int = 3, stem_stride: int = 2) -> MobileNetV1:
+    """MobileNetV1 1.0; 569M MACs at 224 x 224 and 4.2M parameters. ``stem_stride=1`` suits small images.
+
+    The last stride-2 of the table's final depthwise layer is a misprint for 1, as in all implementations.
+    """
+    return MobileNetV1(num_classes, in_channels, stem_stride)

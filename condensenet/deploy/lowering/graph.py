@@ -1,0 +1,76 @@
+"""An ONNX graph in the making: nodes and constants under names that depend on nothing but the order of the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from condensenet.deploy.onnx_file import needs
+
+IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}  # of the release of each opset
+
+
+BLOCK = 16  # channels of a block in ONNX Runtime's fast layout with AVX-512; 8 with AVX2
+
+
+@dataclass
+class Graph:
+    """Equal constants are kept once. Floats become float32, integers int64."""
+
+    opset: int = 18
+    _nodes: list[Any] = field(default_factory=list)
+    _constants: dict[tuple[str, tuple[int, ...], bytes], Any] = field(default_factory=dict)
+
+    def constant(self, values: Any) -> str:
+        array = np.asarray(values)
+        array = np.ascontiguousarray(array, dtype=np.int64 if array.dtype.kind in "iu" else np.float32)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = f"constant_{len(self._constants)}"
+            self._constants[key] = needs("onnx").numpy_helper.from_array(array, name)
+        return str(self._constants[key].name)
+
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        return self.nodes(kind, inputs, 1, **attributes)[0]
+
+    def nodes(self, kind: str, inputs: Sequence[str], outputs: int, **attributes: Any) -> list[str]:
+        """A node of several outputs; their names."""
+        number = len(self._nodes)
+        names = [f"{kind}_{number}" if outputs == 1 else f"{kind}_{number}_{output}" for output in range(outputs)]
+        self._nodes.append(
+            needs("onnx").helper.make_node(kind, list(inputs), names, name=f"node_{number}", **attributes)
+        )
+        return names
+
+    def raise_opset(self, opset: int) -> None:
+        """Say that a node needs ``opset`` or a newer one."""
+        self.opset = max(self.opset, opset)
+
+    def name_output(self, old: str, new: str) -> None:
+        """Call what the last node gives ``new``."""
+        (output,) = self._nodes[-1].output
+        assert output == old
+        self._nodes[-1].output[0] = new
+
+    def model(
+        self,
+        inputs: Mapping[str, Sequence[Any]],
+        outputs: Mapping[str, Sequence[Any]],
+        domains: Mapping[str, int] | None = None,
+    ) -> Any:
+        """The ``ModelProto``; a dimension is a number, or a name if it is free. ``domains``: of other operators."""
+        helper, float32 = needs("onnx").helper, needs("onnx").TensorProto.FLOAT
+        graph = helper.make_graph(
+            self._nodes,
+            "lowered",
+            [helper.make_tensor_value_info(name, float32, list(shape)) for name, shape in inputs.items()],
+            [helper.make_tensor_value_info(name, float32, list(shape)) for name, shape in outputs.items()],
+            list(self._constants.values()),
+        )
+        opsets = [helper.make_opsetid(*each) for each in {"": self.opset, **(domains or {})}.items()]
+        model = helper.make_model(graph, opset_imports=opsets, producer_name="condensenet")
+        model.ir_version = IR_VERSIONS[self.opset]
+        return model

@@ -1,0 +1,84 @@
+"""Ways to compute a 3x3 group convolution, stride 1, padded by 1: one function each, in ``VARIANTS``.
+
+All take x (N, I, H, W) and give y (N, O, H, W), y[o, p] = sum over i of o's group and the nine offsets d of
+W[o, i, d] x[i, p + d], where x is 0 outside the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from condensenet.deploy.lowering.graph import BLOCK, Graph
+from condensenet.deploy.lowering.network import Array, Spatial
+
+Variant = Callable[[Graph, str, Spatial, tuple[int, int]], str]
+
+
+def plain(graph: Graph, x: str, conv: Spatial, size: tuple[int, int]) -> str:
+    """A group convolution as it is."""
+    return _conv(graph, x, conv.weight, conv.groups)
+
+
+def merged(graph: Graph, x: str, conv: Spatial, size: tuple[int, int]) -> str:
+    """As few groups merged, by zeros off the diagonal, as make a group's inputs and outputs multiples of 16."""
+    together = merging(conv)
+    assert together is not None
+    return _conv(graph, x, merge(conv.weight, conv.groups, together), conv.groups // together)
+
+
+def transposed(graph: Graph, x: str, conv: Spatial, size: tuple[int, int]) -> str:
+    """The transposed convolution with each kernel turned about its centre, y[o, p + d] += W[o, i, -d] x[i, p].
+
+    ONNX Runtime multiplies first, (9 O / G, I / G) by (I / G, H W), and adds the nine shifted products up then.
+    A convolution copies the nine shifted inputs first: four times as many, since a dense layer has I = 4 O.
+    """
+    outputs, inputs = conv.weight.shape[:2]
+    weight_GOI = conv.weight[:, :, ::-1, ::-1].reshape(conv.groups, outputs // conv.groups, inputs, 3, 3)
+    weight = weight_GOI.swapaxes(1, 2).reshape(conv.groups * inputs, outputs // conv.groups, 3, 3)
+    return graph.node(
+        "ConvTranspose", x, graph.constant(weight), group=conv.groups, kernel_shape=[3, 3], pads=[1, 1, 1, 1]
+    )
+
+
+def columns(graph: Graph, x: str, conv: Spatial, size: tuple[int, int]) -> str:
+    """The same in two operators: a 1x1 group convolution with 9 O outputs, then Col2Im."""
+    outputs, inputs = conv.weight.shape[:2]
+    weight = conv.weight[:, :, ::-1, ::-1].transpose(0, 2, 3, 1).reshape(9 * outputs, inputs, 1, 1)
+    x = graph.node("Conv", x, graph.constant(weight), group=conv.groups, kernel_shape=[1, 1])
+    x = graph.node("Reshape", x, graph.constant(np.array([0, 9 * outputs, size[0] * size[1]])))
+    image, kernel = graph.constant(np.array(size)), graph.constant(np.array([3, 3]))
+    return graph.node("Col2Im", x, image, kernel, pads=[1, 1, 1, 1])
+
+
+VARIANTS: dict[str, Variant] = {"plain": plain, "merged": merged, "transposed": transposed, "columns": columns}
+
+
+def choices(conv: Spatial) -> list[str]:
+    """The variants that can compute ``conv`` and are worth a try."""
+    return [name for name in VARIANTS if name != "merged" or merging(conv) is not None]
+
+
+def merging(conv: Spatial) -> int | None:
+    """How many groups to merge so that inputs and outputs of a group fill blocks; None if none or no number does."""
+    outputs, inputs = len(conv.weight) // conv.groups, conv.weight.shape[1]
+    for together in range(1, conv.groups + 1):
+        if conv.groups % together == 0 and together * outputs % BLOCK == 0 and together * inputs % BLOCK == 0:
+            return together if together > 1 else None
+    return None
+
+
+def merge(weight: Array, groups: int, together: int) -> Array:
+    """Weights (O, I / G, 3, 3) of ``groups`` as those of ``groups / together`` (O, together I / G, 3, 3)."""
+    outputs, inputs = weight.shape[:2]
+    wide = np.zeros((outputs, together * inputs, *weight.shape[2:]))
+    for group in range(groups):
+        rows = slice(group * outputs // groups, (group + 1) * outputs // groups)
+        first = group % together * inputs
+        wide[rows, first : first + inputs] = weight[rows]
+    return wide
+
+
+def _conv(graph: Graph, x: str, weight: Array, groups: int) -> str:
+    return graph.node("Conv", x, graph.constant(weight), group=groups, kernel_shape=[3, 3], pads=[1, 1, 1, 1])

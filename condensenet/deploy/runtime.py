@@ -1,0 +1,59 @@
+"""ONNX Runtime on a CPU: sessions, and the compiled operators that they are offered. Nothing here imports torch.
+
+``onnxruntime`` is imported only when a file is opened.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from condensenet import compiled
+from condensenet.deploy.onnx_file import needs
+from condensenet.machine import usable_cores
+
+
+@functools.cache
+def operator_library() -> Path | None:
+    """The library of operators that a session has to register for a native file; None where it was not built."""
+    found = compiled.load("condensenet.deploy.native._operators")
+    return None if found is None else Path(found._name)
+
+
+def open_session(model: str | Path | bytes, threads: int = 0) -> Any:
+    """An ONNX Runtime session on the CPU with ``threads`` threads (0: all usable cores) that do not spin.
+
+    ``model`` is a file's path or content.
+
+    Raises ``ImportError`` without onnxruntime and ``ValueError`` for a file that it cannot load.
+    """
+    onnxruntime = needs("onnxruntime", "running an ONNX file")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or usable_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    operators = operator_library()
+    if operators is not None:
+        options.register_custom_ops_library(str(operators))
+    try:
+        source = model if isinstance(model, bytes) else str(model)
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime has an exception class for every kind of bad file
+        why = " ".join(str(error).split())
+        if "DenseBlock" in why and operators is None:
+            why = "it is in native form, and the operators of condensenet.deploy.native were not built here"
+        name = "a model" if isinstance(model, bytes) else model
+        raise ValueError(f"{name} cannot be loaded by ONNX Runtime: {why}") from error
+
+
+def versions() -> dict[str, str]:
+    """What the latency depends on besides the hardware."""
+    import onnxruntime
+
+    return {"python": platform.python_version(), "numpy": np.__version__, "onnxruntime": onnxruntime.__version__}

@@ -1,0 +1,97 @@
+"""Which dense blocks can be computed as one operation: those of layers as they were built, when nobody watches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from condensenet.models import kernels
+from condensenet.models.layers import DenseLayer, LearnedGroupConv, NormReluConv
+
+
+def can_fuse_block(layers: Sequence[DenseLayer], features: Tensor) -> bool:
+    """Whether ``fused_dense_block`` can do what these layers do to ``features``."""
+    return (
+        _are_plain(features)
+        and features[:, 0].numel() > 1
+        and not torch.is_autocast_enabled("cpu")
+        and not _has_any_global_hook()
+        and all(_is_plain(layer) for layer in layers)
+        and len({norm.eps for layer in layers for norm in norms(layer)}) == 1
+        and len({(layer.conv_3x3.conv.groups, layer.conv_3x3.conv.out_channels) for layer in layers}) == 1
+    )
+
+
+def can_fuse_pool(features: Tensor) -> bool:
+    """Whether ``fused_average_pool`` can pool them where they lie, as ``fused_dense_block`` left them."""
+    return _are_plain(features) and min(features.shape[2:]) > 1 and features.transpose(0, 1).is_contiguous()
+
+
+def norms(layer: DenseLayer) -> tuple[nn.BatchNorm2d, nn.BatchNorm2d]:
+    return cast("LearnedGroupConv", layer.conv_1x1).norm, layer.conv_3x3.norm
+
+
+def _are_plain(features: Tensor) -> bool:
+    return (
+        not _is_recorded()
+        and type(features) is Tensor
+        and features.device.type == "cpu"
+        and torch.get_default_device().type == "cpu"  # where what is made on the way lies
+        and features.dtype == torch.float32
+        and torch.is_grad_enabled()
+        and kernels.available()
+    )
+
+
+def _is_recorded() -> bool:
+    """Whether torch now records, counts or transforms single operations: none may pass it by then."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def _is_plain(layer: DenseLayer) -> bool:
+    """In training and in float32, as it was built: no dropout, hooks, parts put in or batch norm set otherwise."""
+    conv_1x1, conv_3x3 = layer.conv_1x1, layer.conv_3x3
+    if type(conv_1x1) is not LearnedGroupConv or type(conv_3x3) is not NormReluConv or conv_1x1.dropout > 0:
+        return False
+    if not (_is_conv(conv_1x1.conv, 1) and conv_1x1.conv.groups == 1 and _is_conv(conv_3x3.conv, 3)):
+        return False
+    parts: list[nn.Module] = [layer, conv_1x1, conv_1x1.conv, conv_3x3, conv_3x3.conv, *norms(layer)]
+    if any(_is_changed(part) for part in parts):
+        return False
+    if any(parameter.dtype != torch.float32 for parameter in layer.parameters()):
+        return False
+    return all(
+        type(norm) is nn.BatchNorm2d
+        and norm.training
+        and norm.track_running_stats
+        and norm.affine
+        and norm.momentum is not None
+        for norm in norms(layer)
+    )
+
+
+def _is_conv(conv: nn.Module, kernel_size: int) -> bool:
+    """Whether it is a plain convolution that keeps H x W, with zeros around, without bias."""
+    return (
+        type(conv) is nn.Conv2d
+        and conv.kernel_size == (kernel_size, kernel_size)
+        and conv.padding == (kernel_size // 2, kernel_size // 2)
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.padding_mode == "zeros"
+        and conv.bias is None
+    )
+
+
+def _is_changed(part: nn.Module) -> bool:
+    hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(part)

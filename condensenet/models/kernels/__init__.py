@@ -1,0 +1,189 @@
+"""Compiled CPU kernels of a dense block in training, of float32 tensors. Optional: without them PyTorch does it all.
+
+They are built with the package when there is a C compiler. ``CONDENSENET_KERNELS=off`` in the environment leaves
+them unused. With the same number of threads they give the same bits in every run.
+
+Shapes: M = N * H * W pixels of a batch. A planar matrix (C, M) is contiguous: one row a channel, image after image.
+K inputs and k outputs of a 3x3 convolution of G groups, all groups together.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from condensenet import compiled
+
+SWITCH = "CONDENSENET_KERNELS"
+
+
+def available() -> bool:
+    """Whether they are built and in use. Raises ``ValueError`` when the environment's word for it is not known."""
+    switch = os.environ.get(SWITCH, "on")
+    if switch not in ("on", "off"):
+        raise ValueError(f"{SWITCH}={switch} is not allowed: on or off")
+    return switch == "on" and _library() is not None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    return compiled.load("condensenet.models.kernels._compiled")
+
+
+def norm_relu(x_CM: Tensor, index_J: Tensor, scale_J: Tensor, shift_J: Tensor, out_JM: Tensor) -> None:
+    """out[j] = relu(scale[j] * x[index[j]] + shift[j])."""
+    _call("norm_relu", *out_JM.shape, x_CM, index_J, scale_J, shift_J, out_JM)
+
+
+def norm_relu_backward(
+    x_CM: Tensor, index_J: Tensor, scale_J: Tensor, shift_J: Tensor, gradient_JM: Tensor, dx_CM: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of ``scale`` and ``shift`` (J,); adds that of x to ``dx_CM``.
+
+    On return ``gradient_JM`` holds the output of ``norm_relu`` again, for the product that wants it.
+    """
+    rows, columns = gradient_JM.shape
+    sums_J2 = torch.empty(rows, 2, dtype=torch.float64)
+    _call("norm_relu_backward", rows, columns, x_CM, index_J, scale_J, shift_J, gradient_JM, dx_CM, sums_J2)
+    return sums_J2[:, 1].float(), sums_J2[:, 0].float()
+
+
+def row_statistics(x_CM: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (over M, not M - 1) of every row."""
+    mean, variance = x_CM.new_empty(2, len(x_CM))
+    _call("row_statistics", *x_CM.shape, x_CM, mean, variance)
+    return mean, variance
+
+
+def standardise(x_CM: Tensor, mean_C: Tensor, rstd_C: Tensor, out_CM: Tensor) -> None:
+    """out = (x - mean) * rstd."""
+    _call("standardise", *x_CM.shape, x_CM, mean_C, rstd_C, out_CM)
+
+
+def norm_backward(
+    gradient_CM: Tensor,
+    x_CM: Tensor,
+    mean_C: Tensor,
+    rstd_C: Tensor,
+    scale_C: Tensor,
+    mean_g_C: Tensor,
+    mean_gx_C: Tensor,
+) -> None:
+    """In place: scale * (gradient - mean_g - (x - mean) * rstd * mean_gx), where scale includes rstd."""
+    _call("norm_backward", *x_CM.shape, x_CM, mean_C, rstd_C, scale_C, mean_g_C, mean_gx_C, gradient_CM)
+
+
+def feature_gradient(
+    xhat_CM: Tensor, dxhat_CM: Tensor, gradient_CM: Tensor, rstd_C: Tensor, mean_g_C: Tensor, mean_gx_C: Tensor
+) -> Tensor:
+    """gradient + rstd * (dxhat - mean_g - xhat * mean_gx): through the statistics to the features themselves."""
+    out_CM = torch.empty_like(xhat_CM)
+    _call("feature_gradient", *out_CM.shape, xhat_CM, dxhat_CM, gradient_CM, rstd_C, mean_g_C, mean_gx_C, out_CM)
+    return out_CM
+
+
+def group_products(y_GKM: Tensor, x_GRM: Tensor) -> Tensor:
+    """(G, K, R) products y[g] @ x[g].T of contiguous (G, K, M) and (G, R, M): long rows, small products."""
+    shape = (*y_GKM.shape[:2], x_GRM.shape[1])
+    product = torch.empty(shape, dtype=torch.float64)
+    _call("group_products", *shape, y_GKM.shape[2], y_GKM, x_GRM, product)
+    return product.float()
+
+
+def average_pool(x: Tensor) -> Tensor:
+    """2x2 average pooling of contiguous planes (..., H, W); an odd last row or column is left out."""
+    *planes, height, width = x.shape
+    out = x.new_empty(*planes, height // 2, width // 2)
+    _call("average_pool", math.prod(planes), height, width, x, out)
+    return out
+
+
+def average_pool_backward(gradient: Tensor, size: Sequence[int]) -> Tensor:
+    """The gradient of planes of ``size``, (H, W)."""
+    dx = gradient.new_empty(*gradient.shape[:-2], *size)
+    _call("average_pool_backward", math.prod(dx.shape[:-2]), *size, gradient, dx)
+    return dx
+
+
+def conv3x3(
+    size: Sequence[int],
+    groups: int,
+    y_KM: Tensor,
+    row_K: Tensor,
+    scale_K: Tensor,
+    shift_K: Tensor,
+    weight: Tensor,
+    out_kM: Tensor,
+) -> None:
+    """out = 3x3 group convolution, padded by 1, of relu(scale * y[row] + shift); ``size`` is (N, H, W)."""
+    channels = (len(row_K), len(out_kM), groups)
+    _call("conv3x3", *size, *channels, y_KM, row_K, scale_K, shift_K, weight, out_kM)
+
+
+class _Backward(ctypes.Structure):
+    """``backward_arguments`` of the C source."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in [
+            "y",
+            "scale",
+            "shift",
+            "mean",
+            "rstd",
+            "w",
+            "row",
+            "xhat",
+            "dxhat",
+            "dout",
+            "out_rstd",
+            "mean_g",
+            "mean_gx",
+            "dy",
+        ]
+    ]
+
+
+def conv3x3_backward(
+    size: Sequence[int],
+    groups: int,
+    inputs: Sequence[Tensor],
+    weight: Tensor,
+    outputs: Sequence[Tensor],
+    dy_KM: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of ``weight`` and of the norm's scale and shift (K,), as weights of the normalised y.
+
+    ``inputs`` are (y, row, scale, shift, mean, rstd) as ``conv3x3`` had them; ``outputs`` what ``feature_gradient``
+    takes for the k outputs. ``dy_KM`` becomes the gradient of the ReLU's input, in the order of y's rows.
+    """
+    y_KM, row_K, *norm = inputs
+    count, k = len(row_K), len(outputs[0])
+    arguments = _Backward(*(_address(each) for each in (y_KM, *norm, weight, row_K, *outputs, dy_KM)))
+    weight_by_input = weight.view(groups, k // groups, count // groups, 9).transpose(1, 2).contiguous()
+    dweight = torch.empty(weight.shape, dtype=torch.float64)
+    sums_K2 = torch.empty(count, 2, dtype=torch.float64)
+    _call("conv3x3_backward", *size, count, k, groups, ctypes.byref(arguments), weight_by_input, dweight, sums_K2)
+    return dweight.float(), sums_K2[:, 1].float(), sums_K2[:, 0].float()
+
+
+def _call(name: str, *arguments: object) -> None:
+    function = getattr(_library(), name)
+    function(ctypes.c_int(torch.get_num_threads()), *(_as_c(each) for each in arguments))
+
+
+def _as_c(value: object) -> object:
+    if isinstance(value, Tensor):
+        return _address(value)
+    return ctypes.c_long(value) if isinstance(value, int) else value
+
+
+def _address(tensor: Tensor) -> ctypes.c_void_p:
+    assert tensor.is_contiguous(), "the kernels know no strides"
+    return ctypes.c_void_p(tensor.data_ptr())

@@ -1,0 +1,47 @@
+"""All that decides the weights that a training ends with: parameters, data and code. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
+
+DIGITS = 12
+SOURCES = ("compiled.py", "config.py", "data", "models", "training")  # of this library, as in dvc.yaml
+
+
+def recipe(model: ModelConfig, train: TrainConfig, augment: AugmentConfig, data_fingerprint: str) -> dict[str, Any]:
+    """Plain data by dotted name. A checkpoint is resumed under the recipe it was written under and no other.
+
+    How often checkpoints are written is not part of it. The code is: a training that went on under other code would
+    be that of neither.
+    """
+    parts = {"model": asdict(model), "train": asdict(train), "augment": asdict(augment)}
+    flat = {f"{part}.{name}": value for part, fields in parts.items() for name, value in fields.items()}
+    del flat["train.checkpoint_every_steps"]
+    flat = {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}
+    return {**flat, "data.fingerprint": data_fingerprint, **training_code()}
+
+
+def differences(now: dict[str, Any], before: dict[str, Any]) -> str:
+    """What one recipe has and the other has not, on one line; empty if they are the same."""
+    names = sorted(now.keys() | before.keys())
+    return "; ".join(
+        f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names if now.get(name) != before.get(name)
+    )
+
+
+@cache
+def training_code() -> dict[str, str]:
+    """``code.<file>`` and the start of its sha256, for every source of this library that may decide weights."""
+    root = Path(__file__).parents[1]
+    paths = [path for name in SOURCES for path in (root / name, *(root / name).rglob("*"))]
+    return {
+        f"code.{path.relative_to(root).as_posix()}": hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
+        for path in sorted(paths)
+        if path.suffix in (".py", ".c", ".h")
+    }
