@@ -5,7 +5,6 @@ Every stage is on a leash (``flows.leash``): it ends with all that it started wh
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import subprocess
@@ -19,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from condensenet.locks import try_lock
 from tasks import paths
+from tasks.locks import lock_file
 
 Emit = Callable[[str], None]
 RETRY_S = 2.0
@@ -138,18 +139,12 @@ class StageRunner:
 
     @contextmanager
     def _stage_lock(self, stage: str, emit: Emit) -> Iterator[IO[str]]:
-        with lock_file(f"{stage}.lock").open("w") as lock:
-            waiting = False
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not waiting:
-                        emit(f"{stage}: another flow is at work on it; waiting")
-                        waiting = True
+        with lock_file(f"{stage}.lock").open("w") as file:
+            if not try_lock(file):
+                emit(f"{stage}: another flow is at work on it; waiting")
+                while not try_lock(file):
                     self.pause(0.2)
-            yield lock
+            yield file
 
 
 def stage_environment() -> dict[str, str]:
@@ -161,12 +156,6 @@ def stage_environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "DVC_NO_ANALYTICS": "1",
     }
-
-
-def lock_file(name: str) -> Path:
-    path = paths.state() / "locks" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _how(lines: list[str]) -> Literal["ran", "unchanged", "restored"]:

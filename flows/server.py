@@ -7,7 +7,6 @@ several flows one at a time makes the database (two that migrate a new one fail)
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from condensenet.locks import lock, unlock
 from tasks.console import say
 from tasks.errors import UserError
 
@@ -38,13 +38,13 @@ def server_for_this_flow() -> Iterator[None]:
     home = PREFECT_HOME.value()
     home.mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    with (home / "server.lock").open("w") as lock, (home / "server.log").open("a") as log:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (home / "server.lock").open("w") as starting, (home / "server.log").open("a") as log:
+        lock(starting)
         process = _start(port, log.fileno())
         assert process.stdin is not None
         try:
             _await(process, f"http://127.0.0.1:{port}/api/health", home / "server.log")
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            unlock(starting)
             with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
                 try:
                     yield

@@ -6,7 +6,6 @@ into ``params.yaml`` and did not commit is never replaced by another study.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -21,9 +20,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from flows.running import lock_file
+from condensenet.locks import lock, try_lock
 from tasks import params, paths
 from tasks.errors import UserError
+from tasks.locks import lock_file
 
 Overrides = Mapping[str, Any] | Sequence[str] | None
 CONFIG = paths.STUDIES.parent
@@ -59,8 +59,8 @@ def in_force(text: str, *, composed: bool) -> Iterator[list[str]]:
     Raises ``UserError`` when that would replace uncommitted edits (``composed``) or the parameters under a flow
     that is running. The file that was there is kept in ``state/params/``.
     """
-    with lock_file("params.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)  # held by every running flow
+    with lock_file("params.lock").open("w") as file:
+        lock(file, shared=True)  # held by every running flow
         changed = changed_keys(_parsed(paths.PARAMS), YAML(typ="safe", pure=True).load(text))
         if changed:
             if composed and _has_uncommitted_edits():
@@ -68,12 +68,10 @@ def in_force(text: str, *, composed: bool) -> Iterator[list[str]]:
                     f"{paths.PARAMS} has edits that are in no commit and another study would replace them: "
                     "commit them, or set them aside (git stash), or run without a study"
                 )
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError("another flow is running here with other parameters: wait for its end") from None
+            if not try_lock(file):
+                raise UserError("another flow is running here with other parameters: wait for its end")
             _replace(text)
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            lock(file, shared=True)
         yield changed
 
 

@@ -13,32 +13,32 @@ from condensenet.deploy import latency
 from condensenet.deploy.latency.measure import input_shape, measure_latency
 from condensenet.deploy.latency.mobilenet import NAME as YARDSTICK
 from condensenet.deploy.runtime import operator_library
-from tasks import files, inputs, machine, paths, tracking
+from tasks import locks, outputs, paths, tracking
 from tasks.console import say
-from tasks.errors import run_main
-from tasks.params import Params, Setting
+from tasks.errors import one_line, run_main
+from tasks.params import Params, Setting, stage_arguments
 from tasks.paths import NATIVE
 from tasks.tracking.contents import latency_metrics
 
 
 def main() -> None:
-    params, setting = inputs.stage_arguments()
-    run = inputs.read_run(params, setting)
-    with machine.exclusive():
+    params, setting = stage_arguments()
+    run = outputs.read_run(params, setting)
+    with locks.quiet_machine():
         facts = benchmark(params, setting)
     for line in describe(facts):
         say(line)
     path = params.paths.setting("benchmark", setting.name) / paths.LATENCY
-    with machine.shared():
+    with locks.shared_machine():
         tracking.record(run, "benchmark", metrics=latency_metrics(facts), artifacts=[(path, "benchmark")])
 
 
 def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
     """Write ``latency.json``, whose content is returned."""
-    model = inputs.existing(params.paths.form(setting.name, paths.LOWERED), f"export@{setting.name}")
-    yardstick = inputs.existing(params.paths.yardstick / paths.ONNX, "yardstick")
+    model = outputs.existing(params.paths.form(setting.name, paths.LOWERED), f"export@{setting.name}")
+    yardstick = outputs.existing(params.paths.yardstick / paths.ONNX, "yardstick")
     protocol = params.benchmark
-    with inputs.one_line():
+    with one_line():
         rows = measure_latency(
             {**forms_at_hand(params, setting), YARDSTICK: yardstick},
             yardstick=YARDSTICK,
@@ -49,7 +49,7 @@ def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
         )
     facts = latency.as_facts(rows, input_shape(model), protocol.runs, protocol.warmup)
     facts["rows"] = [as_row(row) for row in facts["rows"]]
-    files.write_json(params.paths.setting("benchmark", setting.name) / paths.LATENCY, facts)
+    outputs.write_json(params.paths.setting("benchmark", setting.name) / paths.LATENCY, facts)
     return facts
 
 

@@ -14,9 +14,10 @@ from condensenet.models.condensenet import CondenseNet
 from condensenet.models.condensing import importance
 from condensenet.models.layers import LearnedGroups
 from condensenet.models.storage import save_model
-from tasks import files, inputs, machine, paths, tracking
+from tasks import locks, outputs, paths, tracking
 from tasks.console import say
 from tasks.errors import UserError, run_main
+from tasks.params import stage_arguments
 from tasks.tracking.contents import cost_metrics
 
 TOLERANCE = 1e-5  # of the largest difference of a logit, relative to the largest logit
@@ -25,11 +26,11 @@ IMAGES = 8
 
 def main() -> None:
     torch.set_num_threads(1)  # little work, and other settings are converted at the same time
-    params, setting = inputs.stage_arguments()
-    run = inputs.read_run(params, setting)
+    params, setting = stage_arguments()
+    run = outputs.read_run(params, setting)
     folder = params.paths.setting("convert", setting.name)
-    with machine.shared():
-        model = inputs.read_model(params, setting, "train")
+    with locks.shared_machine():
+        model = outputs.read_model(params, setting, "train")
         cost = convert_to(folder, model, params.data.image_size)
         grouped = cost["grouped"]
         say(f"{folder}: {grouped['macs']:,} MACs, {grouped['params']:,} parameters, equal to {TOLERANCE:g}")
@@ -51,8 +52,8 @@ def convert_to(folder: Path, model: CondenseNet, image_size: int) -> dict[str, A
         "max_relative_difference": difference,
     }
     save_model(grouped, folder / paths.MODEL)
-    files.write_json(folder / paths.COST, cost)
-    files.write_json(folder / paths.KEPT, {"layers": kept_inputs(model)})
+    outputs.write_json(folder / paths.COST, cost)
+    outputs.write_json(folder / paths.KEPT, {"layers": kept_inputs(model)})
     return cost
 
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from condensenet.files import is_refusal
 
 
 class UserError(Exception):
     """Its message is one line: what is wrong, with which value, and what is allowed."""
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """What the library refuses, or finds missing, as a ``UserError``."""
+    try:
+        yield
+    except (ValueError, ImportError, FileNotFoundError) as error:
+        raise UserError(" ".join(str(error).split())) from error
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -5,11 +5,8 @@ ONNX Runtime runs the file that ships; of the int8 one, where export kept it, th
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +14,10 @@ from torch import Tensor
 
 from condensenet.data import ImageSplit, evaluation_batches
 from condensenet.deploy.export import onnx_logits, torch_logits
-from tasks import files, inputs, machine, paths, tracking
+from tasks import locks, outputs, paths, tracking
 from tasks.console import progress, say
-from tasks.errors import run_main
-from tasks.params import Params, Setting
+from tasks.errors import one_line, run_main
+from tasks.params import Params, Setting, stage_arguments
 from tasks.tracking.contents import evaluation_metrics
 
 TOP = 5
@@ -37,10 +34,10 @@ class Answers:
 
 
 def main() -> None:
-    params, setting = inputs.stage_arguments()
-    run = inputs.read_run(params, setting)
+    params, setting = stage_arguments()
+    run = outputs.read_run(params, setting)
     folder = params.paths.setting("evaluate", setting.name)
-    with machine.shared():
+    with locks.shared_machine():
         metrics = evaluate(params, setting)
         errors = metrics["onnxruntime"]
         say(
@@ -53,21 +50,21 @@ def main() -> None:
 
 def evaluate(params: Params, setting: Setting) -> dict[str, Any]:
     """Write ``metrics.json`` (its content is returned), ``per_class.csv`` and ``confusion.csv``."""
-    model = inputs.read_model(params, setting)
-    data = inputs.read_data(params, model)
-    onnx_path = inputs.existing(params.paths.form(setting.name, paths.LOWERED), f"export@{setting.name}")
+    model = outputs.read_model(params, setting)
+    data = outputs.read_data(params, model)
+    onnx_path = outputs.existing(params.paths.form(setting.name, paths.LOWERED), f"export@{setting.name}")
     int8_path = params.paths.form(setting.name, paths.INT8)
     split, classes = data.split("test"), data.manifest.classes
-    with inputs.one_line():
+    with one_line():
         runtimes = {"pytorch": torch_logits(model), "onnxruntime": onnx_logits(onnx_path)}
         if int8_path.exists():
             runtimes[paths.INT8] = onnx_logits(int8_path)
         answers = answer(runtimes, split, params.evaluate.batch_size, f"evaluate {setting.name}")
     metrics = summarise(answers, split.labels)
     folder = params.paths.setting("evaluate", setting.name)
-    files.write_json(folder / paths.METRICS, metrics)
-    write_csv(folder / paths.PER_CLASS, per_class(answers, split.labels, classes))
-    write_csv(folder / paths.CONFUSION, confusion(answers["onnxruntime"], split.labels, classes))
+    outputs.write_json(folder / paths.METRICS, metrics)
+    outputs.write_csv(folder / paths.PER_CLASS, per_class(answers, split.labels, classes))
+    outputs.write_csv(folder / paths.CONFUSION, confusion(answers["onnxruntime"], split.labels, classes))
     return metrics
 
 
@@ -124,16 +121,6 @@ def confusion(answers: Answers, labels_N: Tensor, classes: Sequence[str]) -> Ite
 
 def _percent(wrong_N: Tensor) -> float | None:
     return 100 * int(wrong_N.sum()) / len(wrong_N) if len(wrong_N) else None
-
-
-def write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    first = next(rows)
-    writer = csv.DictWriter(text, fieldnames=list(first), lineterminator="\n")
-    writer.writeheader()
-    writer.writerow(first)
-    writer.writerows(rows)
-    files.write(path, text.getvalue())
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from condensenet.deploy.cost import count_cost
 from condensenet.deploy.export import TOLERANCE, Difference, judge, measure_differences
 from condensenet.deploy.latency.measure import Latency
 from condensenet.models.condensenet import CondenseNet
-from tasks import files, inputs, machine, paths, tracking
+from tasks import locks, outputs, paths, tracking
 from tasks.console import progress, say
-from tasks.errors import run_main
+from tasks.errors import one_line, run_main
 from tasks.export_forms import (
     NO_LIBRARY,
     Export,
@@ -32,7 +32,7 @@ from tasks.export_forms import (
     time_int8,
     write_forms,
 )
-from tasks.params import Params, Setting
+from tasks.params import Params, Setting, stage_arguments
 from tasks.paths import INT8, LOWERED, NATIVE
 from tasks.tracking.contents import export_metrics
 
@@ -40,13 +40,13 @@ BATCH_SIZE = 64
 
 
 def main() -> None:
-    params, setting = inputs.stage_arguments()
-    run = inputs.read_run(params, setting)
+    params, setting = stage_arguments()
+    run = outputs.read_run(params, setting)
     folder = params.paths.setting("export", setting.name)
     facts = export(params, setting, run)
     for line in lines(folder, facts):
         say(line)
-    with machine.shared():
+    with locks.shared_machine():
         artifacts = [(folder / paths.EXPORT, "export"), (folder / paths.PLAN, "export"), (folder / paths.FORMS, "")]
         metrics = export_metrics(facts)
         tracking.record(run, "export", metrics=metrics, onnx_model=folder / paths.ONNX, artifacts=artifacts)
@@ -57,11 +57,11 @@ def export(params: Params, setting: Setting, run: dict[str, Any]) -> dict[str, A
 
     Raises ``UserError`` for a plan that does not fit, before anything is written, and if a file differs from PyTorch.
     """
-    model = inputs.read_model(params, setting)
-    data = inputs.read_data(params, model)
+    model = outputs.read_model(params, setting)
+    data = outputs.read_data(params, model)
     made = to_export(params, setting, run, model, data.manifest)
     folder = params.paths.setting("export", setting.name)
-    with machine.shared(), inputs.one_line():
+    with locks.shared_machine(), one_line():
         try:
             forms = write_and_compare(made, data.split("train"), data.split("test"))
         except ValueError:
@@ -71,7 +71,7 @@ def export(params: Params, setting: Setting, run: dict[str, Any]) -> dict[str, A
     forms[INT8] |= settle_int8(made, first)
     made.plan.save(folder / paths.PLAN)
     facts = {"plan": made.plan.kind, **headline(forms[LOWERED]), "forms": forms}
-    files.write_json(folder / paths.EXPORT, facts)
+    outputs.write_json(folder / paths.EXPORT, facts)
     return facts
 
 
@@ -101,7 +101,7 @@ def write_and_compare(made: Export, train: ImageSplit, test: ImageSplit) -> dict
 def settle_int8(made: Export, first: Latency) -> dict[str, Any]:
     """Keep the int8 file or remove it: what was surely slower beside other work needs no quiet machine to be told."""
     if not surely_slower(first):
-        with machine.exclusive(), inputs.one_line():
+        with locks.quiet_machine(), one_line():
             first = time_int8(made)
     facts = int8_facts(first)
     if not facts["kept"]:

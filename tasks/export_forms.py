@@ -23,8 +23,8 @@ from condensenet.deploy.quantize import write_int8
 from condensenet.deploy.runtime import operator_library
 from condensenet.machine import hardware
 from condensenet.models.condensenet import CondenseNet
-from tasks import inputs, machine, paths
-from tasks.errors import UserError
+from tasks import locks, paths
+from tasks.errors import UserError, one_line
 from tasks.params import Params
 from tasks.paths import INT8, LOWERED, NATIVE, PLAIN
 
@@ -56,11 +56,11 @@ class Export:
 def choose_plan(params: Params, setting: str, model: CondenseNet, size: int) -> Plan:
     """The plan that ``export.plan`` names; it is measured on a machine kept quiet for it. Raises ``UserError``."""
     choice = params.export.plan
-    with inputs.one_line():
+    with one_line():
         if choice == "portable":
             return portable_plan(model, size)
         if choice == "measured":
-            with machine.exclusive():
+            with locks.quiet_machine():
                 return measure_plan(model, size, threads=1, cache=paths.plan_times())
     path = Path(choice.replace("{setting}", setting))
     if not path.is_file():

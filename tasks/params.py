@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -270,3 +271,12 @@ def _check_keys(values: dict[str, Any], allowed: tuple[str, ...], prefix: str) -
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and SETTING_NAME.fullmatch(value) is not None
+
+
+def stage_arguments() -> tuple[Params, Setting]:
+    """The parameters and the setting that the command line names."""
+    params = load()
+    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
+        module = "tasks." + Path(sys.argv[0]).stem
+        raise UserError(f"usage: python -m {module} SETTING, one of {', '.join(params.settings)}")
+    return params, params.setting(sys.argv[1])

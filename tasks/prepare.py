@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from condensenet.data import Manifest, write_prepared
-from tasks import inputs, machine, sources, tracking
+from tasks import locks, sources, tracking
 from tasks import params as parameters
 from tasks.console import say
-from tasks.errors import UserError, run_main
+from tasks.errors import UserError, one_line, run_main
 from tasks.params import Params
 from tasks.sources.base import Source, check_filled, hold_out
 from tasks.sources.streaming import write_streams
@@ -18,7 +18,7 @@ from tasks.sources.streaming import write_streams
 
 def main() -> None:
     params = parameters.load()
-    with machine.shared():
+    with locks.shared_machine():
         tracking.initialise()  # before several settings train at once
         manifest = prepare(params, params.paths.data)
     say(f"{params.paths.data}: {summary(manifest)}")
@@ -36,7 +36,7 @@ def prepare(params: Params, root: Path) -> Manifest:
     _check_settings(params, len(source.classes))
     check_filled(source, allow_empty_classes=params.data.allow_empty_classes)
     held = hold_out(source.train.labels, params.data.validation_images, "validation")
-    with inputs.one_line():
+    with one_line():
         if isinstance(source.train.images, np.ndarray):
             return _write_arrays(params, source, held, root)
         return write_streams(params.study, params.data, source, held, root)

@@ -6,7 +6,6 @@ preemption watcher, no autoscaler, no dataset manager. It listens on this machin
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -39,6 +38,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy  # noqa: E402
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # noqa: E402
 
+from condensenet.locks import lock, try_lock, unlock  # noqa: E402
 from tasks import paths  # noqa: E402
 from tasks.errors import UserError  # noqa: E402
 from tasks.params import RayParams  # noqa: E402
@@ -131,7 +131,7 @@ def _start(params: RayParams, options: dict[str, Any]) -> None:
     global _folder
     paths.state().mkdir(parents=True, exist_ok=True)
     with (paths.state() / START_LOCK).open("a") as starting:
-        fcntl.flock(starting, fcntl.LOCK_EX)
+        lock(starting)
         for attempt in range(1, START_ATTEMPTS + 1):
             _folder = _new_folder()
             try:
@@ -149,7 +149,7 @@ def _start(params: RayParams, options: dict[str, Any]) -> None:
                 abandon()
                 if attempt == START_ATTEMPTS:
                     raise UserError(f"Ray did not start in {attempt} attempts: {error}") from error
-        fcntl.flock(starting, fcntl.LOCK_UN)  # not left to close(): Ray's processes may hold the file open
+        unlock(starting)  # Ray's processes may hold the file open
 
 
 def abandon() -> None:
@@ -174,13 +174,12 @@ def _new_folder() -> str:
         with suppress(OSError):  # another user's, or another process is at the same
             descriptor = os.open(old, os.O_RDONLY)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - old.stat().st_mtime > NEW_S:
+                if try_lock(descriptor) and time.time() - old.stat().st_mtime > NEW_S:
                     shutil.rmtree(old, ignore_errors=True)
             finally:
                 os.close(descriptor)
     folder = tempfile.mkdtemp(prefix=PREFIX)
-    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
+    lock(os.open(folder, os.O_RDONLY))
     return folder
 
 

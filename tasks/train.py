@@ -17,11 +17,12 @@ from typing import Any, NoReturn
 
 from condensenet.data.manifest import Manifest, from_json
 from condensenet.training.recipe import differences, recipe
-from tasks import inputs, machine, paths, tracking, train_worker
+from tasks import locks, outputs, paths, tracking, train_worker
 from tasks.console import say
 from tasks.errors import UserError, run_main
-from tasks.files import owned, write
-from tasks.params import Params, Setting
+from tasks.locks import owned
+from tasks.outputs import write_text
+from tasks.params import Params, Setting, stage_arguments
 from tasks.train_follow import Follower
 from tasks.train_stopping import Stopper
 
@@ -30,16 +31,16 @@ DONE = ".done"  # suffix of a folder that is being removed
 
 
 def main() -> None:
-    params, setting = inputs.stage_arguments()
+    params, setting = stage_arguments()
     manifest = read_manifest(params, setting)
     stopper = Stopper()
-    with machine.shared():
+    with locks.shared_machine():
         train(params, setting, manifest, stopper)
 
 
 def read_manifest(params: Params, setting: Setting) -> Manifest:
     """The prepared images' manifest; raises ``UserError`` when ``setting`` cannot be trained on them."""
-    path = inputs.existing(params.paths.data / paths.MANIFEST, "prepare")
+    path = outputs.existing(params.paths.data / paths.MANIFEST, "prepare")
     try:
         manifest = from_json(path.read_text(), path)
         manifest.check_model(setting.model)
@@ -57,9 +58,9 @@ def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper
     folder = _folder(params, setting.name, whole)
     with owned(folder):
         _tell_of_others(folder, whole)
-        write(folder / RECIPE, json.dumps(whole, indent=1) + "\n")
+        write_text(folder / RECIPE, json.dumps(whole, indent=1) + "\n")
         (folder / train_worker.ERROR).unlink(missing_ok=True)
-        write(folder / train_worker.RESERVE, " " * train_worker.RESERVE_BYTES)
+        write_text(folder / train_worker.RESERVE, " " * train_worker.RESERVE_BYTES)
         follower = Follower(folder, params, setting)
         with stopper.training(folder) if stopper else nullcontext():
             _on_ray(folder, params, setting, follower, stopper)
@@ -155,7 +156,7 @@ def _write_outputs(folder: Path, out: Path, metrics: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in (paths.MODEL, paths.RUN, paths.HISTORY):
         shutil.copyfile(folder / name, out / name)
-    write(out / paths.METRICS, json.dumps(metrics, indent=1) + "\n")
+    write_text(out / paths.METRICS, json.dumps(metrics, indent=1) + "\n")
 
 
 def _remove(folder: Path) -> None:

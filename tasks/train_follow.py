@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 import threading
@@ -14,7 +13,7 @@ from typing import Any, Self
 from tasks import paths, tracking, train_worker
 from tasks.console import progress, say
 from tasks.errors import UserError
-from tasks.files import write
+from tasks.outputs import read_history, write_text
 from tasks.params import Params, Setting
 
 POLL_S = 0.1
@@ -69,7 +68,7 @@ class Follower:
     def _execution(self) -> dict[str, Any]:
         path = self.folder / paths.RUN
         if not path.exists():
-            write(path, json.dumps(tracking.start_execution(self._params, self.setting), indent=1) + "\n")
+            write_text(path, json.dumps(tracking.start_execution(self._params, self.setting), indent=1) + "\n")
         return json.loads(path.read_text())
 
     def _new_rows(self) -> Iterator[Row]:
@@ -97,15 +96,7 @@ class Follower:
             say(as_line(self.setting, row))
         metrics = {name: value for name, value in row.items() if name != "epoch"}
         tracking.record(self.run, "train", metrics=metrics, step=int(row["epoch"]))
-        write(self.folder / RECORDED, str(int(row["epoch"])))
-
-
-def read_history(path: Path) -> list[Row]:
-    """The rows of ``history.csv``; none if it is not there yet."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        write_text(self.folder / RECORDED, str(int(row["epoch"])))
 
 
 def as_line(setting: Setting, row: Row) -> str:

@@ -7,7 +7,6 @@ since the last checkpoint, for files are whole or not there.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sys
@@ -18,9 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from condensenet.locks import try_lock
 from tasks import train_worker
 from tasks.console import say
-from tasks.files import write
+from tasks.outputs import write_text
 
 GRACE_S = 15.0  # a flow that is stopped gives its stages 20 s, a Kubernetes pod has 30
 PARENT_S = 1.0
@@ -61,7 +61,7 @@ class Stopper:
             self.end()
         say("stopping: waiting for the workers to save")
         try:
-            write(self._folder / train_worker.STOP, "")
+            write_text(self._folder / train_worker.STOP, "")
         except OSError:  # a full disk
             self.end()
         patience = threading.Timer(GRACE_S, self.end)
@@ -84,9 +84,6 @@ def _end_with(parent: int) -> None:
 
 def _at_work(folder: Path) -> bool:
     """Whether a rank 0 holds the lock of the training."""
-    with suppress(OSError), (folder / train_worker.LOCK).open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    with suppress(OSError), (folder / train_worker.LOCK).open() as file:
+        return not try_lock(file, shared=True)
     return False

@@ -7,10 +7,7 @@ for the user, and in the end ``model.pt``, ``paused.txt`` or ``error.txt``. Rank
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import fcntl
-import io
 import logging
 import os
 import socket
@@ -26,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
 from condensenet.files import is_refusal
+from condensenet.locks import try_lock
 from tasks import paths
-from tasks.files import write
+from tasks.outputs import write_csv, write_text
 
 if TYPE_CHECKING:
     from condensenet.training import EpochResult
@@ -70,12 +68,12 @@ def run(config: dict[str, Any]) -> None:
     except Exception as error:
         if _is_pause(error):
             if rank == 0:
-                write(job.folder / PAUSED, str(error))
+                write_text(job.folder / PAUSED, str(error))
             return
         if _is_final(error):
             with suppress(OSError):  # no room all the same: then Ray brings the message
                 (job.folder / RESERVE).unlink(missing_ok=True)
-                write(job.folder / ERROR, f"{_one_line(error)}\n{traceback.format_exc()}")
+                write_text(job.folder / ERROR, f"{_one_line(error)}\n{traceback.format_exc()}")
         raise
     dist.destroy_process_group()
 
@@ -108,20 +106,14 @@ def _train(job: Job, rank: int) -> None:
     ):
         history.append(epoch)
         if rank == 0:
-            write(job.folder / paths.HISTORY, as_csv(history))
+            write_csv(job.folder / paths.HISTORY, as_rows(history))
     if rank == 0:
         save_model(model, job.folder / paths.MODEL)
 
 
-def as_csv(history: Sequence[EpochResult]) -> str:
-    """The history as a table: a header, and a row an epoch."""
-    file = io.StringIO()
-    rows = [dataclasses.asdict(row) for row in history]
-    table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    for row in rows:
-        table.writerow({name: _shown(value) for name, value in row.items()})
-    return file.getvalue()
+def as_rows(history: Sequence[EpochResult]) -> list[dict[str, float | str]]:
+    """A row an epoch, as ``history.csv`` holds them."""
+    return [{name: _shown(value) for name, value in dataclasses.asdict(epoch).items()} for epoch in history]
 
 
 def _shown(value: float) -> float | str:
@@ -181,15 +173,11 @@ def _free_port() -> int:
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other rank 0 writes in ``folder``: that of a killed stage may live on for a moment."""
     deadline = time.monotonic() + LOCK_WAIT_S
-    with (folder / LOCK).open("a") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ValueError(f"{folder} is in use by another training") from None
-                time.sleep(0.2)
+    with (folder / LOCK).open("a") as file:
+        while not try_lock(file):
+            if time.monotonic() > deadline:
+                raise ValueError(f"{folder} is in use by another training")
+            time.sleep(0.2)
         yield
 
 

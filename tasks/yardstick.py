@@ -16,10 +16,10 @@ from condensenet.deploy.cost import count_cost
 from condensenet.deploy.export import export_onnx
 from condensenet.deploy.latency.mobilenet import NAME
 from condensenet.deploy.latency.peers import mobilenet_v1
-from tasks import files, inputs, machine, paths
+from tasks import locks, outputs, paths
 from tasks import params as parameters
 from tasks.console import say
-from tasks.errors import run_main
+from tasks.errors import one_line, run_main
 from tasks.params import Params
 
 SEED = 0
@@ -27,8 +27,8 @@ SEED = 0
 
 def main() -> None:
     params = parameters.load()
-    inputs.existing(params.paths.data / paths.MANIFEST, "prepare")
-    with machine.shared(), inputs.one_line():
+    outputs.existing(params.paths.data / paths.MANIFEST, "prepare")
+    with locks.shared_machine(), one_line():
         cost = make_yardstick(params, PreparedData(params.paths.data).manifest)
     say(f"{params.paths.yardstick / paths.ONNX}: {cost['macs']:,} MACs, {cost['file_bytes']:,} bytes")
 
@@ -47,7 +47,7 @@ def make_yardstick(params: Params, manifest: Manifest) -> dict[str, Any]:
         metadata={**cost, "weights": "random"},
     )
     cost["file_bytes"] = path.stat().st_size
-    files.write_json(folder / paths.COST, cost)
+    outputs.write_json(folder / paths.COST, cost)
     return cost
 
 

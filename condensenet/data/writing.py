@@ -7,7 +7,6 @@ A folder of prepared images holds, for each split that has images:
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import os
@@ -21,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from condensenet.data.manifest import MANIFEST, SPLITS, Encoding, FileEntry, Manifest, fingerprint, to_json
+from condensenet.locks import lock, try_lock
 
 # N images, C channels, H height, W width
 
@@ -82,7 +82,7 @@ class PreparedWriter:
         _remove_abandoned(self.root)
         self._folder = Path(tempfile.mkdtemp(prefix=f".{self.root.name}.partial-", dir=self.root.parent))
         self._lock = os.open(self._folder, os.O_RDONLY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # tells other writers that this folder is not abandoned
+        lock(self._lock)  # tells other writers that this folder is not abandoned
         self.splits = {split: SplitWriter(self._folder, split) for split in SPLITS}
         return self
 
@@ -212,11 +212,9 @@ def _put_in_place(folder: Path, root: Path) -> None:
 def _remove_abandoned(root: Path) -> None:
     """Remove what killed writers left beside ``root``; a folder that is locked has a living one."""
     for folder in root.parent.glob(f".{root.name}.partial-*"):
-        lock = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
-        except BlockingIOError:
-            pass
+            if try_lock(descriptor):
+                shutil.rmtree(folder)
         finally:
-            os.close(lock)
+            os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from tasks import files, machine, paths, tracking
+from tasks import locks, outputs, paths, tracking
 from tasks.console import say
 from tasks.errors import run_main
 from tasks.params import load
@@ -13,12 +13,12 @@ from tasks.report import drawing, markdown, page, tracked
 from tasks.report.pictures import Picture, connection_maps, curves, scatters
 from tasks.report.published import Published, read_published
 from tasks.report.read import Study, read_study
-from tasks.report.table import make_row, to_csv
+from tasks.report.table import make_row
 
 
 def main() -> None:
     params, published = load(), read_published()
-    with machine.shared():
+    with locks.shared_machine():
         study = read_study(params)
         pictures = draw(study, published)
         write(study, published, pictures)
@@ -34,13 +34,13 @@ def draw(study: Study, published: Published) -> dict[str, list[Picture]]:
 def write(study: Study, published: Published, pictures: dict[str, list[Picture]]) -> None:
     """The outputs of the stage."""
     folder = study.params.paths.report
-    outputs = {
-        paths.TABLE: to_csv([make_row(result) for result in study.results]),
+    texts = {
+        paths.TABLE: outputs.as_csv([make_row(result) for result in study.results]),
         paths.REPORT_MD: markdown.render(study, published),
         paths.REPORT_HTML: page.render(study, published, pictures),
     }
-    for name, text in outputs.items():
-        files.write(folder / name, text)
+    for name, text in texts.items():
+        outputs.write_text(folder / name, text)
     tracked.write_curves(study.results, folder)
     tracked.write_metrics(study.results, folder)
 

@@ -6,13 +6,14 @@ The settings come from the parameters and never from the folders: outputs of ano
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks import files, paths
+from tasks import paths
 from tasks.errors import UserError
 from tasks.params import Params, Setting
 
@@ -127,7 +128,7 @@ def read_setting(params: Params, setting: Setting) -> SettingResult:
 
 def _hashes(folder: Mapping[str, Path]) -> dict[str, str]:
     made = {f"{stage}/{name}": folder[stage] / name for stage, names in HASHED.items() for name in names}
-    return {key: files.md5(path) for key, path in made.items() if path.is_file()}
+    return {key: hashlib.md5(path.read_bytes()).hexdigest() for key, path in made.items() if path.is_file()}
 
 
 def _read(path: Path, parse: Callable[[str], T]) -> T | None:

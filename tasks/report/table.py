@@ -5,12 +5,11 @@ A value that was not measured is ``None``, an empty field of the CSV file and "n
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tasks import paths
+from tasks.outputs import read_csv
 from tasks.report import units
 from tasks.report.read import SettingResult
 
@@ -116,19 +115,9 @@ def machines(results: Sequence[SettingResult]) -> list[str]:
     return [f"{', '.join(names)}: {line}" if len(found) > 1 else line for line, names in found.items()]
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """The rows as CSV text; not measured is empty."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
-    return out.getvalue()
-
-
 def read_table(path: Path) -> list[dict[str, Value]]:
     """The rows of ``table.csv`` with their types; an empty field is ``None``."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: _typed(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
+    return [{key: _typed(key, text) for key, text in row.items()} for row in read_csv(path)]
 
 
 def _typed(key: str, text: str) -> Value:

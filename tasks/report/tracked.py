@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks import files, paths
+from tasks import outputs, paths
 from tasks.report.read import SettingResult
 from tasks.report.table import make_row
 
@@ -22,12 +20,12 @@ AS_IN_TABLE = (
 
 def write_curves(results: Sequence[SettingResult], folder: Path) -> None:
     """``curves.csv``: a row an epoch and setting, in the order of the settings."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("setting", *BY_EPOCH))
-    for result in results:
-        writer.writerows([result.name, *(f"{row[name]:g}" for name in BY_EPOCH)] for row in result.history)
-    files.write(folder / paths.CURVES, out.getvalue())
+    rows = [
+        {"setting": result.name, **{name: f"{row[name]:g}" for name in BY_EPOCH}}
+        for result in results
+        for row in result.history
+    ]
+    outputs.write_csv(folder / paths.CURVES, rows)
 
 
 def write_metrics(results: Sequence[SettingResult], folder: Path) -> None:
@@ -37,4 +35,4 @@ def write_metrics(results: Sequence[SettingResult], folder: Path) -> None:
         row, trained = make_row(result), result.train or {}
         figures = {key: row[key] for key in AS_IN_TABLE} | {key: trained.get(key) for key in AFTER_TRAINING}
         known = {key: value for key, value in figures.items() if value is not None}
-        files.write_json(folder / paths.ROWS / f"{result.name}.json", known)
+        outputs.write_json(folder / paths.ROWS / f"{result.name}.json", known)

@@ -7,7 +7,6 @@ without a leading dot is complete. Nothing here imports MLflow.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -17,8 +16,9 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from condensenet.locks import try_lock
 from tasks import paths
 
 RECORD = "record.json"
@@ -119,7 +119,7 @@ def on_duty(ended: threading.Event) -> Iterator[bool]:
     """Be the one process that others leave their records to; waits while another one is, until ``ended``: False."""
     root().mkdir(parents=True, exist_ok=True)
     with open(root() / DUTY, "w") as file:
-        while not (mine := _flock(file, fcntl.LOCK_EX)) and not ended.wait(0.2):
+        while not (mine := try_lock(file)) and not ended.wait(0.2):
             pass
         yield mine
 
@@ -128,7 +128,7 @@ def attended() -> bool:
     """Whether a process is on duty, so that a record that was put before this call will be delivered by it."""
     try:
         with open(root() / DUTY) as file:
-            return not _flock(file, fcntl.LOCK_SH)
+            return not try_lock(file, shared=True)
     except FileNotFoundError:
         return False
 
@@ -139,18 +139,9 @@ def locked(wait_s: float = 0.0) -> Iterator[bool]:
     root().mkdir(parents=True, exist_ok=True)
     with open(root() / ".lock", "w") as file:
         deadline = time.monotonic() + wait_s
-        while not (held := _flock(file, fcntl.LOCK_EX)) and time.monotonic() < deadline:
+        while not (held := try_lock(file)) and time.monotonic() < deadline:
             time.sleep(0.05)
         yield held
-
-
-def _flock(file: IO[str], kind: int) -> bool:
-    """Try to take a lock that lasts until the file is closed, also by the process's end, however it ends."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _queues() -> list[Path]:

@@ -137,5 +137,6 @@ def test_the_machine_is_named() -> None:
 
 
 def test_measuring_does_not_import_torch(checkout: Path) -> None:
-    code = "import sys, condensenet.deploy.latency; from condensenet.deploy import runtime as r; r.versions(); sys.exit('torch' in sys.modules)"
+    code = "import sys, condensenet.deploy.latency; from condensenet.deploy.runtime import versions; versions(); "
+    code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=checkout, check=False).returncode == 0

@@ -28,7 +28,7 @@ from condensenet.deploy.lowering import Plan, portable_plan
 from condensenet.deploy.runtime import operator_library
 from condensenet.models.condensenet import CondenseNet
 from condensenet.models.storage import load_model
-from tasks import benchmark, evaluate, export, export_forms, machine, paths, tracking, yardstick
+from tasks import benchmark, evaluate, export, export_forms, locks, paths, tracking, yardstick
 from tasks.errors import UserError
 from tasks.params import Params
 from tasks.tracking.contents import evaluation_metrics
@@ -123,7 +123,7 @@ def test_int8_is_kept_where_it_is_faster_on_a_quiet_machine(
     quiet = []
 
     def timed(_: Any) -> Latency:
-        with (paths.state() / machine.LOCK).open("a") as lock:
+        with (paths.state() / locks.MACHINE).open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -167,7 +167,7 @@ def test_a_measured_plan_is_measured_on_a_quiet_machine_and_cached(
     measure, calls = export_forms.measure_plan, []
 
     def watched(*rest: Any, **named: Any) -> Any:
-        with (paths.state() / machine.LOCK).open("a") as lock, pytest.raises(BlockingIOError):
+        with (paths.state() / locks.MACHINE).open("a") as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         calls.append(named)
         return measure(*rest, **named)
@@ -358,7 +358,7 @@ def test_the_benchmark_holds_the_machine_alone_and_prints_no_latency_without_its
     measure = benchmark.measure_latency
 
     def watched(*rest: Any, **named: Any) -> Any:
-        with (paths.state() / machine.LOCK).open("a") as lock, pytest.raises(BlockingIOError):
+        with (paths.state() / locks.MACHINE).open("a") as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return measure(*rest, **named)
 

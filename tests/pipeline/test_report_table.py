@@ -10,9 +10,10 @@ from report_outputs import digits, write_json, write_study
 
 from tasks import paths
 from tasks.errors import UserError
+from tasks.outputs import as_csv
 from tasks.report import details, forms, units
 from tasks.report.read import read_study
-from tasks.report.table import format_table, make_row, read_table, to_csv
+from tasks.report.table import format_table, make_row, read_table
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_the_csv_file_gives_the_rows_back(study_folder: Path, checkout: Path) ->
     rows = [make_row(result) for result in read_study(digits(checkout)).results]
     rows[1]["latency_ms"] = None
     path = study_folder / "table.csv"
-    path.write_text(to_csv(rows), encoding="utf-8")
+    path.write_text(as_csv(rows), encoding="utf-8")
     assert read_table(path) == rows
 
 

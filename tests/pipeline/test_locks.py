@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-HOLD = "import sys; from tasks import machine\nwith getattr(machine, sys.argv[1])(): print('held', flush=True); input()"
+HOLD = "import sys; from tasks import locks\nwith getattr(machine, sys.argv[1])(): print('held', flush=True); input()"
 
 
 class Stage:

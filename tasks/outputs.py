@@ -1,17 +1,17 @@
-"""What a stage begins with: its setting, and the outputs of earlier stages. What is missing or broken is one line."""
+"""What stages write and later stages read. Files are whole or not there; what is missing or broken is one line."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import params as parameters
+from condensenet.files import write_atomically
 from tasks import paths
-from tasks.errors import UserError
+from tasks.errors import UserError, one_line
 from tasks.params import Params, Setting
 
 if TYPE_CHECKING:
@@ -19,22 +19,47 @@ if TYPE_CHECKING:
     from condensenet.models.condensenet import CondenseNet
 
 
-def stage_arguments() -> tuple[Params, Setting]:
-    """The parameters and the setting that the command line names."""
-    params = parameters.load()
-    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
-        module = "tasks." + Path(sys.argv[0]).stem
-        raise UserError(f"usage: python -m {module} SETTING, one of {', '.join(params.settings)}")
-    return params, params.setting(sys.argv[1])
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all, with the folder it goes to."""
+    write_atomically(path, text.encode())
 
 
-@contextmanager
-def one_line() -> Iterator[None]:
-    """What the library refuses, or finds missing, as a ``UserError``."""
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
     try:
-        yield
-    except (ValueError, ImportError, FileNotFoundError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """A header of the first row's names, then all rows, of which there must be one; lines end with \\n."""
+    write_text(path, as_csv(rows))
+
+
+def as_csv(rows: Iterable[Mapping[str, object]]) -> str:
+    """The text that ``write_csv`` writes."""
+    rows = list(rows)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of a ``history.csv``, an epoch each; none if it is not there yet."""
+    if not path.exists():
+        return []
+    return [{name: float(value) for name, value in row.items()} for row in read_csv(path)]
 
 
 def read_run(params: Params, setting: Setting) -> dict[str, Any]:
@@ -70,10 +95,3 @@ def existing(path: Path, stage: str) -> Path:
     if not path.exists():
         raise UserError(f"{path} is missing: run dvc repro {stage}")
     return path
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None

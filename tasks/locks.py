@@ -1,0 +1,76 @@
+"""Locks between the processes of one checkout: a quiet machine for latencies, folders with one owner.
+
+Stages that compute (prepare, yardstick, train, convert, export, evaluate, report) run under ``shared_machine()``; the
+benchmark runs under ``quiet_machine()`` and waits for them, and so does export where it measures. What else the machine
+does is not seen.
+
+A waiting benchmark does not keep other stages from starting: that would hold up the training of every other
+setting. The stages of a study are finite, so the benchmark's turn comes, at the latest when they are all done.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from condensenet.locks import Open, lock, try_lock, unlock
+from tasks import paths
+from tasks.console import say
+
+MACHINE = "machine.lock"
+
+
+@contextmanager
+def shared_machine() -> Iterator[None]:
+    """Hold the machine together with other stages; waits while a benchmark runs."""
+    with _machine(shared=True, waiting="waiting for a benchmark to end: the machine is kept quiet for it"):
+        yield
+
+
+@contextmanager
+def quiet_machine() -> Iterator[None]:
+    """Hold the machine alone; waits until no stage holds it."""
+    with _machine(shared=False, waiting="waiting for other stages to end: a latency needs a quiet machine"):
+        yield
+
+
+@contextmanager
+def _machine(*, shared: bool, waiting: str) -> Iterator[None]:
+    folder = paths.state()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / MACHINE).open("a") as file:
+        _lock_and_tell(file, shared=shared, waiting=waiting)
+        try:
+            yield
+        finally:
+            unlock(file)  # a forked child may hold the file open
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and hold it alone; waits for another process that does. The owner may remove it."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            _lock_and_tell(descriptor, shared=False, waiting=f"waiting for another process that works in {folder}")
+            if folder.exists() and os.path.samestat(os.stat(folder), os.fstat(descriptor)):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def lock_file(name: str) -> Path:
+    """The file ``state/locks/<name>`` to open and lock."""
+    path = paths.state() / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _lock_and_tell(file: int | Open, *, shared: bool, waiting: str) -> None:
+    if not try_lock(file, shared=shared):
+        say(waiting)
+        lock(file, shared=shared)
