@@ -1,4 +1,4 @@
-"""Where a compiled part of the package is, if it was built and is of the sources that lie beside it."""
+"""Loading the compiled parts of the package, if they were built from the sources beside them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ log = logging.getLogger(__name__)
 
 
 def load(module: str) -> ctypes.CDLL | None:
-    """The library of ``module``, such as "condensenet.models.kernels._compiled"; None and a warning if it is no use."""
-    found = importlib.util.find_spec(module)
-    if found is None or found.origin is None:
+    """The shared library ``module``, such as "condensenet.models.kernels._compiled"; None if there is none to use.
+
+    A library that was built but cannot be used is named in a warning.
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
         return None
     try:
-        library = ctypes.CDLL(found.origin)
-    except OSError as error:  # built for another machine, or a library that it needs is not here
-        log.warning("%s cannot be loaded and stays unused: %s", module, error)
+        library = ctypes.CDLL(spec.origin)
+    except OSError as error:  # built for another machine, or one of its own libraries is missing
+        log.warning("%s cannot be loaded and is not used: %s", module, error)
         return None
     if not hasattr(library, "source_digest"):
-        log.warning("%s is not of this package and stays unused: install again", module)
+        log.warning("%s is not part of this package and is not used: reinstall the package", module)
         return None
     library.source_digest.restype = ctypes.c_char_p
-    sources = sorted(Path(found.origin).parent.glob("*.[ch]"))  # none in a wheel
+    sources = sorted(Path(spec.origin).parent.glob("*.[ch]"))  # a wheel contains none
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     if sources and digest != library.source_digest().decode():
-        log.warning("%s is of another version of its source and stays unused: install again", module)
+        log.warning("%s was built from other sources and is not used: reinstall the package", module)
         return None
     return library

@@ -1,4 +1,4 @@
-"""Files that are whole or not there. Nothing here imports torch."""
+"""Atomic writes: a file is either complete or absent. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import os
 import threading
 from pathlib import Path
 
-REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+PERMANENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Whether the disk is full or closed to us: trying again would come to the same end."""
-    return isinstance(error, OSError) and error.errno in REFUSALS
+def is_permanent_write_error(error: BaseException) -> bool:
+    """Whether the disk is full or not writable for us, so that a retry would fail in the same way."""
+    return isinstance(error, OSError) and error.errno in PERMANENT
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write through a temporary file beside ``path``, flushed to disk before it takes the name.
+    """Write to a temporary file beside ``path``, flush it to disk and rename it. Creates the folder if necessary.
 
-    Makes the folder. Who reads meanwhile sees the old content or the new one, never a part.
+    Concurrent readers see either the old content or the new, never a part of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")

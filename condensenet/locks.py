@@ -1,7 +1,7 @@
-"""Advisory locks on open files and folders. They end with the process that holds them, however it ends.
+"""Advisory locks on open files and folders. They are released when the process that holds them ends, however it ends.
 
-A forked child holds a lock as long as its parent's file is open in it: who has children calls ``unlock`` before it
-closes the file.
+A forked child inherits the parent's open file and so keeps its lock alive: a process that forks must call ``unlock``,
+not just close the file.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ class Open(Protocol):
 
 
 def try_lock(file: int | Open, *, shared: bool = False) -> bool:
-    """Take the lock if it is free, and say whether it was; a lock held already changes to the kind asked for."""
+    """Take the lock if it is free; returns whether it was. A lock already held is converted to the requested mode."""
     try:
-        fcntl.flock(file, _kind(shared) | fcntl.LOCK_NB)
+        fcntl.flock(file, _mode(shared) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
 def lock(file: int | Open, *, shared: bool = False) -> None:
-    """Wait for the lock and take it; a lock that is held already changes to the kind asked for."""
-    fcntl.flock(file, _kind(shared))
+    """Wait for the lock and take it. A lock already held is converted to the requested mode."""
+    fcntl.flock(file, _mode(shared))
 
 
 def unlock(file: int | Open) -> None:
     fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _kind(shared: bool) -> int:
+def _mode(shared: bool) -> int:
     return fcntl.LOCK_SH if shared else fcntl.LOCK_EX

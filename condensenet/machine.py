@@ -1,4 +1,4 @@
-"""The machine that this process runs on. Nothing here imports torch."""
+"""The machine this process runs on. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, which a container may have fewer of than the machine."""
+    """The number of cores that this process may use; in a container it may be smaller than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def hardware() -> dict[str, Any]:
-    """The machine: cpu, cores (usable), architecture, memory_gib, os."""
+    """A description of the machine: cpu, cores (usable), architecture, memory_gib, os."""
     names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else 0
     return {
@@ -27,7 +27,7 @@ def hardware() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    """The CPU's own name; boards without one (many ARM ones) name the board or the CPU's part number."""
+    """The CPU's model name. Many ARM boards lack one; for them, the name of the board or the CPU's part number."""
     for path, key in (
         ("/proc/cpuinfo", "model name"),
         ("/proc/device-tree/model", None),

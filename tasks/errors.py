@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from condensenet.files import is_refusal
+from condensenet.files import is_permanent_write_error
 
 
 class UserError(Exception):
@@ -35,6 +35,8 @@ def run_main(main: Callable[[], None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except (UserError, OSError) as error:
-        if os.environ.get("CONDENSENET_TRACEBACK") or not (isinstance(error, UserError) or is_refusal(error)):
+        if os.environ.get("CONDENSENET_TRACEBACK") or not (
+            isinstance(error, UserError) or is_permanent_write_error(error)
+        ):
             raise
         sys.exit(f"error: {error}")

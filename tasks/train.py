@@ -15,7 +15,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from condensenet.data.manifest import Manifest, from_json
+from condensenet.data.manifest import Manifest
 from condensenet.training.recipe import differences, recipe
 from tasks import locks, outputs, paths, tracking, train_worker
 from tasks.console import say
@@ -42,7 +42,7 @@ def read_manifest(params: Params, setting: Setting) -> Manifest:
     """The prepared images' manifest; raises ``UserError`` when ``setting`` cannot be trained on them."""
     path = outputs.existing(params.paths.data / paths.MANIFEST, "prepare")
     try:
-        manifest = from_json(path.read_text(), path)
+        manifest = Manifest.load(path)
         manifest.check_model(setting.model)
     except ValueError as error:
         raise UserError(f"settings.{setting.name}: {error}") from None

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
-from condensenet.files import is_refusal
+from condensenet.files import is_permanent_write_error
 from condensenet.locks import try_lock
 from tasks import paths
 from tasks.outputs import write_csv, write_text
@@ -130,7 +130,7 @@ def _is_final(error: Exception) -> bool:
     """Whether a restart would come to the same end: bad parameters or data, a diverged loss, a full disk."""
     from condensenet.training import TrainingStopped
 
-    return isinstance(error, TrainingStopped | ValueError) or is_refusal(error)
+    return isinstance(error, TrainingStopped | ValueError) or is_permanent_write_error(error)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Prepared images: their one form on disk, how it is written and read, and the batches made of it."""
+"""Prepared images: their form on disk, reading and writing it, and the batches made from it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,7 @@ if TYPE_CHECKING:
     from condensenet.data.resident import ResidentSplit
     from condensenet.data.writing import PreparedWriter, write_prepared
 
-__all__ = [
-    "ImageSplit",
-    "Manifest",
-    "PreparedData",
-    "PreparedWriter",
-    "ResidentSplit",
-    "evaluation_batches",
-    "steps_per_epoch",
-    "train_batches",
-    "write_prepared",
-]
-
-_HOMES = {  # imported when first used: the manifest is read without torch
+_MODULES = {  # imported on first use: reading a manifest must not wait for torch
     "ImageSplit": "prepared",
     "Manifest": "manifest",
     "PreparedData": "prepared",
@@ -35,9 +23,10 @@ _HOMES = {  # imported when first used: the manifest is read without torch
     "train_batches": "batches",
     "write_prepared": "writing",
 }
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,6 +1,8 @@
-"""Training-time changes of images, on uint8 pixels and before they are normalised, as the authors do.
+"""Training-time augmentation, on uint8 pixels and before normalisation, as the authors do it.
 
-Everything random comes from ``condensenet.data.randomness``.
+All random numbers come from ``condensenet.data.randomness``.
+
+Shapes: N images, C channels, H height, W width, A attempts at a resized crop.
 """
 
 from __future__ import annotations
@@ -13,78 +15,78 @@ import numpy as np
 from condensenet.config import AugmentConfig
 from condensenet.data import randomness
 
-# N images, C channels, H height, W width, A attempts
-AREA = (0.08, 1.0)  # of a resized crop, as a share of the image's
-RATIO = (3 / 4, 4 / 3)  # of its width to its height
+AREA_RANGE = (0.08, 1.0)  # of a resized crop, as a share of the image's area
+ASPECT_RATIO_RANGE = (3 / 4, 4 / 3)  # width / height of a resized crop
 ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
-class Draws:
-    """What is drawn for each of N images: where its window begins in the padded image, and whether it is mirrored."""
+class CropAndFlip:
+    """The random crop and flip of N images: where each crop begins in the padded image, and whether it is flipped."""
 
-    rows_N: np.ndarray  # int64, 0..2*pad
-    columns_N: np.ndarray
+    top_N: np.ndarray  # int64, 0..2*pad
+    left_N: np.ndarray
     flipped_N: np.ndarray  # bool
 
 
-def draw(indices: np.ndarray, augment: AugmentConfig, seed: int, epoch: int) -> Draws:
-    """The draws of ``augment`` for the images ``indices``; the resized crop has its own."""
-    rows_N, columns_N = (
-        randomness.below(2 * augment.pad + 1, seed, epoch, indices, number)
+def random_crop_and_flip(indices: np.ndarray, augment: AugmentConfig, seed: int, epoch: int) -> CropAndFlip:
+    """The random crops and flips of ``augment`` for the images ``indices`` (N,)."""
+    top_N, left_N = (
+        randomness.below(2 * augment.pad + 1, seed, epoch, indices, purpose)
         if augment.pad
         else np.zeros(len(indices), dtype=np.int64)
-        for number in (randomness.SHIFT_ROWS, randomness.SHIFT_COLUMNS)
+        for purpose in (randomness.CROP_TOP, randomness.CROP_LEFT)
     )
     flipped_N = np.zeros(len(indices), dtype=bool)
     if augment.flip:
         flipped_N = randomness.bits(seed, epoch, indices, randomness.FLIP) >> np.uint64(63) == 1
-    return Draws(rows_N, columns_N, flipped_N)
+    return CropAndFlip(top_N, left_N, flipped_N)
 
 
 def augment_batch(
     images_NCHW: np.ndarray, indices: np.ndarray, augment: AugmentConfig, seed: int, epoch: int
 ) -> np.ndarray:
-    """Pad and crop back, then flip, the whole batch at once. A resized crop was taken when the image was decoded."""
-    draws = draw(indices, augment, seed, epoch)
+    """Crop from the padded images, then flip. (Resized crops were taken when the images were decoded.)"""
+    choice = random_crop_and_flip(indices, augment, seed, epoch)
     if augment.crop == "pad":
-        images_NCHW = shift(images_NCHW, augment.pad, draws.rows_N, draws.columns_N)
-    return flip(images_NCHW, draws.flipped_N) if augment.flip else images_NCHW
+        images_NCHW = crop_padded(images_NCHW, augment.pad, choice.top_N, choice.left_N)
+    return flip(images_NCHW, choice.flipped_N) if augment.flip else images_NCHW
 
 
-def shift(images_NCHW: np.ndarray, pad: int, rows_N: np.ndarray, columns_N: np.ndarray) -> np.ndarray:
-    """Pad by ``pad`` pixels of 0 and cut the windows that begin at (rows, columns), each in 0..2*pad."""
+def crop_padded(images_NCHW: np.ndarray, pad: int, top_N: np.ndarray, left_N: np.ndarray) -> np.ndarray:
+    """Pad by ``pad`` zero pixels, then crop to the original size at (top, left), each in 0..2*pad."""
     height, width = images_NCHW.shape[2:]
     padded = np.pad(images_NCHW, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
-    return windows[np.arange(len(images_NCHW)), :, rows_N, columns_N]
+    return windows[np.arange(len(images_NCHW)), :, top_N, left_N]
 
 
 def flip(images_NCHW: np.ndarray, flipped_N: np.ndarray) -> np.ndarray:
-    """Mirror the images that ``flipped_N`` (bool) names, left to right."""
+    """Mirror the images selected by ``flipped_N`` (bool) from left to right."""
     result = images_NCHW.copy()
     result[flipped_N] = images_NCHW[flipped_N, :, :, ::-1]
     return result
 
 
-def resized_crop_draws(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """What ``resized_crop_box`` needs for each image: (N, attempts, 4) in [0, 1)."""
-    draws = randomness.RESIZED_CROP + np.arange(4 * ATTEMPTS)
-    return randomness.uniform(seed, epoch, indices[:, None], draws).reshape(-1, ATTEMPTS, 4)
+def resized_crop_uniforms(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The random numbers in [0, 1) for ``resized_crop_box``, per image: (N, A, 4)."""
+    purposes = randomness.RESIZED_CROP + np.arange(4 * ATTEMPTS)
+    return randomness.uniform(seed, epoch, indices[:, None], purposes).reshape(-1, ATTEMPTS, 4)
 
 
-def resized_crop_box(height: int, width: int, draws_A4: np.ndarray) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random part of an image: 8 to 100% of its area, ratio 3/4 to 4/3.
+def resized_crop_box(height: int, width: int, uniforms_A4: np.ndarray) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random part of an image: 8 to 100% of its area, aspect ratio 3/4 to 4/3.
 
-    The first of ten drawn boxes that fits; else the centre, cut to the nearest allowed ratio. Source: Szegedy et
-    al., Going deeper with convolutions (2015), section 6; torchvision's ``RandomResizedCrop`` draws alike.
+    It is the first of ten random boxes that fits, or else the largest centred box of an allowed aspect ratio. Source:
+    Szegedy et al., Going deeper with convolutions (2015), section 6; like torchvision's ``RandomResizedCrop``.
     """
-    for area, ratio, down, right in draws_A4.tolist():
-        pixels = height * width * (AREA[0] + area * (AREA[1] - AREA[0]))
-        aspect = exp(log(RATIO[0]) + ratio * (log(RATIO[1]) - log(RATIO[0])))
+    low, high = (log(ratio) for ratio in ASPECT_RATIO_RANGE)
+    for area, ratio, down, right in uniforms_A4.tolist():
+        pixels = height * width * (AREA_RANGE[0] + area * (AREA_RANGE[1] - AREA_RANGE[0]))
+        aspect = exp(low + ratio * (high - low))
         w, h = round(sqrt(pixels * aspect)), round(sqrt(pixels / aspect))
         if 0 < w <= width and 0 < h <= height:
             return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
-    w = min(width, round(height * RATIO[1]))
-    h = min(height, round(width / RATIO[0]))
+    w = min(width, round(height * ASPECT_RATIO_RANGE[1]))
+    h = min(height, round(width / ASPECT_RATIO_RANGE[0]))
     return (height - h) // 2, (width - w) // 2, h, w

@@ -1,4 +1,7 @@
-"""Batches of images: deterministic functions of (seed, epoch, index), so a rerun or a resumed run sees the same."""
+"""Batches of images. They are functions of (seed, epoch, index), so a rerun or a resumed run sees the same ones.
+
+Shapes: N images, C channels, H height, W width; the network's input is square, S x S.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,20 @@ from torch import Tensor
 
 from condensenet.config import AugmentConfig
 from condensenet.data import randomness
-from condensenet.data.augment import augment_batch, resized_crop_draws
+from condensenet.data.augment import augment_batch, resized_crop_uniforms
 from condensenet.data.decoding import decode, evaluation_view, training_view
 from condensenet.data.prepared import Batch, ImageSplit, normalise
 from condensenet.data.resident import ResidentSplit, Split, StreamedSplit
 from condensenet.machine import usable_cores
 
-CHUNK = 16  # images that one thread decodes at a time
-BATCHES_AHEAD = 2
-SMALL = 64  # raw images up to this many pixels a side are loaded as they are asked for, without threads
-TOGETHER_BYTES = 2**18  # of float32 images: what stays in a core's cache until it is used
+IMAGES_PER_TASK = 16  # that one thread decodes at a time
+PREFETCHED_BATCHES = 2
+SMALL_IMAGE_SIZE = 64  # raw images of up to this many pixels a side are loaded on demand, without threads
+GROUP_BYTES = 2**18  # of float32 images: what stays in a core's cache until it is used
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
-    """Whole global batches in an epoch; raises ``ValueError`` when there is none."""
+    """The number of complete global batches in an epoch; raises ``ValueError`` if there is none."""
     if batch_size > len(split):
         raise ValueError(
             f"batch_size={batch_size} is not allowed: it must be at most the {len(split)} {split.name} images"
@@ -47,12 +50,12 @@ def train_batches(
     start_step: int = 0,
     threads: int | None = None,
 ) -> Iterator[Batch]:
-    """The batches of one epoch from ``start_step`` on, in an order drawn from (seed, epoch).
+    """The batches of one epoch from ``start_step`` on, in a random order that depends on (seed, epoch).
 
-    ``batch_size`` is the global batch; rank r of w yields the r-th of w equal parts of each. The last, incomplete
-    global batch is left out: other images are left out in the next epoch. ``threads`` decode encoded images
-    (default: the cores of this process, shared between ranks). A resident or streamed split gives the same batches, the
-    images on its device. Raises ``ValueError`` at the call, not later.
+    ``batch_size`` is the global batch size; rank r of w yields the r-th of w equal parts of each batch. An incomplete
+    last batch is dropped; the next epoch drops other images. Images are decoded in ``threads`` threads (default: the
+    cores of this process, divided among the ranks). A resident or streamed split gives the same batches, with the
+    images on its device. Raises ``ValueError`` when called, not when first iterated.
     """
     if world_size < 1 or not 0 <= rank < world_size:
         raise ValueError(f"rank={rank} is not allowed: it must be in 0..{world_size - 1}")
@@ -61,13 +64,13 @@ def train_batches(
     steps = steps_per_epoch(split, batch_size)
     if not 0 <= start_step <= steps:
         raise ValueError(f"start_step={start_step} is not allowed: an epoch has {steps} steps")
-    share = batch_size // world_size
+    rank_batch_size = batch_size // world_size
     order = randomness.permutation(len(split), seed, epoch)[: steps * batch_size]
-    parts = order.reshape(steps, world_size, share)[start_step:, rank]
+    batches = order.reshape(steps, world_size, rank_batch_size)[start_step:, rank]
     if isinstance(split, ResidentSplit):
-        return split.training_batches(parts.reshape(-1), share, augment, seed, epoch)
+        return split.training_batches(batches.reshape(-1), rank_batch_size, augment, seed, epoch)
     loader = _TrainingLoader(_source(split), augment, seed, epoch)
-    return _load(split, parts, loader, threads or _threads(world_size))
+    return _load(split, batches, loader, threads or _threads_per_rank(world_size))
 
 
 def evaluation_batches(
@@ -77,17 +80,17 @@ def evaluation_batches(
     world_size: int = 1,
     threads: int | None = None,
 ) -> Iterator[Batch]:
-    """All images once, unchanged, in their stored order; the last batch may be smaller.
+    """All images once, without augmentation, in their stored order; the last batch may be smaller.
 
-    ``batch_size`` is that of one rank; rank r of w yields the images r, r + w, r + 2w, ...
+    ``batch_size`` is per rank; rank r of w yields the images r, r + w, r + 2w, ...
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is not allowed: it must be 1 or more")
     own = np.arange(rank, len(split), world_size)
     if isinstance(split, ResidentSplit):
         return split.evaluation_batches(own, batch_size)
-    parts = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
-    return _load(split, parts, _EvaluationLoader(_source(split)), threads or _threads(world_size))
+    batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+    return _load(split, batches, _EvaluationLoader(_source(split)), threads or _threads_per_rank(world_size))
 
 
 def _source(split: ImageSplit | StreamedSplit) -> ImageSplit:
@@ -96,20 +99,21 @@ def _source(split: ImageSplit | StreamedSplit) -> ImageSplit:
 
 @dataclass(frozen=True)
 class _EvaluationLoader:
+    """Loads the images of ``indices`` (N,): normalised float32 or, by ``pixels``, uint8, both (N, C, S, S)."""
+
     split: ImageSplit
 
     def __call__(self, indices: np.ndarray) -> Tensor:
         return normalise(self.pixels(indices), self.split.manifest)
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
-        """uint8 (N, C, S, S)."""
         if self.split.manifest.encoding == "raw":
             return self.split.raw(indices)
         size = self.split.manifest.image_size
         return np.stack([evaluation_view(self.decode(index), size).numpy() for index in indices.tolist()])
 
     def decode(self, index: int) -> Tensor:
-        """uint8 (C, H, W) of one stored image, whatever the encoding."""
+        """One stored image in full size, whatever its encoding: uint8 (C, H, W)."""
         manifest = self.split.manifest
         if manifest.encoding == "raw":
             return torch.from_numpy(self.split.raw(np.array([index]))[0])
@@ -131,46 +135,46 @@ class _TrainingLoader(_EvaluationLoader):
 
     def crops(self, indices: np.ndarray) -> np.ndarray:
         size = self.split.manifest.image_size
-        draws = resized_crop_draws(indices, self.seed, self.epoch)
-        every = zip(indices.tolist(), draws, strict=True)
-        return np.stack([training_view(self.decode(index), size, own).numpy() for index, own in every])
+        uniforms_NA4 = resized_crop_uniforms(indices, self.seed, self.epoch)
+        pairs = zip(indices.tolist(), uniforms_NA4, strict=True)
+        return np.stack([training_view(self.decode(index), size, uniforms).numpy() for index, uniforms in pairs])
 
 
 def _load(
-    split: ImageSplit | StreamedSplit, parts: Iterable[np.ndarray], loader: _EvaluationLoader, threads: int
+    split: ImageSplit | StreamedSplit, batches: Iterable[np.ndarray], loader: _EvaluationLoader, threads: int
 ) -> Iterator[Batch]:
     manifest = split.manifest
-    if isinstance(split, ImageSplit) and manifest.encoding == "raw" and manifest.image_size <= SMALL:
-        return _load_at_once(split, list(parts), loader)
-    return _load_ahead(split, parts, loader, threads)
+    if isinstance(split, ImageSplit) and manifest.encoding == "raw" and manifest.image_size <= SMALL_IMAGE_SIZE:
+        return _load_on_demand(split, list(batches), loader)
+    return _prefetch(split, batches, loader, threads)
 
 
-def _load_at_once(split: ImageSplit, parts: list[np.ndarray], loader: _EvaluationLoader) -> Iterator[Batch]:
-    """As they are asked for, several batches of tiny images in one go: their arithmetic takes less than its calls."""
+def _load_on_demand(split: ImageSplit, batches: list[np.ndarray], loader: _EvaluationLoader) -> Iterator[Batch]:
+    """Load several batches of tiny images in one call: for them the overhead of a call exceeds the arithmetic."""
     image_bytes = 4 * split.manifest.channels * split.manifest.image_size**2
-    together = max(1, TOGETHER_BYTES // (image_bytes * max(map(len, parts), default=1)))
-    for start in range(0, len(parts), together):
-        group = parts[start : start + together]
-        sizes, indices = [len(part) for part in group], np.concatenate(group)
+    group_size = max(1, GROUP_BYTES // (image_bytes * max(map(len, batches), default=1)))
+    for start in range(0, len(batches), group_size):
+        group = batches[start : start + group_size]
+        sizes, indices = [len(batch) for batch in group], np.concatenate(group)
         yield from zip(loader(indices).split(sizes), split.labels[indices].split(sizes), strict=True)
 
 
-def _load_ahead(
-    split: ImageSplit | StreamedSplit, parts: Iterable[np.ndarray], loader: _EvaluationLoader, threads: int
+def _prefetch(
+    split: ImageSplit | StreamedSplit, batches: Iterable[np.ndarray], loader: _EvaluationLoader, threads: int
 ) -> Iterator[Batch]:
-    """Decode in threads, a few batches ahead, and yield in order."""
-    waiting: deque[tuple[np.ndarray, Tensor, list[Future[None]]]] = deque()
+    """Decode in threads, a few batches ahead, and yield the batches in order."""
+    pending: deque[tuple[np.ndarray, Tensor, list[Future[None]]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
-            for indices in parts:
+            for indices in batches:
                 images = _buffer(split, len(indices))
-                places = [slice(start, start + CHUNK) for start in range(0, len(indices), CHUNK)]
-                jobs = [pool.submit(_fill, images[place], indices[place], loader) for place in places]
-                waiting.append((indices, images, jobs))
-                if len(waiting) > BATCHES_AHEAD:
-                    yield _finished(split, *waiting.popleft())
-            while waiting:
-                yield _finished(split, *waiting.popleft())
+                chunks = [slice(start, start + IMAGES_PER_TASK) for start in range(0, len(indices), IMAGES_PER_TASK)]
+                tasks = [pool.submit(_fill, images[chunk], indices[chunk], loader) for chunk in chunks]
+                pending.append((indices, images, tasks))
+                if len(pending) > PREFETCHED_BATCHES:
+                    yield _finished_batch(split, *pending.popleft())
+            while pending:
+                yield _finished_batch(split, *pending.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -186,15 +190,15 @@ def _fill(images: Tensor, indices: np.ndarray, loader: _EvaluationLoader) -> Non
     images.copy_(torch.from_numpy(loader.pixels(indices)) if is_pixels else loader(indices))
 
 
-def _finished(
-    split: ImageSplit | StreamedSplit, indices: np.ndarray, images: Tensor, jobs: list[Future[None]]
+def _finished_batch(
+    split: ImageSplit | StreamedSplit, indices: np.ndarray, images: Tensor, tasks: list[Future[None]]
 ) -> Batch:
-    for job in jobs:
-        job.result()
+    for task in tasks:
+        task.result()
     return split.send(images) if isinstance(split, StreamedSplit) else images, split.labels[indices]
 
 
-def _threads(world_size: int) -> int:
-    """This process's part of the cores; ``LOCAL_WORLD_SIZE`` (torch's name) says how many ranks share the machine."""
-    world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    return max(1, usable_cores() // max(1, world_size))
+def _threads_per_rank(world_size: int) -> int:
+    """This rank's share of the cores. torch's ``LOCAL_WORLD_SIZE`` tells how many ranks share the machine."""
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    return max(1, usable_cores() // max(1, local_world_size))

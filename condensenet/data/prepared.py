@@ -1,4 +1,7 @@
-"""Reading prepared images: memory-mapped, so that every process of a machine shares one copy."""
+"""Reading prepared images. They are memory-mapped, so all processes on a machine share one copy.
+
+Shapes: N images, C channels, H height, W width; prepared raw images are square, S x S.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from condensenet.data.manifest import MANIFEST, SPLITS, Manifest, fingerprint, from_json
+from condensenet.data.manifest import MANIFEST, SPLITS, Manifest, fingerprint
 
 Batch = tuple[Tensor, Tensor]  # images float32 (N, C, H, W), normalised; labels int64 (N,)
 
 
 class ImageSplit:
-    """The images of one split, in their stored order. ``len``; ``labels`` int64 (N,) in memory."""
+    """The images of one split in their stored order, and their ``labels``, int64 (N,)."""
 
     def __init__(self, root: Path, manifest: Manifest, name: str) -> None:
         self.name, self.manifest = name, manifest
@@ -23,7 +26,7 @@ class ImageSplit:
         self._bytes, labels, self._offsets = _arrays(root, manifest, name, self._count)
         self.labels = torch.from_numpy(labels)
         if len(self.labels) != self._count:
-            raise ValueError(f"{root}: {name} has {len(self.labels)} labels, its manifest says {self._count}")
+            raise ValueError(f"{root}: {name} has {len(self.labels)} labels, but its manifest says {self._count}")
 
     def __len__(self) -> int:
         return self._count
@@ -39,24 +42,25 @@ class ImageSplit:
 
 
 class PreparedData:
-    """A folder that ``tasks.prepare`` or ``write_prepared`` made. Opening it checks the size of every file.
+    """A folder of images written by ``write_prepared`` or ``PreparedWriter``.
 
-    Raises ``ValueError`` when a file is missing or has another size than the manifest says.
+    Opening it checks the size of every file, but not its content (see ``verify``). Raises ``ValueError`` if a file is
+    missing or its size differs from the manifest.
     """
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
         path = self.root / MANIFEST
         try:
-            self.manifest = from_json(path.read_text(), path)
+            self.manifest = Manifest.load(path)
         except FileNotFoundError:
             raise ValueError(f"{path} is missing: {self.root} holds no prepared images") from None
         for name, entry in self.manifest.files.items():
             file = self.root / name
             size = file.stat().st_size if file.exists() else None
             if size != entry.bytes:
-                found = "is missing" if size is None else f"has {size} bytes, not {entry.bytes}"
-                raise ValueError(f"{file} {found}: prepare the data again")
+                problem = "is missing" if size is None else f"has {size} bytes, not {entry.bytes}"
+                raise ValueError(f"{file} {problem}: prepare the data again")
 
     def split(self, name: str) -> ImageSplit:
         """``train``, ``validation`` (may be empty) or ``test``."""
@@ -66,22 +70,22 @@ class PreparedData:
 
     @property
     def evaluation_split(self) -> ImageSplit:
-        """Where the epochs are measured: the held-out training images, or the test images when none are held out."""
+        """The images that training is validated on: the held-out ones, or the test images if none are held out."""
         return self.split("validation" if self.manifest.splits.get("validation") else "test")
 
     def verify(self) -> None:
-        """Read everything and compare it with the manifest; ``ValueError`` names the first file that differs."""
+        """Read every file and check its sha256; raises ``ValueError`` naming the first one that differs."""
         for name, entry in self.manifest.files.items():
             if _sha256(self.root / name) != entry.sha256:
-                raise ValueError(f"{self.root / name} is not what was prepared: its sha256 differs")
+                raise ValueError(f"{self.root / name} differs from what was prepared: its sha256 does not match")
         manifest = self.manifest
         shape = (manifest.image_size, manifest.channels)
         if fingerprint(manifest.classes, manifest.encoding, shape, manifest.files) != manifest.fingerprint:
-            raise ValueError(f"{self.root / MANIFEST} was changed: its fingerprint does not fit its content")
+            raise ValueError(f"{self.root / MANIFEST} was changed: its fingerprint does not match its content")
 
 
 def _arrays(root: Path, manifest: Manifest, name: str, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The bytes of the images, mapped; the labels; where each image starts (empty for raw images)."""
+    """The images' bytes, memory-mapped; the labels; where each encoded image starts (empty for raw images)."""
     none = np.zeros(0, dtype=np.int64)
     if count == 0:
         return np.zeros(0, dtype=np.uint8), none, none
@@ -97,15 +101,15 @@ def _sha256(path: Path) -> str:
 
 
 def pixel_mean_and_std(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the training images by channel, in 0..255 units: float32 (C,)."""
+    """Mean and standard deviation of the training images per channel, in 0..255 units: float32 (C,)."""
     mean, std = (np.float32(255) * np.array(values, dtype=np.float32) for values in (manifest.mean, manifest.std))
     return mean, std
 
 
 def normalise(images: np.ndarray, manifest: Manifest) -> Tensor:
-    """float32 (N, C, H, W) with the mean and deviation of the training images, of uint8 (N, C, H, W)."""
+    """float32 (N, C, H, W) from uint8 (N, C, H, W), by the mean and standard deviation of the training images."""
     mean, std = pixel_mean_and_std(manifest)
-    result = images.astype(np.float32)  # by numpy, in this thread alone: several threads load images at once
+    result = images.astype(np.float32)  # in NumPy, which stays in this thread: several threads load images at once
     result -= mean[:, None, None]
     result /= std[:, None, None]
     return torch.from_numpy(result)

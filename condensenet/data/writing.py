@@ -1,8 +1,10 @@
-"""Writing the prepared form: as a stream, hashed on the way, and in place only when it is whole.
+"""Writing prepared images: streamed, hashed on the fly, and moved into place only when complete.
 
 A folder of prepared images holds, for each split that has images:
-``<split>.images.bin`` (raw uint8 pixels, channels first; or encoded images one after another),
+``<split>.images.bin`` (raw uint8 pixels, channels first; or concatenated encoded images),
 ``<split>.offsets.npy`` (encoded only: int64, where each image starts, and the end) and ``<split>.labels.npy`` (int64).
+
+Shapes: N images, C channels, H height, W width, V pixel value; prepared raw images are square, S x S.
 """
 
 from __future__ import annotations
@@ -19,14 +21,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from condensenet.data.manifest import MANIFEST, SPLITS, Encoding, FileEntry, Manifest, fingerprint, to_json
+from condensenet.data.manifest import MANIFEST, SPLITS, Encoding, FileEntry, Manifest, fingerprint
 from condensenet.locks import lock, try_lock
-
-# N images, C channels, H height, W width
 
 
 class SplitWriter:
-    """Appends the images of one split. ``histogram`` counts the pixel values of what was given to ``measure``."""
+    """Appends the images of one split to its files."""
 
     def __init__(self, folder: Path, split: str) -> None:
         self.folder, self.split = folder, split
@@ -36,18 +36,18 @@ class SplitWriter:
         self._file = open(folder / f"{split}.images.bin", "wb")  # noqa: SIM115  closed by finish
 
     def add(self, content: bytes | memoryview, label: int) -> None:
-        """Append one image: its raw pixels or its encoded file."""
+        """Append one image: its raw pixels or the content of its encoded file."""
         self.extend(content, [label])
 
     def extend(self, content: bytes | memoryview, labels: Sequence[int]) -> None:
-        """Append raw pixels of several images at once."""
+        """Append the raw pixels of several images."""
         self._file.write(content)
         self._sha.update(content)
         self.labels.extend(labels)
         self.offsets.append(self.offsets[-1] + len(content))
 
     def finish(self, *, encoded: bool) -> dict[str, FileEntry]:
-        """Close the files and give their entries by name; a split without images leaves no file."""
+        """Close the files and return their manifest entries by name; an empty split leaves no files."""
         _sync_and_close(self._file)
         images = f"{self.split}.images.bin"
         if not self.labels:
@@ -64,10 +64,10 @@ class SplitWriter:
 
 
 class PreparedWriter:
-    """``with PreparedWriter(root, ...) as writer:`` fill ``writer.splits[name]``, then ``writer.finish(...)``.
+    """``with PreparedWriter(root, ...) as writer:`` fill ``writer.splits[name]``, then call ``writer.finish(...)``.
 
-    All is written in a folder beside ``root``, which takes its place at the end: a writer that was killed leaves
-    nothing under ``root``, and what it left beside it is removed by the next one.
+    Everything is written to a temporary folder beside ``root``, which replaces ``root`` at the end. A killed writer
+    leaves nothing under ``root``; the next writer removes its temporary folder.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class PreparedWriter:
     ) -> None:
         self.root, self.name, self.classes = Path(root), name, tuple(classes)
         self.encoding, self.image_size, self.channels = encoding, image_size, channels
-        self.histogram_CV = np.zeros((channels, 256), dtype=np.int64)  # V the pixel value; of training images only
+        self.histogram_CV = np.zeros((channels, 256), dtype=np.int64)  # of the training images; the caller adds to it
 
     def __enter__(self) -> Self:
         self.root.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(self.root)
         self._folder = Path(tempfile.mkdtemp(prefix=f".{self.root.name}.partial-", dir=self.root.parent))
         self._lock = os.open(self._folder, os.O_RDONLY)
-        lock(self._lock)  # tells other writers that this folder is not abandoned
+        lock(self._lock)  # shows other writers that this folder is in use
         self.splits = {split: SplitWriter(self._folder, split) for split in SPLITS}
         return self
 
@@ -91,11 +91,11 @@ class PreparedWriter:
     ) -> None:
         for split in self.splits.values():
             split.close()
-        shutil.rmtree(self._folder, ignore_errors=True)  # gone already when finished
+        shutil.rmtree(self._folder, ignore_errors=True)  # already moved if finished
         os.close(self._lock)
 
     def finish(self, *, source: Mapping[str, Any] | None = None, corrupt: Sequence[str] = ()) -> Manifest:
-        """Write the manifest and move the whole into place; raises ``ValueError`` without training images."""
+        """Write the manifest and move the folder into place; raises ``ValueError`` if there are no training images."""
         if not self.splits["train"].labels:
             raise ValueError(f"the data {self.name} has no training images")
         counts = {name: len(split.labels) for name, split in self.splits.items()}
@@ -118,7 +118,7 @@ class PreparedWriter:
             source=dict(source or {}),
             corrupt=tuple(corrupt),
         )
-        _write(self._folder / MANIFEST, to_json(manifest).encode())
+        _write(self._folder / MANIFEST, manifest.to_json().encode())
         self._folder.chmod(0o755)  # mkdtemp makes it private
         _put_in_place(self._folder, self.root)
         return manifest
@@ -132,9 +132,9 @@ def write_prepared(
     classes: Sequence[str],
     source: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Prepare images that are in memory: split name -> (uint8 (N, C, S, S), labels (N,)).
+    """Prepare images in memory. ``splits`` maps train, validation and test to uint8 (N, C, S, S) and labels (N,).
 
-    Raises ``ValueError`` for other types and shapes, and for labels that are not numbers of ``classes``.
+    Raises ``ValueError`` for other types or shapes, and for labels outside 0..len(classes)-1.
     """
     for split, (images, labels) in splits.items():
         _check_arrays(split, images, labels, len(classes))
@@ -150,14 +150,14 @@ def write_prepared(
 
 
 def histogram(images: np.ndarray) -> np.ndarray:
-    """How often each value occurs, by channel: (C, 256) int64 of uint8 (N, C, H, W)."""
+    """How often each pixel value occurs per channel: int64 (C, 256) from uint8 (N, C, H, W)."""
     return np.stack([np.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])])
 
 
 def mean_and_std(histogram_CV: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation by channel in 0..1 units; exact, so free of the order of the images.
+    """Mean and standard deviation per channel, in 0..1 units, independent of the order of the images.
 
-    A channel of one value has a deviation of 0, with which nothing can be normalised: it counts as 1.
+    A constant channel, whose standard deviation of 0 could not normalise anything, gets 1 instead.
     """
     values = np.arange(256) / 255
     means, stds = [], []
@@ -177,7 +177,7 @@ def _check_arrays(split: str, images: np.ndarray, labels: Sequence[int] | np.nda
     if len(images) != len(labels):
         raise ValueError(f"{split}: {len(images)} images and {len(labels)} labels")
     if len(labels) and not (min(labels) >= 0 and max(labels) < num_classes):
-        raise ValueError(f"{split}: labels are {min(labels)} to {max(labels)}, allowed are 0 to {num_classes - 1}")
+        raise ValueError(f"{split}: labels are {min(labels)} to {max(labels)}, but must be 0 to {num_classes - 1}")
 
 
 def _save_array(path: Path, values: Sequence[int]) -> FileEntry:
@@ -210,7 +210,7 @@ def _put_in_place(folder: Path, root: Path) -> None:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Remove what killed writers left beside ``root``; a folder that is locked has a living one."""
+    """Remove the temporary folders of killed writers beside ``root``; those of living writers are locked."""
     for folder in root.parent.glob(f".{root.name}.partial-*"):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,6 +1,27 @@
-"""Training: ``fit`` is a generator over epochs; it condenses on the way and resumes from its checkpoints."""
+"""Training: ``fit`` yields a result per epoch, condenses along the way and resumes from its checkpoints."""
 
-from condensenet.training.loop import Trainer, cosine_learning_rate, fit, kept_pct
-from condensenet.training.state import EpochResult, TrainingPaused, TrainingStopped
+from __future__ import annotations
 
-__all__ = ["EpochResult", "Trainer", "TrainingPaused", "TrainingStopped", "cosine_learning_rate", "fit", "kept_pct"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from condensenet.training.history import EpochResult, TrainingPaused, TrainingStopped
+    from condensenet.training.loop import Trainer, cosine_learning_rate, fit, kept_pct
+
+_MODULES = {  # imported on first use: ``recipe`` and the exceptions must not wait for torch
+    "EpochResult": "history",
+    "Trainer": "loop",
+    "TrainingPaused": "history",
+    "TrainingStopped": "history",
+    "cosine_learning_rate": "loop",
+    "fit": "loop",
+    "kept_pct": "loop",
+}
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

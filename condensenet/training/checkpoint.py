@@ -1,7 +1,7 @@
-"""Checkpoints of a training in progress: whole or not there, and checked when they are read.
+"""Checkpoint files of a training in progress: written atomically and verified when they are read.
 
-A folder holds the last two, ``checkpoint-<step>-<checksum>.pt``, where the checksum is the start of the file's
-sha256. ``torch.load(path, weights_only=True)`` reads one: tensors and plain data, never code.
+A folder holds the last two, ``checkpoint-<step>-<checksum>.pt``, where the checksum is the start of the file's sha256.
+They hold tensors and plain data, never code, so ``torch.load(path, weights_only=True)`` reads them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch
 from condensenet.files import write_atomically
 from condensenet.models.storage import plain
 
-KEPT = 2  # a damaged newest one falls back to the one before
-CHECKSUM_DIGITS = 16
-NAME = re.compile(rf"checkpoint-(\d+)-([0-9a-f]{{{CHECKSUM_DIGITS}}})\.pt")
+KEPT = 2  # if the newest one is damaged, training falls back to the one before
+CHECKSUM_LENGTH = 16
+NAME = re.compile(rf"checkpoint-(\d+)-([0-9a-f]{{{CHECKSUM_LENGTH}}})\.pt")
 
 log = logging.getLogger(__name__)
 
@@ -35,28 +35,28 @@ def save(folder: Path, step: int, content: dict[str, Any]) -> Path:
     path = folder / f"checkpoint-{step:08d}-{_checksum(data)}.pt"
     write_atomically(path, data)
     for old in _newest_first(folder)[KEPT:]:
-        _remove(old)
-    for partial in folder.glob(".checkpoint-*.tmp"):  # of a process that was killed: only one writes in a folder
-        _remove(partial)
+        _try_to_remove(old)
+    for partial in folder.glob(".checkpoint-*.tmp"):  # left by a killed process: a folder has only one writer
+        _try_to_remove(partial)
     return path
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole, or None. Each damaged one is named in a warning and passed over."""
-    found = _newest_first(folder)
-    for path in found:
+    """The newest intact checkpoint, or None. Damaged ones are skipped, each with a warning."""
+    paths = _newest_first(folder)
+    for path in paths:
         try:
             return _load(path)
         except (OSError, ValueError) as error:
-            instead = "there is no other, so training begins again" if path == found[-1] else "taking the one before"
-            log.warning("checkpoint %s is damaged (%s): %s", path.name, _one_line(error), instead)
+            fallback = "there is no other, so training starts over" if path == paths[-1] else "using the one before"
+            log.warning("checkpoint %s is damaged (%s): %s", path.name, _first_line(error), fallback)
             with suppress(OSError):
-                path.replace(path.with_suffix(f".{uuid.uuid4().hex[:8]}.damaged"))  # not one of those that are kept
+                path.replace(path.with_suffix(f".{uuid.uuid4().hex[:8]}.damaged"))  # so that it does not count as kept
     return None
 
 
-def _remove(path: Path) -> None:
-    with suppress(OSError):  # what is in the way of nobody is no reason to stop
+def _try_to_remove(path: Path) -> None:
+    with suppress(OSError):  # a leftover file is no reason to stop training
         path.unlink()
 
 
@@ -72,13 +72,13 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("checkpoint-*.pt") if NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]), reverse=True)  # type: ignore[index]
+    steps = {path: int(match[1]) for path in folder.glob("checkpoint-*.pt") if (match := NAME.fullmatch(path.name))}
+    return sorted(steps, key=lambda path: steps[path], reverse=True)
 
 
 def _checksum(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:CHECKSUM_DIGITS]
+    return hashlib.sha256(data).hexdigest()[:CHECKSUM_LENGTH]
 
 
-def _one_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,7 +1,7 @@
-"""What spares a GPU the wait for its work to be launched, kernel by kernel, from Python.
+"""Fewer kernel launches from Python, which would otherwise keep a GPU waiting.
 
-A step of CondenseNet-86 on 64 images is about a thousand small kernels. Launching one takes Python some 5 to 10
-microseconds, which is longer than most of them run.
+A step of CondenseNet-86 on 64 images is about a thousand small kernels. Launching one from Python takes about 5 to 10
+microseconds, longer than most of them run.
 """
 
 from __future__ import annotations
@@ -12,69 +12,68 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-WARM_UP = 3  # calls before a recording, in which libraries choose and load their kernels
+WARM_UP_CALLS = 3  # before the capture: libraries choose and load their kernels
 
 
-class Replay:
-    """Calls a function of tensors; if it ``records``, the fourth call as a CUDA graph, which it replays from then on.
+class CudaGraphRunner:
+    """Calls a function of tensors; if ``enabled``, its fourth call is captured as a CUDA graph and replayed thereafter.
 
-    The function must launch the same kernels on the same memory in every call: all that changes from call to call lies
-    in its arguments, which are copied to a place of their own, or in tensors that are written in place. Whoever changes
-    anything else calls ``forget`` first. Every call does its work once, the recorded one too, and by the same kernels
-    on the same values as a plain call. What it returns is overwritten by the next call; so is what it leaves behind,
-    such as gradients.
+    The function must launch the same kernels on the same memory in every call. Only its arguments, which are copied to
+    static tensors, and tensors that are updated in place may change between calls; call ``reset`` before changing
+    anything else. Every call runs exactly once, including the captured one, with the same kernels and values as a plain
+    call. The result, and side effects such as gradients, are overwritten by the next call.
     """
 
-    def __init__(self, *, records: bool) -> None:
-        self.records = records  # only a GPU can
-        self.forget()
+    def __init__(self, *, enabled: bool) -> None:
+        self.enabled = enabled  # possible on a GPU only
+        self.reset()
 
-    def forget(self) -> None:
-        """Begin anew: the next call may launch other kernels."""
-        self.arguments: list[Tensor] = []
+    def reset(self) -> None:
+        """Discard the graph: the next calls may launch other kernels."""
+        self.static_arguments: list[Tensor] = []
         self.result: Tensor | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
         self.calls = 0
 
     def __call__(self, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-        """``function(*arguments)``; the same function until ``forget``."""
-        if [own.shape for own in self.arguments] != [given.shape for given in arguments]:
-            self.forget()
-            self.arguments = [torch.empty_like(given) for given in arguments]
-        for own, given in zip(self.arguments, arguments, strict=True):
-            own.copy_(given)
-        if self.records and self.graph is None and self.calls >= WARM_UP:
-            self.graph = self._record(function)
+        """``function(*arguments)``; the function must stay the same until ``reset``."""
+        if [static.shape for static in self.static_arguments] != [argument.shape for argument in arguments]:
+            self.reset()
+            self.static_arguments = [torch.empty_like(argument) for argument in arguments]
+        for static, argument in zip(self.static_arguments, arguments, strict=True):
+            static.copy_(argument)
+        if self.enabled and self.graph is None and self.calls >= WARM_UP_CALLS:
+            self.graph = self._capture(function)
         self.calls += 1
         if self.graph is not None:
             self.graph.replay()
         else:
-            self.result = self._aside(function) if self.records else function(*self.arguments)
+            self.result = self._warm_up(function) if self.enabled else function(*self.static_arguments)
         assert self.result is not None
         return self.result
 
-    def _record(self, function: Callable[..., Tensor]) -> torch.cuda.CUDAGraph:
-        """Run nothing. Threads that load images or watch NCCL may use the GPU meanwhile, hence thread_local."""
+    def _capture(self, function: Callable[..., Tensor]) -> torch.cuda.CUDAGraph:
+        """Capture without running. thread_local, because threads that load images or watch NCCL may use the GPU too."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self.result = function(*self.arguments)
+            self.result = function(*self.static_arguments)
         return graph
 
-    def _aside(self, function: Callable[..., Tensor]) -> Tensor:
-        """On a stream other than the default one, where autograd would be bound to what cannot be recorded."""
+    def _warm_up(self, function: Callable[..., Tensor]) -> Tensor:
+        """Run on a side stream: on the default stream autograd would be bound to what cannot be captured."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            result = function(*self.arguments)
+            result = function(*self.static_arguments)
         torch.cuda.current_stream().wait_stream(stream)
         return result
 
 
 @contextmanager
-def counted_together(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, the batch norms among ``modules`` do not count their batches, a launch each; at the end one call does.
+def batches_counted_together(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Update the ``num_batches_tracked`` of all batch norms in ``modules`` with one kernel on exit, not one each.
 
-    For one training pass of each. The counts, which nothing but the state dict reads, come out as ever.
+    For a single forward pass in training mode. The counts, which only the state dict reads, come out the same.
     """
     norms = [module for module in modules if isinstance(module, nn.BatchNorm2d) and module.training]
     counts = [norm.num_batches_tracked for norm in norms]
@@ -85,5 +84,5 @@ def counted_together(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for norm, count in zip(norms, counts, strict=True):
             norm.num_batches_tracked = count
-    if kept := [count for count in counts if count is not None]:
-        torch._foreach_add_(kept, 1)
+    if tracked := [count for count in counts if count is not None]:
+        torch._foreach_add_(tracked, 1)

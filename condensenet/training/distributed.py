@@ -1,8 +1,9 @@
-"""What the processes of one training exchange. Without an initialised process group all of it is a no-op.
+"""What the processes of one training exchange. Without an initialised process group, every function is a no-op.
 
-Gradients are averaged as one flat vector, in the order of the parameters. A vector of one fixed layout is summed in
-one fixed order, so a resumed training adds up as the uninterrupted one did, with any number of processes
-(DistributedDataParallel rearranges its buckets after the first step, and with them the order for more than two).
+Gradients are averaged as one flat vector, in the order of the parameters. A vector of fixed layout is summed in a fixed
+order, so a resumed training adds up exactly as the uninterrupted one did, with any number of processes.
+(DistributedDataParallel rearranges its buckets after the first step, and with them the order of summation for more than
+two processes.)
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def rank() -> int:
 
 
 def average_(tensors: Sequence[Tensor]) -> None:
-    """Replace each float32 tensor by its mean over all ranks: one collective for all of them."""
+    """Replace each float32 tensor with its mean over all ranks, in a single collective."""
     if world_size() == 1:
         return
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
@@ -44,14 +45,14 @@ def sum_(tensor: Tensor) -> None:
 
 
 def broadcast_(tensors: Iterable[Tensor]) -> None:
-    """Give every rank the tensors of rank 0."""
+    """Overwrite every rank's tensors with those of rank 0."""
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor.detach(), src=0)
 
 
-def from_rank_0(value: T) -> T:
-    """What rank 0 gives, on every rank: tensors (on the CPU) and plain data."""
+def broadcast_object(value: T) -> T:
+    """Rank 0's ``value`` on every rank: tensors (on the CPU) and plain data."""
     values = [value]
     if world_size() > 1:
         dist.broadcast_object_list(values, src=0)
@@ -59,16 +60,16 @@ def from_rank_0(value: T) -> T:
 
 
 def check_same(tensors: Iterable[Tensor], what: str) -> None:
-    """Raise ``RuntimeError`` on every rank when the tensors of one differ in a bit from those of rank 0."""
+    """Raise ``RuntimeError`` on every rank if any rank's tensors differ bitwise from those of rank 0."""
     if world_size() == 1:
         return
-    digest = hashlib.sha256()
+    hasher = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        hasher.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    own = torch.tensor(list(digest.digest()), dtype=torch.uint8, device=device)
-    others = [torch.empty_like(own) for _ in range(world_size())]
-    dist.all_gather(others, own)
-    different = [number for number, other in enumerate(others) if not torch.equal(other, others[0])]
+    own = torch.tensor(list(hasher.digest()), dtype=torch.uint8, device=device)
+    digests = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(digests, own)
+    different = [index for index, digest in enumerate(digests) if not torch.equal(digest, digests[0])]
     if different:
         raise RuntimeError(f"{what} of rank {different} differ from those of rank 0")

@@ -1,4 +1,4 @@
-"""How good a model is on a set of images, and how a batch reaches its device."""
+"""The loss and error of a model on a set of images, and how models and batches reach their device."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from condensenet.training import distributed
 
 Module = TypeVar("Module", bound=nn.Module)
 
-EVALUATION_PIXELS = 2**20  # of a GPU's batch
+GPU_BATCH_PIXELS = 2**20
 
 
-class Interrupted(Exception):
-    """A ``stop`` that was asked said so, in this process or in another of the same training."""
+class StopRequested(Exception):
+    """``stop`` returned true, in this process or in another one of the same training."""
 
 
 @torch.no_grad()
@@ -32,48 +32,48 @@ def evaluate(
     precision: str = "fp32",
     stop: Callable[[], bool] | None = None,
 ) -> tuple[float, float]:
-    """(mean cross-entropy, top-1 error in %) over all images of ``split``, shared between the ranks.
+    """(mean cross-entropy, top-1 error in %) over all images of ``split``, which the ranks share between them.
 
-    ``stop`` is asked after every batch; once it says yes on one rank, all raise ``Interrupted``.
+    ``stop`` is called after every batch; if it returns true on any rank, all ranks raise ``StopRequested``.
     """
     was_training = model.training
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, errors, images, ranks that stop
+    totals = torch.zeros(4, dtype=torch.float64, device=device)  # loss, errors, images, ranks asked to stop
     for images, labels in evaluation_batches(split, batch_size, distributed.rank(), distributed.world_size()):
-        images, labels = to_device(device, images, labels)
+        images, labels = batch_to_device(images, labels, device)
         with autocast(device, precision):
             logits = model(images).float()
         loss = F.cross_entropy(logits, labels, reduction="sum")
         errors = (logits.argmax(dim=1) != labels).sum()
-        sums[:3] += torch.stack([loss.double(), errors.double(), torch.full_like(sums[0], len(labels))])
+        totals[:3] += torch.stack([loss.double(), errors.double(), torch.full_like(totals[0], len(labels))])
         if stop is not None and stop():
-            sums[3] = 1
+            totals[3] = 1
             break
-    distributed.sum_(sums)
+    distributed.sum_(totals)
     model.train(was_training)
-    loss_sum, error_sum, images_seen, stopping = sums.tolist()
-    if stopping:
-        raise Interrupted
-    return loss_sum / images_seen, 100 * error_sum / images_seen
+    total_loss, total_errors, num_images, stop_requests = totals.tolist()
+    if stop_requests:
+        raise StopRequested
+    return total_loss / num_images, 100 * total_errors / num_images
 
 
-def evaluation_batch_size(training: int, image_size: int, device: torch.device) -> int:
-    """Images in an evaluation's batch: on a CPU as in training's, so that histories stay the same to the bit.
+def evaluation_batch_size(train_batch_size: int, image_size: int, device: torch.device) -> int:
+    """Images per evaluation batch. On a CPU it is the training batch size, so histories stay the same to the bit.
 
-    A GPU waits for its work to be launched when a batch is small, as 64 images of 32x32 are: it gets 1,024 of them, or
-    as many pixels. Without gradients there is memory enough.
+    A GPU spends small batches, such as 64 images of 32x32, waiting for kernel launches. It gets as many pixels as
+    1,024 such images; without gradients there is enough memory.
     """
-    return training if device.type == "cpu" else max(training, EVALUATION_PIXELS // image_size**2)
+    return train_batch_size if device.type == "cpu" else max(train_batch_size, GPU_BATCH_PIXELS // image_size**2)
 
 
-def on_device(model: Module, device: torch.device) -> Module:
-    """``model``, moved there; on a GPU with its weights channels last as the images are, else each pass turns them."""
+def model_to_device(model: Module, device: torch.device) -> Module:
+    """Move ``model``; on a GPU also to channels last, as the images are, so that no pass has to convert its weights."""
     model.to(device)
     return model if device.type == "cpu" else model.to(memory_format=torch.channels_last)
 
 
-def to_device(device: torch.device | str, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Channels last: measured at half the time of a step on a CPU for the digits, two thirds for CondenseNet-86."""
+def batch_to_device(images: Tensor, labels: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Move a batch, images channels last: on a CPU, 1/2 of a step's time for the digits, 2/3 for CondenseNet-86."""
     images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
     return images, labels.to(device, non_blocking=True)
 

@@ -1,22 +1,25 @@
-"""Training: ``fit`` is a generator over epochs; it yields, the caller logs.
+"""The training loop: ``fit`` is a generator over epochs; it yields results and the caller logs them.
 
-A training is exact: with the same configuration, data and number of processes it gives the same weights to the bit
-on the same kind of CPU with the same number of threads, also when it was killed and resumed from a checkpoint, in
-the middle of an epoch too. That is so because nothing depends on hidden state: batches are functions of (seed,
-epoch, index), dropout of (seed, step, rank), the schedule of the step, and after each step all ranks hold equal
-weights, batch norm statistics and running sums, so the checkpoint of rank 0 is that of all.
+Training is exact. The same configuration, data and number of processes give the same weights to the bit, on the same
+kind of CPU with the same number of threads, even if the training was killed and resumed in the middle of an epoch.
+Nothing depends on hidden state: batches are functions of (seed, epoch, index), dropout of (seed, step, rank), the
+schedule of the step. After each step all ranks hold equal weights, batch norm statistics and running totals, so rank
+0's checkpoint serves them all.
 
-Paper: section 4.1 and the recipe in section 5.1.
+Paper: section 4.1, and the recipe in section 5.1.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,20 +27,26 @@ from torch import Tensor, nn
 
 from condensenet.config import AugmentConfig, TrainConfig
 from condensenet.data import PreparedData, steps_per_epoch, train_batches
-from condensenet.data.resident import place
+from condensenet.data.resident import split_for_device
 from condensenet.models.condensenet import CondenseNet, group_lasso
 from condensenet.models.condensing import condensing_stage
 from condensenet.training import distributed, state
-from condensenet.training.cuda_graph import Replay, counted_together
-from condensenet.training.evaluation import Interrupted, autocast, evaluate, evaluation_batch_size, on_device, to_device
+from condensenet.training.cuda_graph import CudaGraphRunner, batches_counted_together
+from condensenet.training.evaluation import (
+    StopRequested,
+    autocast,
+    batch_to_device,
+    evaluate,
+    evaluation_batch_size,
+    model_to_device,
+)
+from condensenet.training.history import EpochResult, TrainingPaused, TrainingStopped
 from condensenet.training.optimizer import NesterovSGD
 from condensenet.training.recipe import recipe
-from condensenet.training.state import EpochResult, TrainingPaused, TrainingStopped
 
-__all__ = ["EpochResult", "Trainer", "TrainingPaused", "TrainingStopped", "cosine_learning_rate", "fit", "kept_pct"]
+GPU_STOP_INTERVAL = 16  # steps between checks whether another rank was asked to stop: a check waits for the GPU
 
-# Steps on GPUs after which the ranks see whether one of them was told to stop: looking makes them wait.
-LOOK_EVERY = 16
+log = logging.getLogger(__name__)
 
 
 def fit(
@@ -50,45 +59,28 @@ def fit(
     device: torch.device | str = "cpu",
     stop: Callable[[], bool] | None = None,
 ) -> Iterator[EpochResult]:
-    """Train ``model`` in place and yield one result an epoch; all that a resumed training already had come first.
+    """Train ``model`` in place and yield one result per epoch, first those of the epochs before a resume.
 
-    With an initialised process group every rank calls this and consumes it alike. ``checkpoints`` is a folder for
-    this training alone; what stands there is resumed. ``stop`` is asked after every step, in each rank that has one,
-    so it should be cheap: once it says yes, all ranks raise ``TrainingPaused`` after the same step, which is saved.
-    Raises ``ValueError`` when the folder is of another training (other parameters, data or code), and
-    ``TrainingStopped`` when the loss is no longer finite or the disk is full.
+    With an initialised process group, every rank must call this and consume all results. ``checkpoints`` is a folder
+    for this training alone; if it holds a checkpoint, training resumes from it. ``stop`` is called after every step on
+    every rank that has one, so it should be cheap; once it returns true, all ranks save and raise ``TrainingPaused``
+    after the same step. Raises ``ValueError`` if the folder belongs to another training (other parameters, data or
+    code), and ``TrainingStopped`` if the loss is no longer finite or the disk is full.
     """
     trainer = Trainer(model, data, augment, config, checkpoints, torch.device(device), stop)
     trainer.resume()
     yield from list(trainer.history)
     while len(trainer.history) < config.epochs:
-        started = time.monotonic() - trainer.seconds
         try:
-            if trainer.step < (len(trainer.history) + 1) * trainer.steps_per_epoch:  # else the evaluation alone is left
-                trainer.take_steps(started)
-            if trainer.progress == 1:
-                trainer.condense()  # a drop that is due at the very end has no step after it
-            trainer.finish_epoch(started)
-        except Interrupted:
-            trainer.save(seconds=time.monotonic() - started)
-            raise TrainingPaused(trainer.step, trainer.steps_per_epoch * config.epochs) from None
+            trainer.run_epoch()
+        except StopRequested:
+            trainer.save()
+            raise TrainingPaused(trainer.step, trainer.num_steps) from None
         yield trainer.history[-1]
 
 
-def cosine_learning_rate(learning_rate: float, progress: float) -> float:
-    """From ``learning_rate`` at progress 0 to 0 at progress 1."""
-    return learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def kept_pct(model: CondenseNet) -> float:
-    """Share of the weights of all learned layers that is not dropped, in %."""
-    layers = list(model.learned_layers())
-    kept = sum(layer.full_weight.numel() * (1 - layer.num_dropped / layer.in_channels) for layer in layers)
-    return 100 * kept / sum(layer.full_weight.numel() for layer in layers)
-
-
 class Trainer:
-    """One training: the model, its optimizer, and how far it is. ``fit`` drives it; a benchmark may take its steps."""
+    """The state of one training and its steps. ``fit`` drives it; a benchmark may run single steps."""
 
     def __init__(
         self,
@@ -100,39 +92,131 @@ class Trainer:
         device: torch.device,
         stop: Callable[[], bool] | None = None,
     ) -> None:
-        self.model, self.augment, self.config, self.device = on_device(model, device), augment, config, device
-        self.forward = model if config.compile == "none" else torch.compile(model, mode=config.compile)
-        self.replay = Replay(records=device.type == "cuda") if config.cuda_graph else None
-        self.checkpoints, self.stop = checkpoints, stop
         data.manifest.check_model(model.config)
-        self.train_split = place(data.split("train"), device, augment=augment)
-        self.evaluation_split = place(data.evaluation_split, device)
+        self.augment, self.config, self.device = augment, config, device
+        self.checkpoints, self.stop = checkpoints, stop
         self.recipe = recipe(model.config, config, augment, data.manifest.fingerprint)
+        self.model = model_to_device(model, device)
+        self.forward = model if config.compile == "none" else torch.compile(model, mode=config.compile)
+        self.graph_runner = CudaGraphRunner(enabled=device.type == "cuda") if config.cuda_graph else None
+        self.train_split = split_for_device(data.split("train"), device, augment=augment)
+        self.evaluation_split = split_for_device(data.evaluation_split, device)
         self.steps_per_epoch = steps_per_epoch(self.train_split, config.batch_size)
+        self.num_steps = self.steps_per_epoch * config.epochs
         self.optimizer = NesterovSGD(model.parameters(), momentum=config.momentum, weight_decay=config.weight_decay)
         self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-        running = [value for norm in self.norms for value in (norm.running_mean, norm.running_var)]
-        self.statistics = [value for value in running if value is not None]
+        statistics = [value for norm in self.norms for value in (norm.running_mean, norm.running_var)]
+        self.running_statistics = [value for value in statistics if value is not None]
         self.step = 0
-        self.condensed_to = -1  # at least; so that a step need not ask all layers
-        self.learning_rate = config.learning_rate
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of this epoch's steps: loss, error
-        self.first_bad_step = torch.full((), -1, device=device)
-        self.wish = torch.zeros(1, device=device)  # to stop; averaged with the gradients, so that all ranks see it
-        self.seconds = 0.0  # of this epoch, before the resume
         self.history: list[EpochResult] = []
+        self.learning_rate = config.learning_rate
+        self.epoch_totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss and error, summed over steps
+        self.first_bad_step = torch.full((), -1, device=device)  # whose loss was not finite; -1 if there is none
+        self.stop_flag = torch.zeros(1, device=device)  # averaged with the gradients: above 0 if any rank asked to stop
+        self.reached_stage = -1  # a lower bound of the condensing stage, which spares each step a look at all layers
+        self.elapsed_s = 0.0  # of the current epoch, before ``timed_since``
+        self.timed_since = time.monotonic()
+
+    def run_epoch(self) -> None:
+        """Run the current epoch's remaining steps, then its evaluation. Raises ``StopRequested`` on all ranks alike."""
+        self.timed_since = time.monotonic()
+        if self.epoch == len(self.history):  # otherwise only the evaluation is left
+            for images, labels in self.batches():
+                self.condense()
+                self.train_step(images, labels)
+                if self._stop_agreed():
+                    raise StopRequested
+                if self.step % self.config.checkpoint_every_steps == 0 and self.step % self.steps_per_epoch:
+                    self.save()
+        if self.progress == 1:
+            self.condense()  # no step follows a drop that is due at the very end
+        self.finish_epoch()
+
+    def condense(self) -> None:
+        """Drop the connections that are due; all ranks must drop the same."""
+        model, config = self.model, self.config
+        due = condensing_stage(self.progress, model.num_condensing_stages, config.condensing_share)
+        if due <= self.reached_stage:
+            return
+        self.reached_stage = due
+        if due <= model.condensing_stage:
+            return
+        model.condense_to(due)
+        masks = [layer.group_mask for layer in model.learned_layers()]
+        distributed.check_same(masks, f"masks of condensing stage {due}")
+        for layer in model.learned_layers():
+            self.optimizer.apply_mask(layer.full_weight, layer.mask)
+        if self.graph_runner is not None:
+            self.graph_runner.reset()
+
+    def train_step(self, images: Tensor, labels: Tensor) -> None:
+        """One SGD step on this rank's part of a batch: images (N, C, H, W) and labels (N,)."""
+        config = self.config
+        images, labels = batch_to_device(images, labels, self.device)
+        if self.model.config.dropout > 0:
+            torch.manual_seed(_dropout_seed(config.seed, self.step, distributed.rank()))
+        self.learning_rate = cosine_learning_rate(config.learning_rate, self.progress)
+        if self.graph_runner is None:
+            loss_and_error = self.compute_gradients(images, labels)
+        else:
+            loss_and_error = self.graph_runner(self.compute_gradients, images, labels)
+        distributed.average_([*self.optimizer.gradients, *self.running_statistics, loss_and_error, self.stop_flag])
+        self.optimizer.step(self.learning_rate)
+        self._accumulate(loss_and_error)
+        self.step += 1
+
+    def compute_gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Forward and backward pass: sets new gradients and returns (loss, error) of this rank's images."""
+        config, model = self.config, self.model
+        self.optimizer.zero_grad()  # before the forward pass: graphs of torch.compile reuse this memory
+        counting = nullcontext() if self.device.type == "cpu" else batches_counted_together(self.norms)
+        with counting, autocast(self.device, config.precision):
+            logits = self.forward(images).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        objective = loss
+        if config.group_lasso_weight > 0 and not model.is_condensed:
+            objective = loss + config.group_lasso_weight * group_lasso(model)
+        objective.backward()
+        error = (logits.argmax(dim=1) != labels).float().mean()
+        return torch.stack([loss.detach(), error])
+
+    def finish_epoch(self) -> None:
+        """Evaluate, add the epoch to the history and save."""
+        model, config = self.model, self.config
+        batch_size = evaluation_batch_size(config.batch_size, self.evaluation_split.manifest.image_size, self.device)
+        validation_loss, validation_error_pct = evaluate(
+            model, self.evaluation_split, batch_size, self.device, precision=config.precision, stop=self.stop
+        )
+        train_loss, train_error = (self.epoch_totals / self.steps_per_epoch).tolist()
+        result = EpochResult(
+            epoch=self.epoch,  # ``step`` is that of the next epoch's start, so this counts from 1
+            condensing_stage=model.condensing_stage,
+            learning_rate=self.learning_rate,
+            train_loss=train_loss,
+            group_lasso=group_lasso(model).item(),
+            train_error_pct=100 * train_error,
+            validation_loss=validation_loss,
+            validation_error_pct=validation_error_pct,
+            kept_pct=kept_pct(model),
+            seconds=self._epoch_s(),
+        )
+        self.history.append(result)
+        self.epoch_totals.zero_()
+        self.elapsed_s, self.timed_since = 0.0, time.monotonic()
+        self.save()
 
     @property
     def epoch(self) -> int:
-        """From 0."""
+        """The epoch of the next step, from 0."""
         return self.step // self.steps_per_epoch
 
     @property
     def progress(self) -> float:
-        return self.step / (self.steps_per_epoch * self.config.epochs)
+        """The share of all steps that is done, in [0, 1]."""
+        return self.step / self.num_steps
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """What is left of this epoch."""
+        """This rank's part of the remaining batches of the epoch."""
         self.model.train()
         return train_batches(
             self.train_split,
@@ -145,113 +229,83 @@ class Trainer:
             start_step=self.step % self.steps_per_epoch,
         )
 
-    def condense(self) -> None:
-        """Drop what the present progress asks for; all ranks must drop the same."""
-        model, config = self.model, self.config
-        due = condensing_stage(self.progress, model.num_condensing_stages, config.condensing_share)
-        if due <= self.condensed_to:
-            return
-        self.condensed_to = due
-        if due <= model.condensing_stage:
-            return
-        model.condense_to(due)
-        distributed.check_same(
-            [layer.group_mask for layer in model.learned_layers()], f"masks of condensing stage {due}"
-        )
-        for layer in model.learned_layers():
-            self.optimizer.forget(layer.full_weight, layer.mask)
-        if self.replay is not None:
-            self.replay.forget()
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes during training: plain data and tensors, without copies."""
+        return {
+            "step": self.step,
+            "elapsed_s": self._epoch_s(),
+            "learning_rate": self.learning_rate,
+            "epoch_totals": self.epoch_totals,
+            "history": [asdict(result) for result in self.history],
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
-    def take_steps(self, started: float) -> None:
-        """What is left of this epoch, with its checkpoints; raises ``Interrupted`` on all ranks after the same step."""
-        for images, labels in self.batches():
-            self.condense()
-            self.train_step(images, labels)
-            if self._told_to_stop():
-                raise Interrupted
-            if self.step % self.config.checkpoint_every_steps == 0 and self.step % self.steps_per_epoch:
-                self.save(seconds=time.monotonic() - started)
-
-    def _told_to_stop(self) -> bool:
-        told = self.stop is not None and self.stop()
-        if distributed.world_size() == 1:
-            return told
-        agreed = (self.device.type == "cpu" or self.step % LOOK_EVERY == 0) and bool(self.wish > 0)
-        if told:
-            self.wish.fill_(1)  # the others hear of it with the next step
-        return agreed
-
-    def train_step(self, images: Tensor, labels: Tensor) -> None:
-        config = self.config
-        images, labels = to_device(self.device, images, labels)
-        if self.model.config.dropout > 0:
-            torch.manual_seed(_dropout_seed(config.seed, self.step, distributed.rank()))
-        self.learning_rate = cosine_learning_rate(config.learning_rate, self.progress)
-        figures = (
-            self._gradients(images, labels) if self.replay is None else self.replay(self._gradients, images, labels)
-        )
-        distributed.average_([*self.optimizer.gradients, *self.statistics, figures, self.wish])
-        self.optimizer.step(self.learning_rate)
-        self._add(figures)
-        self.step += 1
-
-    def _gradients(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Forward and backward pass: the optimizer's gradients anew; returns (loss, error) of this rank's images."""
-        config, model = self.config, self.model
-        self.optimizer.zero_grad()  # before the forward pass: graphs of torch.compile take this memory back with it
-        counting = nullcontext() if self.device.type == "cpu" else counted_together(self.norms)
-        with counting, autocast(self.device, config.precision):
-            logits = self.forward(images).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-        objective = loss
-        if config.group_lasso_weight > 0 and not model.is_condensed:
-            objective = loss + config.group_lasso_weight * group_lasso(model)
-        objective.backward()
-        error = (logits.argmax(dim=1) != labels).float().mean()
-        return torch.stack([loss.detach(), error])
-
-    def _add(self, figures: Tensor) -> None:
-        """Sum on the device: reading a value here would make every step wait for a GPU."""
-        self.sums += figures
-        bad = ~figures.isfinite().all() & (self.first_bad_step < 0)
-        self.first_bad_step.masked_fill_(bad, self.step)
-
-    def finish_epoch(self, started: float) -> None:
-        """Evaluate, add the epoch's row to the history and save; the step count stands at the next epoch's start."""
-        model, config = self.model, self.config
-        batch_size = evaluation_batch_size(config.batch_size, self.evaluation_split.manifest.image_size, self.device)
-        validation_loss, validation_error_pct = evaluate(
-            model, self.evaluation_split, batch_size, self.device, precision=config.precision, stop=self.stop
-        )
-        train_loss, train_error = (self.sums / self.steps_per_epoch).tolist()
-        self.history.append(
-            EpochResult(
-                epoch=self.epoch,
-                condensing_stage=model.condensing_stage,
-                learning_rate=self.learning_rate,
-                train_loss=train_loss,
-                group_lasso=group_lasso(model).item(),
-                train_error_pct=100 * train_error,
-                validation_loss=validation_loss,
-                validation_error_pct=validation_error_pct,
-                kept_pct=kept_pct(model),
-                seconds=time.monotonic() - started,
-            )
-        )
-        self.sums.zero_()
-        self.seconds = 0.0
-        self.save(seconds=0.0)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.step, self.elapsed_s = state_dict["step"], state_dict["elapsed_s"]
+        self.learning_rate = state_dict["learning_rate"]
+        self.epoch_totals.copy_(state_dict["epoch_totals"])
+        self.history = [EpochResult(**result) for result in state_dict["history"]]
+        self.model.load_state_dict(state_dict["model"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
 
     def resume(self) -> None:
-        """Take up the newest whole checkpoint, which rank 0 reads, or start with the weights of rank 0."""
-        state.resume(self)
+        """Continue from the newest intact checkpoint; if there is none, start from rank 0's weights."""
+        saved = state.load(self.checkpoints, self.recipe, self.device)
+        if saved is None:
+            distributed.broadcast_(self.model.state_dict().values())
+            return
+        self.load_state_dict(saved)
+        log.info("resumed after step %d (epoch %d)", self.step, self.epoch + 1)
 
-    def save(self, seconds: float) -> None:
-        """Write a checkpoint, after checking that it is worth one. Rank 0 writes; the others go on."""
-        state.save(self, seconds)
+    def save(self) -> None:
+        """Write a checkpoint, on rank 0 alone. Raises ``TrainingStopped`` if the state is not finite, on all ranks."""
+        self._check_finite()
+        if self.checkpoints is not None and distributed.rank() == 0:
+            state.save(self.checkpoints, self.recipe, self.device, self.state_dict())
+
+    def _accumulate(self, loss_and_error: Tensor) -> None:
+        """Sum on the device: reading a value here would make every step wait for the GPU."""
+        self.epoch_totals += loss_and_error
+        bad = ~loss_and_error.isfinite().all() & (self.first_bad_step < 0)
+        self.first_bad_step.masked_fill_(bad, self.step)
+
+    def _check_finite(self) -> None:
+        tensors = [*self.model.parameters(), *self.running_statistics, *self.optimizer.velocities]
+        became_bad = (self.first_bad_step < 0) & ~state.all_finite(tensors)
+        step = int(torch.where(became_bad, self.step, self.first_bad_step))
+        if step >= 0:
+            raise TrainingStopped(
+                f"the loss is not finite at step {step} (epoch {step // self.steps_per_epoch + 1}) "
+                f"with learning_rate={self.config.learning_rate}"
+            )
+
+    def _stop_agreed(self) -> bool:
+        """Whether to stop after this step; all ranks agree, because the flag was averaged with the gradients."""
+        requested = self.stop is not None and self.stop()
+        if distributed.world_size() == 1:
+            return requested
+        agreed = (self.device.type == "cpu" or self.step % GPU_STOP_INTERVAL == 0) and bool(self.stop_flag > 0)
+        if requested:
+            self.stop_flag.fill_(1)  # reaches the other ranks with the next step
+        return agreed
+
+    def _epoch_s(self) -> float:
+        return self.elapsed_s + time.monotonic() - self.timed_since
+
+
+def cosine_learning_rate(learning_rate: float, progress: float) -> float:
+    """From ``learning_rate`` at progress 0 down to 0 at progress 1."""
+    return learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def kept_pct(model: CondenseNet) -> float:
+    """The density of all learned layers together: the share of their weights that is kept, in %."""
+    layers = list(model.learned_layers())
+    kept = sum(layer.full_weight.numel() * (1 - layer.num_dropped / layer.in_channels) for layer in layers)
+    return 100 * kept / sum(layer.full_weight.numel() for layer in layers)
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    """A seed of its own for each step and rank, so that no random state needs saving."""
+    """A different seed for each step and rank, so no random state needs to be saved."""
     return int.from_bytes(hashlib.sha256(f"dropout {seed} {step} {rank}".encode()).digest()[:7])

@@ -1,12 +1,13 @@
-"""SGD with Nesterov momentum and weight decay, all parameters in one fused call.
+"""SGD with Nesterov momentum and weight decay, with one fused call for all parameters.
 
-The arithmetic is torch's own (``torch.optim.sgd.sgd``). ``torch.optim.SGD`` is left out because making one imports
-torch's compiler, which takes seconds in every process that trains, and because momentum is ours to mask.
+The arithmetic is torch's own (``torch.optim.sgd.sgd``). We do without the class ``torch.optim.SGD`` because creating
+one imports torch's compiler, which takes seconds in every training process, and because condensing masks the momentum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class NesterovSGD:
 
     @property
     def gradients(self) -> list[Tensor]:
-        """Those of the last backward pass, in the order of the parameters; it must have reached all of them."""
+        """Those of the last backward pass, which must have reached every parameter, in the order of the parameters."""
         return [parameter.grad for parameter in self.parameters]  # type: ignore[misc]
 
     @torch.no_grad()
@@ -44,8 +45,16 @@ class NesterovSGD:
             parameter.grad = None
 
     @torch.no_grad()
-    def forget(self, parameter: Tensor, mask: Tensor) -> None:
-        """Zero what ``mask`` drops, momentum included: without gradient, decay and momentum leave it at zero."""
+    def apply_mask(self, parameter: Tensor, mask: Tensor) -> None:
+        """Zero the dropped weights and their momentum. Without a gradient, no later step changes them."""
         parameter.mul_(mask)
         velocity = next(v for p, v in zip(self.parameters, self.velocities, strict=True) if p is parameter)
         velocity.mul_(mask)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The momentum of every parameter. The learning rate is an argument of ``step``."""
+        return {"velocities": self.velocities}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for velocity, saved in zip(self.velocities, state_dict["velocities"], strict=True):
+            velocity.copy_(saved)

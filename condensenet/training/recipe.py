@@ -1,4 +1,4 @@
-"""All that decides the weights that a training ends with: parameters, data and code. Nothing here imports torch."""
+"""All that decides the final weights of a training: parameters, data and code. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
 
-DIGITS = 12
-SOURCES = ("compiled.py", "config.py", "data", "models", "training")  # of this library, as in dvc.yaml
+DIGEST_LENGTH = 12
+SOURCES = ("compiled.py", "config.py", "data", "models", "training")  # in this library, as in dvc.yaml
 
 
 def recipe(model: ModelConfig, train: TrainConfig, augment: AugmentConfig, data_fingerprint: str) -> dict[str, Any]:
-    """Plain data by dotted name. A checkpoint is resumed under the recipe it was written under and no other.
+    """Plain data by dotted name. A checkpoint is only resumed under the recipe that it was written under.
 
-    How often checkpoints are written is not part of it. The code is: a training that went on under other code would
-    be that of neither.
+    The recipe leaves out how often checkpoints are written. It includes the code, since no single version of the code
+    could reproduce a training that was resumed under another one.
     """
     parts = {"model": asdict(model), "train": asdict(train), "augment": asdict(augment)}
     flat = {f"{part}.{name}": value for part, fields in parts.items() for name, value in fields.items()}
@@ -28,7 +28,7 @@ def recipe(model: ModelConfig, train: TrainConfig, augment: AugmentConfig, data_
 
 
 def differences(now: dict[str, Any], before: dict[str, Any]) -> str:
-    """What one recipe has and the other has not, on one line; empty if they are the same."""
+    """How two recipes differ, on one line; empty if they are the same."""
     names = sorted(now.keys() | before.keys())
     return "; ".join(
         f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names if now.get(name) != before.get(name)
@@ -37,11 +37,11 @@ def differences(now: dict[str, Any], before: dict[str, Any]) -> str:
 
 @cache
 def training_code() -> dict[str, str]:
-    """``code.<file>`` and the start of its sha256, for every source of this library that may decide weights."""
+    """``code.<file>`` and the start of its sha256, for every source file of this library that can affect weights."""
     root = Path(__file__).parents[1]
     paths = [path for name in SOURCES for path in (root / name, *(root / name).rglob("*"))]
     return {
-        f"code.{path.relative_to(root).as_posix()}": hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
+        f"code.{path.relative_to(root).as_posix()}": hashlib.sha256(path.read_bytes()).hexdigest()[:DIGEST_LENGTH]
         for path in sorted(paths)
         if path.suffix in (".py", ".c", ".h")
     }

@@ -253,7 +253,7 @@ def fill_the_disk(folder: Checkout) -> None:
     assert told is not None, output
     assert "Traceback" not in output
     whole = checkpoint.load_newest(folder.state / "checkpoints")
-    assert whole["step"] == folder.newest_step < int(told[1])
+    assert whole["trainer"]["step"] == folder.newest_step < int(told[1])
 
 
 def kill_a_worker(folder: Checkout) -> str:

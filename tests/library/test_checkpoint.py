@@ -87,7 +87,7 @@ def test_damaged_newest_falls_back_to_the_one_before_and_says_so(damage, tmp_pat
     damage(damaged)
     assert checkpoint.load_newest(tmp_path)["step"] == 10
     assert damaged.name in caplog.text
-    assert "taking the one before" in caplog.text
+    assert "using the one before" in caplog.text
     checkpoint.save(tmp_path, 20, content(20))  # the damaged one is not counted among those that are kept
     assert names(tmp_path) == ["00000010", "00000020"]
     assert checkpoint.load_newest(tmp_path)["step"] == 20
@@ -99,8 +99,8 @@ def test_all_damaged_is_none_and_said(damage, tmp_path, caplog):
         for step in (10, 20):
             damage(checkpoint.save(tmp_path, step, content(step)))
         assert checkpoint.load_newest(tmp_path) is None
-    assert caplog.text.count("taking the one before") == 2
-    assert caplog.text.count("there is no other, so training begins again") == 2
+    assert caplog.text.count("using the one before") == 2
+    assert caplog.text.count("there is no other, so training starts over") == 2
     for step in (5, 6, 7):
         checkpoint.save(tmp_path, step, content(step))
     assert names(tmp_path) == ["00000006", "00000007"]

@@ -89,7 +89,11 @@ def test_the_fingerprint_stands_for_the_content_and_its_order(tmp_path: Path, ro
         ("manifest.json", None, "manifest.json is missing"),
         ("manifest.json", lambda content: content[:50], "is not a manifest of prepared images"),
         ("manifest.json", lambda content: b"[]", "is not a manifest of prepared images"),
-        ("manifest.json", lambda content: content.replace(b'"format": 1', b'"format": 9'), "format=9 is not known"),
+        (
+            "manifest.json",
+            lambda content: content.replace(b'"format": 1', b'"format": 9'),
+            "format=9 is not supported: this version reads format 1",
+        ),
         ("manifest.json", lambda content: content.replace(b'"classes"', b'"klasses"'), "is not a manifest"),
     ],
 )
@@ -107,7 +111,7 @@ def test_verify_finds_one_changed_byte(root: Path) -> None:
     with open(root / "train.images.bin", "r+b") as file:
         file.write(b"\x00\x01\x02")
     data = PreparedData(root)
-    with pytest.raises(ValueError, match=r"train.images.bin is not what was prepared"):
+    with pytest.raises(ValueError, match=r"train.images.bin differs from what was prepared"):
         data.verify()
 
 
@@ -115,7 +119,7 @@ def test_verify_finds_a_changed_manifest(root: Path) -> None:
     manifest = json.loads((root / "manifest.json").read_text())
     manifest["classes"][0] = "z"
     (root / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="its fingerprint does not fit"):
+    with pytest.raises(ValueError, match="its fingerprint does not match"):
         PreparedData(root).verify()
 
 
@@ -131,7 +135,7 @@ def test_an_unknown_split_is_refused(root: Path) -> None:
         ({"train": (noise(5)[0].astype(np.float32), noise(5)[1])}, r"train: images are float32 \(5, 3, 6, 6\)"),
         ({"train": (noise(5)[0][:, :, :5], noise(5)[1])}, r"train: images are uint8 \(5, 3, 5, 6\)"),
         ({"train": (noise(5)[0], [0, 1])}, "train: 5 images and 2 labels"),
-        ({"train": (noise(5)[0], [0, 1, 2, 3, 5])}, "labels are 0 to 5, allowed are 0 to 4"),
+        ({"train": (noise(5)[0], [0, 1, 2, 3, 5])}, "labels are 0 to 5, but must be 0 to 4"),
         ({"train": noise(5), "test": noise(5, size=8)}, "different shapes"),
         ({"train": noise(0), "test": noise(5)}, "no training images"),
     ],

@@ -21,7 +21,7 @@ from condensenet.data import (
     write_prepared,
 )
 from condensenet.data import randomness as r
-from condensenet.data.augment import augment_batch, flip, resized_crop_box, resized_crop_draws, shift
+from condensenet.data.augment import augment_batch, crop_padded, flip, resized_crop_box, resized_crop_uniforms
 
 EPOCH: dict[str, Any] = {
     "augment": AugmentConfig(crop="pad", pad=2, flip=True),
@@ -106,7 +106,7 @@ def test_batches_made_together_are_those_made_one_by_one(
     """By default all five of these tiny batches come from one piece; here each from its own, and two from each."""
     train, test = data.split("train"), data.split("test")
     default = [*train_batches(train, **EPOCH, start_step=1), *evaluation_batches(test, 8)]
-    monkeypatch.setattr(batches, "TOGETHER_BYTES", together)
+    monkeypatch.setattr(batches, "GROUP_BYTES", together)
     other = [*train_batches(train, **EPOCH, start_step=1), *evaluation_batches(test, 8)]
     assert [len(labels) for _, labels in other] == [8, 8, 8, 8, 8, 3]
     for (images, labels), (expected, expected_labels) in zip(other, default, strict=True):
@@ -146,7 +146,7 @@ def test_shift_by_hand() -> None:
     image = np.array([[[[1, 2], [3, 4]]]], dtype=np.uint8)
     images = np.repeat(image, 3, axis=0)
     rows, columns = np.array([1, 0, 2]), np.array([1, 1, 0])
-    moved = shift(images, 1, rows, columns)[:, 0].tolist()
+    moved = crop_padded(images, 1, rows, columns)[:, 0].tolist()
     assert moved == [[[1, 2], [3, 4]], [[0, 0], [1, 2]], [[0, 3], [0, 0]]]
 
 
@@ -171,18 +171,18 @@ def test_flips_and_shifts_are_fair() -> None:
     indices = np.arange(30_000)
     flips = r.bits(0, 0, indices, r.FLIP) >> np.uint64(63)
     assert abs(flips.mean() - 0.5) < 0.02
-    shifts = r.below(9, 0, 0, indices, r.SHIFT_ROWS)
+    shifts = r.below(9, 0, 0, indices, r.CROP_TOP)
     assert np.bincount(shifts, minlength=9).min() > 30_000 / 9 * 0.9
     assert shifts.max() == 8
-    assert abs(np.corrcoef(shifts, r.below(9, 0, 0, indices, r.SHIFT_COLUMNS))[0, 1]) < 0.02
-    assert abs(np.corrcoef(shifts, r.below(9, 0, 1, indices, r.SHIFT_ROWS))[0, 1]) < 0.02
+    assert abs(np.corrcoef(shifts, r.below(9, 0, 0, indices, r.CROP_LEFT))[0, 1]) < 0.02
+    assert abs(np.corrcoef(shifts, r.below(9, 0, 1, indices, r.CROP_TOP))[0, 1]) < 0.02
 
 
 def test_the_mixing_function_is_splitmix64() -> None:
     state, outputs = np.zeros(1, dtype=np.uint64), []
     for _ in range(3):  # the reference's first outputs for the seed 0
         outputs.append(int(r._mix(state)[0]))
-        state = state + np.uint64(r.GOLDEN)
+        state = state + np.uint64(r.GOLDEN_GAMMA)
     assert outputs == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
@@ -193,8 +193,8 @@ def test_a_permutation_holds_every_index() -> None:
 
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(0, 10**6))
 def test_a_resized_crop_lies_inside_the_image(height: int, width: int, index: int) -> None:
-    draws = resized_crop_draws(np.array([index]), 0, 0)
-    top, left, h, w = resized_crop_box(height, width, draws[0])
+    uniforms = resized_crop_uniforms(np.array([index]), 0, 0)
+    top, left, h, w = resized_crop_box(height, width, uniforms[0])
     assert 0 <= top <= top + h <= height
     assert 0 <= left <= left + w <= width
     assert h > 0
@@ -207,10 +207,10 @@ def test_resized_crops_are_drawn_like_torchvisions() -> None:
     image = torch.zeros(1, 300, 400)
     torch.manual_seed(0)
     theirs = np.array([RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)])
-    mine = np.array([resized_crop_box(300, 400, draws) for draws in resized_crop_draws(np.arange(3000), 0, 0)])
+    mine = np.array([resized_crop_box(300, 400, uniforms) for uniforms in resized_crop_uniforms(np.arange(3000), 0, 0)])
     assert np.abs(mine.mean(axis=0) - theirs.mean(axis=0)).max() < 5  # pixels; three standard errors
     assert np.abs(mine.std(axis=0) - theirs.std(axis=0)).max() < 5
 
 
 def test_a_long_image_is_cropped_in_its_centre() -> None:
-    assert resized_crop_box(10, 2000, resized_crop_draws(np.array([5]), 0, 0)[0]) == (0, 993, 10, 13)
+    assert resized_crop_box(10, 2000, resized_crop_uniforms(np.array([5]), 0, 0)[0]) == (0, 993, 10, 13)

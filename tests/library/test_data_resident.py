@@ -25,8 +25,8 @@ from condensenet.data import (
     train_batches,
     write_prepared,
 )
-from condensenet.data import resident as module
-from condensenet.data.resident import StreamedSplit, cut, place
+from condensenet.data import resident as resident_module
+from condensenet.data.resident import StreamedSplit, crop_and_flip, split_for_device
 from condensenet.data.writing import histogram
 from condensenet.training import fit, loop
 from condensenet.training.evaluation import evaluation_batch_size
@@ -64,8 +64,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The upload in pieces, and an epoch in chunks of two batches with one left over."""
-    monkeypatch.setattr(module, "UPLOAD_BYTES", 1000)
-    monkeypatch.setattr(module, "CHUNK_BYTES", 2 * 12 * 4 * 3 * 7 * 7)
+    monkeypatch.setattr(resident_module, "UPLOAD_BYTES", 1000)
+    monkeypatch.setattr(resident_module, "CHUNK_BYTES", 2 * 12 * 4 * 3 * 7 * 7)
 
 
 def assert_same(resident: Batches, stored: Batches) -> None:
@@ -73,7 +73,7 @@ def assert_same(resident: Batches, stored: Batches) -> None:
     for (images, labels), (expected, expected_labels) in zip(resident, stored, strict=True):
         assert torch.equal(images.view(torch.int32), expected.view(torch.int32))  # the bits: -0.0 is not 0.0
         assert torch.equal(labels, expected_labels)
-        assert images.is_contiguous(memory_format=torch.channels_last)  # as ``to_device`` would make them
+        assert images.is_contiguous(memory_format=torch.channels_last)  # as ``batch_to_device`` would make them
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -104,14 +104,14 @@ def test_an_empty_split_has_no_batches(data: PreparedData) -> None:
 
 @given(st.data())
 @settings(deadline=None, max_examples=50)
-def test_cut_is_pad_crop_and_mirror_of_each_image(draw: st.DataObject) -> None:
+def test_crop_and_flip_pads_crops_and_mirrors_each_image(draw: st.DataObject) -> None:
     count, height, width, channels = (draw.draw(st.integers(1, 5)) for _ in range(4))
     pad = draw.draw(st.integers(0, 3))
     rows, columns = (draw.draw(st.lists(st.integers(0, 2 * pad), min_size=count, max_size=count)) for _ in range(2))
     flipped = draw.draw(st.lists(st.integers(0, 1), min_size=count, max_size=count))
     images = torch.arange(1, 1 + count * height * width * channels).to(torch.uint8)
     images = images.view(count, height, width, channels)
-    result = cut(images, pad, torch.tensor(rows), torch.tensor(columns), torch.tensor(flipped))
+    result = crop_and_flip(images, pad, torch.tensor(rows), torch.tensor(columns), torch.tensor(flipped))
     for n, (row, column, flip) in enumerate(zip(rows, columns, flipped, strict=True)):
         padded = np.pad(images[n].numpy(), ((pad, pad), (pad, pad), (0, 0)))
         window = padded[row : row + height, column : column + width]
@@ -160,17 +160,19 @@ def test_encoded_images_can_be_streamed(tmp_path: Path) -> None:
 def test_the_rule_by_which_a_split_becomes_resident(data: PreparedData, tmp_path: Path) -> None:
     train, meta = data.split("train"), torch.device("meta")
     size = 45 * data.manifest.channels * data.manifest.image_size**2
-    assert isinstance(place(train, meta, budget_bytes=size), ResidentSplit)
-    assert isinstance(place(train, meta, augment=AUGMENTS[-1], budget_bytes=size), ResidentSplit)
-    assert isinstance(place(train, meta, budget_bytes=size - 1), StreamedSplit)
-    assert isinstance(place(train, meta, augment=AugmentConfig(crop="resized"), budget_bytes=size), StreamedSplit)
+    assert isinstance(split_for_device(train, meta, budget_bytes=size), ResidentSplit)
+    assert isinstance(split_for_device(train, meta, augment=AUGMENTS[-1], budget_bytes=size), ResidentSplit)
+    assert isinstance(split_for_device(train, meta, budget_bytes=size - 1), StreamedSplit)
+    assert isinstance(
+        split_for_device(train, meta, augment=AugmentConfig(crop="resized"), budget_bytes=size), StreamedSplit
+    )
     encoded = encoded_split(tmp_path / "encoded", 1)
-    assert isinstance(place(encoded, meta, budget_bytes=2**40), StreamedSplit)
+    assert isinstance(split_for_device(encoded, meta, budget_bytes=2**40), StreamedSplit)
     with pytest.raises(ValueError, match="encoded images cannot be resident"):
         ResidentSplit(encoded, "cpu")
-    assert place(train, torch.device("cpu"), budget_bytes=2**40) is train
-    nothing = data.split("validation")
-    assert place(nothing, meta, budget_bytes=size) is nothing
+    assert split_for_device(train, torch.device("cpu"), budget_bytes=2**40) is train
+    empty = data.split("validation")
+    assert split_for_device(empty, meta, budget_bytes=size) is empty
 
 
 def encoded_split(root: Path, count: int) -> ImageSplit:
@@ -192,7 +194,7 @@ def test_a_training_goes_on_from_disk_where_it_began_resident(tmp_path: Path, mo
     stored = new_model()
     history = list(fit(stored, data, augment, TRAIN))
 
-    monkeypatch.setattr(loop, "place", lambda split, device, augment=None: ResidentSplit(split, device))
+    monkeypatch.setattr(loop, "split_for_device", lambda split, device, augment=None: ResidentSplit(split, device))
     resident = new_model()
     assert without_time(list(fit(resident, data, augment, TRAIN))) == without_time(history)
     assert bits(resident) == bits(stored)

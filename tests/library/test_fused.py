@@ -311,4 +311,4 @@ def test_kernels_of_another_source_stay_unused(tmp_path, checkout):
         check=True,
     )
     assert done.stdout.strip() == "False"
-    assert "install again" in done.stderr
+    assert "was built from other sources and is not used: reinstall" in done.stderr

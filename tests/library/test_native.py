@@ -190,4 +190,4 @@ def test_a_library_of_something_else_stays_unused(
     origin = sys.modules["_ctypes"].__file__
     monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=origin))
     assert compiled.load("condensenet.deploy.native._operators") is None
-    assert "is not of this package and stays unused" in caplog.text
+    assert "is not part of this package and is not used" in caplog.text

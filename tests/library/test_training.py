@@ -132,7 +132,7 @@ def test_told_to_stop_it_saves_the_last_step_and_goes_on_from_there(call, step, 
     with pytest.raises(TrainingPaused, match=rf"^paused after step {step} of 20$") as paused:
         list(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path, stop=at_call(call)))
     assert paused.value.step == step
-    assert checkpoint.load_newest(tmp_path)["step"] == step
+    assert checkpoint.load_newest(tmp_path)["trainer"]["step"] == step
     model = new_model()
     history = list(fit(model, data, AUGMENT, TRAIN, checkpoints=tmp_path))
     assert bits(model) == uninterrupted[0]
@@ -261,11 +261,11 @@ def test_no_checkpoint_holds_what_is_not_finite(what, data, tmp_path):
     trainer = loop.Trainer(new_model(), data, AUGMENT, TRAIN, tmp_path, torch.device("cpu"))
     batch = next(trainer.batches())
     trainer.train_step(*batch)
-    tensors = {"parameters": list(trainer.model.parameters()), "statistics": trainer.statistics}
+    tensors = {"parameters": list(trainer.model.parameters()), "statistics": trainer.running_statistics}
     with torch.no_grad():
         tensors.get(what, trainer.optimizer.velocities)[-1].view(-1)[-1] = float("inf")
     with pytest.raises(TrainingStopped, match=r"not finite at step 1 \(epoch 1\)"):
-        trainer.save(seconds=0.0)
+        trainer.save()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -315,7 +315,7 @@ def test_optimizer_forgets_the_momentum_of_what_is_dropped():
     optimizer = NesterovSGD([parameter], momentum=0.9, weight_decay=0.1)
     parameter.grad = torch.tensor([1.0, 1.0])
     optimizer.step(0.1)
-    optimizer.forget(parameter, torch.tensor([True, False]))
+    optimizer.apply_mask(parameter, torch.tensor([True, False]))
     parameter.grad = torch.tensor([1.0, 0.0])
     optimizer.step(0.1)
     assert parameter[1] == 0
