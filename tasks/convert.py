@@ -80,7 +80,7 @@ def kept_inputs(model: CondenseNet) -> list[dict[str, Any]]:
             "kept": layer.kept_inputs().tolist(),
             "mean_abs_weight": mean_abs_weight(layer),
         }
-        for place, layer in model.places()
+        for place, layer in model.named_layers()
         if isinstance(layer, LearnedGroups)
     ]
 

@@ -1,7 +1,7 @@
-"""CondenseNet, its light form, DenseNet-BC and DenseNet-121: one family, told apart by ``ModelConfig`` alone.
+"""CondenseNet, its light variant, DenseNet-BC and DenseNet-121: one family that differs only in its ``ModelConfig``.
 
 Paper: figure 4 and section 4.2; DenseNet (Huang et al., CVPR 2017): section 3.
-Shapes: N images, H x W pixels; ``features`` grow by concatenation along the channels.
+Shapes: N images, C channels, H x W pixels; ``features`` are (N, C, H, W), and C grows by concatenation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from condensenet.models.layers import (
 
 
 class DenseBlock(nn.Sequential):
-    """Dense layers one after another; in training on a CPU all in one operation, where ``fused`` can do it."""
+    """A sequence of dense layers, fused into one operation in training on a CPU where possible (see ``fused``)."""
 
     def forward(self, features: Tensor) -> Tensor:
         layers = cast("list[DenseLayer]", list(self.children()))
@@ -38,7 +38,7 @@ class DenseBlock(nn.Sequential):
 
 
 class Transition(nn.Module):
-    """Halve H and W by 2x2 average pooling; with ``config.reduction`` shrink the channels first."""
+    """Halves H and W by 2x2 average pooling; with ``config.reduction``, first reduces the channels."""
 
     def __init__(self, in_channels: int, config: ModelConfig, form: Form) -> None:
         super().__init__()
@@ -78,8 +78,9 @@ def _classifier(config: ModelConfig, form: Form) -> nn.Module:
 class CondenseNet(nn.Module):
     """Images (N, config.in_channels, H, W) to logits (N, config.num_classes), for any H and W that leave a pixel.
 
-    ``form="training"`` has full weights with masks, which ``condense_to`` drops by and by; ``form="grouped"`` is
-    what ``convert`` makes of it: index layers and ordinary group convolutions.
+    ``form="training"`` has full weights and masks, from which ``condense_to`` gradually drops connections.
+    ``form="grouped"`` is what ``convert`` turns it into: index layers and ordinary group convolutions. Raises
+    ``ValueError`` for any other form.
     """
 
     def __init__(self, config: ModelConfig, form: Form = "training") -> None:
@@ -112,11 +113,11 @@ class CondenseNet(nn.Module):
         return self.classifier(F.adaptive_avg_pool2d(features, 1).flatten(1))
 
     def learned_layers(self) -> Iterator[LearnedGroups]:
-        """Every layer that condenses, in the order of the forward pass; none in grouped form."""
-        return (module for _, module in self.places() if isinstance(module, LearnedGroups))
+        """All layers that condense, in the order of the forward pass; none in grouped form."""
+        return (module for _, module in self.named_layers() if isinstance(module, LearnedGroups))
 
-    def places(self) -> Iterator[tuple[str, nn.Module]]:
-        """(place, module) of every 1x1 convolution and of the classifier, such as ("block 1, layer 2", ...)."""
+    def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every 1x1 convolution and the classifier with a readable name, such as ("block 1, layer 2", ...)."""
         for block, dense_block in enumerate(self.blocks):
             for layer, dense_layer in enumerate(dense_block.children()):
                 assert isinstance(dense_layer, DenseLayer)
@@ -134,32 +135,32 @@ class CondenseNet(nn.Module):
 
     @property
     def condensing_stage(self) -> int:
-        """How many condensing stages are done: 0 at the start, ``num_condensing_stages`` in the end."""
+        """The number of condensing stages done: 0 at the start, ``num_condensing_stages`` at the end."""
         return min((layer.condensing_stage for layer in self.learned_layers()), default=self.num_condensing_stages)
 
     @property
     def is_condensed(self) -> bool:
-        """Whether every drop is done. From then on group lasso has no place in the loss."""
+        """Whether all drops are done. From then on the loss has no group lasso term."""
         return self.condensing_stage == self.num_condensing_stages
 
     def condense_to(self, condensing_stage: int) -> None:
-        """Do every drop up to ``condensing_stage`` that is not yet done; nothing if there is none.
+        """Do all outstanding drops up to ``condensing_stage``, if any.
 
-        Raises ``ValueError`` for a condensing stage below the present one or above ``num_condensing_stages``.
+        Raises ``ValueError`` for a condensing stage below the current one or above ``num_condensing_stages``.
         """
-        present, last = self.condensing_stage, self.num_condensing_stages
-        if not present <= condensing_stage <= last:
-            raise ValueError(f"{condensing_stage=} is not allowed: the model is at {present} of {last}")
+        current, last = self.condensing_stage, self.num_condensing_stages
+        if not current <= condensing_stage <= last:
+            raise ValueError(f"{condensing_stage=} is not allowed: the model is at {current} of {last}")
         for layer in self.learned_layers():
             layer.condense_to(condensing_stage)
 
 
 def group_lasso(model: nn.Module) -> Tensor:
-    """The group lasso of every learned group convolution of ``model``, a scalar; 0 if there is none.
+    """The group lasso summed over all learned group convolutions of ``model``: a scalar, 0 if there are none.
 
-    It is the value itself, whatever the condensing stage: a loss adds it while ``not model.is_condensed``, that is
-    through the last condensing stage and not in the optimisation stage. As in the authors' code, dropped connections
-    have no gradient but add a constant 1e-3 each, and a condensed classifier has no part in it.
+    The value does not depend on the condensing stage; the loss includes it while ``not model.is_condensed``, that is,
+    in the condensing stages and not in the optimisation stage. As in the authors' code, a dropped connection has no
+    gradient but adds a constant 1e-3, and a condensed classifier is left out.
     """
     layers = [module for module in model.modules() if isinstance(module, LearnedGroupConv)]
     if not layers:
@@ -168,10 +169,10 @@ def group_lasso(model: nn.Module) -> Tensor:
 
 
 def initialise(model: nn.Module) -> None:
-    """The authors' initial weights, from torch's global random state.
+    """Initialise as the authors do, from torch's global random state.
 
-    Convolutions: normal with standard deviation sqrt(2 / (k * k * outputs)); batch norms: scale 1, shift 0; linear
-    layers: torch's own weights, bias 0.
+    Convolutions: normal with standard deviation sqrt(2 / (k * k * outputs)). Batch norms: scale 1, shift 0. Linear
+    layers: torch's default weights, bias 0.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,9 +1,10 @@
-"""Learned group convolutions as they are trained and as they are deployed.
+"""Learned group convolutions in training and in deployment.
 
-Training form: ``LearnedGroupConv``, ``LearnedLinear``: full weights and a mask. Grouped form: ``CondensedGroupConv``,
-``CondensedLinear``: the kept inputs gathered by an index, then an ordinary (group) operation.
+In training form (``LearnedGroupConv``, ``LearnedLinear``) they have full weights and a mask. In grouped form
+(``CondensedGroupConv``, ``CondensedLinear``) an index gathers the kept inputs for an ordinary (group) operation.
 
-Shapes: N images, O outputs, I inputs, G groups, R = I / C inputs that a group keeps in the end, H x W pixels.
+Shapes: N images, O outputs, I inputs, G groups, K = O / G outputs per group, R = I / C inputs that a group keeps in the
+end (C: condensation factor), H x W pixels.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ Form = Literal["training", "grouped"]
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """(N, O, H, W) channels from group by group to interleaved: channel g * K + k becomes k * G + g."""
+    """Interleave the groups of (N, O, H, W) channels: channel g * K + k becomes k * G + g."""
     if groups == 1:
         return x
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 class NormReluConv(nn.Module):
-    """BN, ReLU, convolution without bias; padded so that stride 1 keeps H x W."""
+    """Batch norm, ReLU, convolution without bias, padded to keep H x W."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, groups: int = 1) -> None:
         super().__init__()
@@ -42,11 +43,11 @@ class NormReluConv(nn.Module):
 
 
 class LearnedGroups(nn.Module):
-    """What condenses: full weights, the mask of kept connections, and how much to drop by which condensing stage.
+    """A layer that condenses: full weights, a mask of the kept connections, and the schedule of drops.
 
-    ``dropped_by_stage[s]`` is the number of inputs that each group has dropped after condensing stage s; entry 0 is
-    0. The mask alone is the state, a buffer ``group_mask`` (G, I), True for kept: loading a state dict also loads
-    the condensing stage. Forward passes never change it.
+    ``dropped_by_stage[s]`` is the number of inputs that each group has dropped after condensing stage s; entry 0 is 0.
+    The only state is the mask, a buffer ``group_mask`` (G, I), True for kept, so loading a state dict also restores the
+    condensing stage. Forward passes never change it.
     """
 
     group_mask: Tensor
@@ -60,17 +61,17 @@ class LearnedGroups(nn.Module):
         self.groups = groups
         self.dropped_by_stage = tuple(dropped_by_stage)
         self.register_buffer("group_mask", torch.ones(groups, in_channels, dtype=torch.bool))
-        self.num_dropped = 0  # by group; a copy of what the mask says, so that nobody waits for a GPU to read it
+        self.num_dropped = 0  # per group, as in the mask; a copy, because reading the mask would wait for the GPU
         self.register_load_state_dict_post_hook(LearnedGroups._after_load)
 
     @property
     def full_weight(self) -> Tensor:
-        """The trained weights (O, I, ...), dropped ones included: what they hold has no effect."""
+        """The trained weights (O, I, ...), including dropped ones, whose values have no effect."""
         raise NotImplementedError
 
     @property
     def condensation_factor(self) -> int:
-        """C: in the end each group keeps 1/C of the inputs."""
+        """C: each group finally keeps 1/C of the inputs."""
         return self.in_channels // (self.in_channels - self.dropped_by_stage[-1])
 
     @property
@@ -81,7 +82,7 @@ class LearnedGroups(nn.Module):
 
     @property
     def condensing_stage(self) -> int:
-        """The last condensing stage whose drops are all done."""
+        """The last condensing stage whose drops are done."""
         return max(stage for stage, dropped in enumerate(self.dropped_by_stage) if dropped <= self.num_dropped)
 
     @property
@@ -89,13 +90,13 @@ class LearnedGroups(nn.Module):
         return self.num_dropped == self.dropped_by_stage[-1]
 
     def condense_to(self, condensing_stage: int) -> None:
-        """Drop what is still to drop up to this condensing stage, skipped ones included."""
+        """Do all outstanding drops up to this condensing stage, including those of skipped stages."""
         n_drop = self.dropped_by_stage[condensing_stage] - self.num_dropped
         if n_drop > 0:
             self.set_mask(condensing.drop_mask(self.group_mask, self.full_weight, n_drop))
 
     def set_mask(self, mask: Tensor) -> None:
-        """Set the (G, I) mask; raises ``ValueError`` if the groups do not keep equally many inputs."""
+        """Set the (G, I) mask; raises ``ValueError`` if the groups do not all keep the same number of inputs."""
         shape = tuple(self.group_mask.shape)
         if tuple(mask.shape) != shape:
             raise ValueError(f"a mask of shape {tuple(mask.shape)} is not allowed: it must be {shape}")
@@ -118,7 +119,7 @@ class LearnedGroups(nn.Module):
     def _count_dropped(self, mask: Tensor) -> int:
         kept = mask.sum(dim=1).tolist()
         if len(set(kept)) != 1:
-            raise ValueError(f"a mask that keeps {kept} inputs, group by group, is not allowed: they must be equal")
+            raise ValueError(f"a mask that keeps {kept} inputs per group is not allowed: the numbers must be equal")
         return self.in_channels - int(kept[0])
 
     @staticmethod
@@ -128,10 +129,10 @@ class LearnedGroups(nn.Module):
 
 
 class LearnedGroupConv(LearnedGroups):
-    """BN, ReLU, dropout, 1x1 convolution whose G groups of filters learn which 1/C of the inputs to keep.
+    """Batch norm, ReLU, dropout, 1x1 convolution whose G groups of filters learn which 1/C of the inputs to keep.
 
-    ``num_condensing_stages`` is the network's; the drops are done after C - 1 of them. Raises ``ValueError`` if G
-    or C does not divide the input channels, or G the output channels. Paper: section 4.1.
+    ``num_condensing_stages`` is the network's (default: C - 1); all drops are done after the first C - 1 of them.
+    Raises ``ValueError`` if G or C does not divide the input channels, or G the output channels. Paper: section 4.1.
     """
 
     def __init__(
@@ -167,9 +168,10 @@ class LearnedGroupConv(LearnedGroups):
 
 
 class LearnedLinear(LearnedGroups):
-    """A linear layer that keeps 1/C of its inputs, all dropped at the last of the network's condensing stages.
+    """A linear layer that keeps 1/C of its inputs; all others are dropped in the network's last condensing stage.
 
-    The paper condenses the ImageNet classifier so, with G = 1 and C = 2.
+    The paper condenses the ImageNet classifier in this way, with G = 1 and C = 2. Raises ``ValueError`` if C does not
+    divide the inputs.
     """
 
     def __init__(
@@ -190,7 +192,7 @@ class LearnedLinear(LearnedGroups):
 
 
 class CondensedGroupConv(nn.Module):
-    """The index layer (gather the kept inputs, group by group), BN, ReLU, 1x1 group convolution, channel shuffle."""
+    """The index layer (gathers each group's kept inputs), batch norm, ReLU, 1x1 group convolution, channel shuffle."""
 
     index: Tensor
 
@@ -210,7 +212,7 @@ class CondensedGroupConv(nn.Module):
 
 
 class CondensedLinear(nn.Module):
-    """Gather the kept inputs, then an ordinary linear layer."""
+    """Gathers the kept inputs for an ordinary linear layer."""
 
     index: Tensor
 
@@ -236,13 +238,13 @@ def conv_1x1(in_channels: int, out_channels: int, config: ModelConfig, form: For
             dropout=dropout,
             num_condensing_stages=config.num_condensing_stages,
         )
-    if factor == 1:  # every group reads every input: nothing to gather
+    if factor == 1:  # every group reads every input, so there is nothing to gather
         return NormReluConv(in_channels, out_channels, 1)
     return CondensedGroupConv(in_channels, out_channels, groups=groups, condensation_factor=factor)
 
 
 class DenseLayer(nn.Module):
-    """1x1 learned group convolution, 3x3 group convolution; returns its input with its k new features behind it."""
+    """1x1 learned group convolution, then 3x3 group convolution; appends its growth_rate features to its input."""
 
     def __init__(self, in_channels: int, growth_rate: int, config: ModelConfig, form: Form) -> None:
         super().__init__()

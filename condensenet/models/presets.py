@@ -1,6 +1,6 @@
-"""A named ``ModelConfig`` for every row of the paper's tables that this family covers.
+"""A named ``ModelConfig`` for each network of this family in the paper's tables.
 
-Source: the authors' README and paper tables 2 to 5 (block depths and growth rates); DenseNet, table 1.
+Sources: the authors' README and the paper's tables 2 to 5 (block depths and growth rates); DenseNet paper, table 1.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Models as files: plain data and tensors only, so that they load with ``weights_only=True``.
+"""Model files. They hold only plain data and tensors, so they load with ``weights_only=True``.
 
-The same weights give the same bytes. A file is either whole or not there.
+The same weights give the same bytes. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import torch
 
 from condensenet.config import ModelConfig
 from condensenet.files import write_atomically
-from condensenet.models.condensenet import CondenseNet, Form
+from condensenet.models.condensenet import CondenseNet
+from condensenet.models.layers import Form
 
 KEYS = {"form", "config", "condensing_stage", "state_dict"}
-UNFIT = "Error(s) in loading state_dict for CondenseNet:"  # torch's heading over what does not fit
-CODE = re.compile(r"(?<=GLOBAL )[\w.]+|TorchScript")  # in what torch says of a pickle that is more than data
+LOADING_ERROR = "Error(s) in loading state_dict for CondenseNet:"  # torch's heading above the mismatches
+CODE = re.compile(r"(?<=GLOBAL )[\w.]+|TorchScript")  # in torch's error for a pickle that contains code
 
 
 def save_model(model: CondenseNet, path: Path | str) -> None:
@@ -32,57 +33,57 @@ def save_model(model: CondenseNet, path: Path | str) -> None:
         "condensing_stage": model.condensing_stage,
         "state_dict": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
     }
-    buffer = io.BytesIO()  # saved to a path, torch would write the temporary file's name into the archive
+    buffer = io.BytesIO()  # torch would write the name of a temporary file into the archive
     torch.save(content, buffer)
     write_atomically(Path(path), buffer.getvalue())
 
 
 def load_model(path: Path | str) -> CondenseNet:
-    """The model that ``save_model`` wrote, on the CPU, in evaluation mode.
+    """Load a model written by ``save_model``, on the CPU and in evaluation mode.
 
-    Raises ``OSError`` if there is no file to read, ``ValueError`` with one line if it is not such a model.
+    Raises ``OSError`` if the file cannot be read, and ``ValueError``, in one line, if it is not such a model.
     """
     content = read_plain(path)
     if not isinstance(content, dict) or not content.keys() >= KEYS:
-        raise ValueError(f"{path} is not a model file of this library: it needs {', '.join(sorted(KEYS))}")
+        raise ValueError(f"{path} is not a model file of this library: it must hold {', '.join(sorted(KEYS))}")
     try:
         return build_model(ModelConfig(**content["config"]), content["form"], content["state_dict"])
-    except (AttributeError, TypeError, RuntimeError) as error:  # a field of another version; an unfit tensor
-        reason = shorten(str(error).removeprefix(UNFIT), 300)
-        raise ValueError(f"{path} does not hold the model that it names: {reason}") from None
+    except (AttributeError, TypeError, RuntimeError) as error:  # another version's field; a wrong shape
+        reason = shorten(str(error).removeprefix(LOADING_ERROR), 300)
+        raise ValueError(f"{path} does not hold the model that its configuration describes: {reason}") from None
 
 
 def read_plain(path: Path | str) -> Any:
-    """What ``torch.save`` wrote, plain data and tensors alone, on the CPU; ``ValueError`` for any other content."""
-    return plain(Path(path).read_bytes(), path)
+    """Read a ``torch.save`` file, on the CPU; raises ``ValueError`` unless it holds only plain data and tensors."""
+    return parse_plain(Path(path).read_bytes(), path)
 
 
-def plain(data: bytes, path: Path | str) -> Any:
-    """The same of a file's content that is in memory."""
+def parse_plain(data: bytes, path: Path | str) -> Any:
+    """Like ``read_plain``, from a file's content in memory; ``path`` names it in errors."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of files that are then refused
+            warnings.simplefilter("ignore")  # about files that are rejected anyway
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # for a broken file torch has half a dozen kinds
+    except Exception as error:  # torch raises half a dozen kinds for a broken file
         code = CODE.search(str(error))
         if code is not None:
             raise ValueError(
-                f"{path} names code ({code[0]}), which is never run: only tensors and plain data are read"
+                f"{path} contains code ({code[0]}), which is never run: only tensors and plain data are read"
             ) from None
-        raise ValueError(f"{path} is not a file of plain tensors, or not all of it") from None
+        raise ValueError(f"{path} is not a file of plain tensors, or is incomplete") from None
 
 
 def build_model(config: ModelConfig, form: Form, state_dict: dict[str, Any]) -> CondenseNet:
-    """A model in evaluation mode that holds these tensors themselves, on their device."""
+    """A model in evaluation mode that holds these very tensors, on their device."""
     model = new_model(config, form)
     model.load_state_dict(state_dict, assign=True)
     return model.eval()
 
 
 def new_model(config: ModelConfig, form: Form) -> CondenseNet:
-    """A model whose weights are about to be replaced: torch's random state is left as it was.
+    """A model whose weights are about to be replaced. torch's random state is left unchanged.
 
-    Not on the meta device, whose first use imports another 4 s of torch.
+    It is not made on the meta device, because its first use imports 4 s worth of torch.
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         return CondenseNet(config, form)

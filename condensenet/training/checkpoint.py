@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from condensenet.files import write_atomically
-from condensenet.models.storage import plain
+from condensenet.models.storage import parse_plain
 
 KEPT = 2  # if the newest one is damaged, training falls back to the one before
 CHECKSUM_LENGTH = 16
@@ -65,7 +65,7 @@ def _load(path: Path) -> dict[str, Any]:
     match = NAME.fullmatch(path.name)
     if match is None or _checksum(data) != match[2]:
         raise ValueError("its checksum differs")
-    content = plain(data, path.name)
+    content = parse_plain(data, path.name)
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}")
     return content

@@ -132,8 +132,8 @@ def test_code_is_refused(how, tmp_path, monkeypatch, caplog):
     (tmp_path / f"checkpoint-00000020-{digest}.pt").write_bytes(buffer.getvalue())
     assert checkpoint.load_newest(tmp_path)["step"] == 10
     assert not (tmp_path / "was-run").exists()
-    said = {"torch": "names code", "pickle": "is not a file of plain tensors"}
-    assert said[how] in caplog.text
+    messages = {"torch": "contains code", "pickle": "is not a file of plain tensors"}
+    assert messages[how] in caplog.text
 
 
 def test_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch):

@@ -116,10 +116,10 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     path = tmp_path / "model.pt"
     save_model(condensed(SMALL), path)
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match="is not a file of plain tensors, or not all of it"):
+    with pytest.raises(ValueError, match="is not a file of plain tensors, or is incomplete"):
         load_model(path)
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(ValueError, match="is not a model file of this library: it needs condensing_stage, config"):
+    with pytest.raises(ValueError, match="is not a model file of this library: it must hold condensing_stage, config"):
         load_model(path)
     with pytest.raises(FileNotFoundError):
         load_model(tmp_path / "none.pt")
@@ -133,11 +133,11 @@ class _Code:
 @pytest.mark.parametrize(
     ("content", "old_format", "message"),
     [
-        (b"nothing", None, r"model.pt is not a file of plain tensors, or not all of it$"),
-        (b"", None, r"model.pt is not a file of plain tensors, or not all of it$"),
-        ({"state_dict": _Code()}, False, r"model.pt names code \((?:builtins.)?print\), which is never run"),
-        ({"state_dict": _Code()}, True, r"model.pt names code \((?:builtins.)?print\), which is never run"),
-        (nn.Linear(1, 1), False, r"model.pt names code \(torch.nn.modules.linear.Linear\), which is never run"),
+        (b"nothing", None, r"model.pt is not a file of plain tensors, or is incomplete$"),
+        (b"", None, r"model.pt is not a file of plain tensors, or is incomplete$"),
+        ({"state_dict": _Code()}, False, r"model.pt contains code \((?:builtins.)?print\), which is never run"),
+        ({"state_dict": _Code()}, True, r"model.pt contains code \((?:builtins.)?print\), which is never run"),
+        (nn.Linear(1, 1), False, r"model.pt contains code \(torch.nn.modules.linear.Linear\), which is never run"),
     ],
 )
 def test_junk_and_code_are_told_apart_in_one_line(content, old_format, message, tmp_path, capfd):
@@ -155,10 +155,10 @@ def test_junk_and_code_are_told_apart_in_one_line(content, old_format, message, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"config": None}, "does not hold the model that it names: .*mapping"),
-        ({"config": {"depth": 3}}, "does not hold the model that it names: .*depth"),
-        ({"state_dict": {}}, "does not hold the model that it names: Missing key.*stem.weight"),
-        ({"state_dict": None}, "does not hold the model that it names: "),
+        ({"config": None}, "does not hold the model that its configuration describes: .*mapping"),
+        ({"config": {"depth": 3}}, "does not hold the model that its configuration describes: .*depth"),
+        ({"state_dict": {}}, "does not hold the model that its configuration describes: Missing key.*stem.weight"),
+        ({"state_dict": None}, "does not hold the model that its configuration describes: "),
         ({"form": "other"}, "form='other' is not allowed"),
     ],
 )

@@ -172,7 +172,7 @@ def test_what_cannot_be_counted_is_named_and_not_guessed():
 def test_a_size_that_cannot_be_is_refused():
     model = CondenseNet(presets["condensenet-50"])
     for size in ("32", 32.0, (32, 32, 32), 0, None):
-        with pytest.raises(ValueError, match=r"input_size=.* is not allowed: height and width in pixels, 1 or more"):
+        with pytest.raises(ValueError, match=r"input_size=.* is not allowed: it must be height and width in pixels"):
             count_cost(model, size)
     assert count_cost(model, 4).macs > 0
     with pytest.raises(ValueError, match=r"^CondenseNet takes no image of 3x3 pixels: .*too small$"):

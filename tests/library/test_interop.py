@@ -289,7 +289,7 @@ def test_a_whole_checkpoint_of_their_training_loads_and_one_with_code_does_not(o
         if isinstance(extra, dict):
             assert torch.equal(load_authors_checkpoint(path, SMALL)(_images(SMALL)), model.eval()(_images(SMALL)))
     with pytest.raises(
-        ValueError, match=r"003.pth.tar names code \((?:builtins.)?print\), which is never run"
+        ValueError, match=r"003.pth.tar contains code \((?:builtins.)?print\), which is never run"
     ) as caught:
         load_authors_checkpoint(path, SMALL)
     assert "\n" not in str(caught.value)

@@ -1,17 +1,18 @@
-"""A whole dense block as one differentiable operation on the CPU: the same function as its layers, but faster.
+"""A dense block as one differentiable operation on the CPU: the same function as its layers, but faster.
 
-What makes it fast, beside the compiled kernels:
+What makes it fast, apart from the compiled kernels:
 
-- Batch statistics of a feature are taken once, when it is made, and not again in each layer that reads it. Features
-  are kept standardised; a layer's BN is then scale and shift alone, and the way back through the statistics is walked
-  once a feature, for all its readers together.
-- The features of a block lie in one buffer, channel by channel, so that nothing is concatenated or copied.
-- Nothing is kept for the way back but the features and the outputs of the 1x1 convolutions; the rest is made again.
-- Where a layer keeps so few inputs that gathering them reads no more than all inputs would (if G <= C at the latest
-  from the last condensing stage on), its 1x1 convolution is computed in grouped form.
+- Batch statistics of a feature are computed once, when the feature is made, not in each layer that reads it. Features
+  are kept standardised, so a layer's batch norm reduces to scale and shift, and the backward pass goes through the
+  statistics once per feature, for all its readers together.
+- All features of a block are in one buffer, channel by channel, so nothing is concatenated or copied.
+- Only the features and the outputs of the 1x1 convolutions are saved for the backward pass; the rest is recomputed.
+- Where a layer keeps so few inputs that gathering them for every group reads no more than all inputs would, its 1x1
+  convolution is computed in grouped form (if G <= C, from the last condensing stage on at the latest).
 
-Shapes: C features, M = N * H * W pixels, I inputs of a layer, G groups of R inputs and K filters, J = G * R. Row
-g * K + k of a 1x1 convolution's output is filter k of group g, that is output k * G + g.
+Shapes: C features (channels), M = N * H * W pixels, I inputs of a layer, G groups of R inputs and K filters each,
+J = G * R. Row g * K + k of a 1x1 convolution's output is filter k of group g, which is output k * G + g. For a 3x3
+convolution, K are its inputs and k its outputs, all groups together.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from condensenet.models.layers import DenseLayer, LearnedGroupConv
 
 
 def fused_dense_block(layers: Sequence[DenseLayer], features: Tensor) -> Tensor:
-    """(N, C, H, W) features with those of all layers behind them; updates the running statistics as the layers do.
+    """Append the features of all layers to the (N, C, H, W) features; updates running statistics as the layers do.
 
-    The result is planar: its transposition of N and C is contiguous.
+    The result is planar: with N and C transposed it is contiguous.
     """
     tensors: list[Tensor] = [tensor for layer in layers for tensor in _tensors(layer)]
     first = layers[0]
@@ -43,7 +44,7 @@ def fused_dense_block(layers: Sequence[DenseLayer], features: Tensor) -> Tensor:
 
 
 def _tensors(layer: DenseLayer) -> tuple[Tensor, ...]:
-    """Those of ``_Layer``, in its order."""
+    """The tensors of a ``_Layer``, in its order."""
     conv = layer.conv_1x1
     assert isinstance(conv, LearnedGroupConv)
     norm_1x1, norm_3x3 = norms(layer)
@@ -71,7 +72,7 @@ def _tensors(layer: DenseLayer) -> tuple[Tensor, ...]:
 
 
 def fused_average_pool(features: Tensor) -> Tensor:
-    """2x2 average pooling of planar (N, C, H, W) features, planar again."""
+    """2x2 average pooling of planar (N, C, H, W) features; the result is planar too."""
     pooled: Tensor = _AveragePool.apply(features.transpose(0, 1))
     return pooled.transpose(0, 1)
 
@@ -90,14 +91,14 @@ class _AveragePool(torch.autograd.Function):
 
 def _refuse_second_derivatives() -> None:
     if torch.is_grad_enabled():
-        raise RuntimeError(f"second derivatives need {kernels.SWITCH}=off: the kernels have none")
+        raise RuntimeError(f"second derivatives need {kernels.SWITCH}=off: the compiled kernels do not implement them")
 
 
 @torch.no_grad()
 def _update_running(
     layers: Sequence[DenseLayer], pixels: int, mean: Tensor, variance: Tensor, inner: Sequence[Tensor]
 ) -> None:
-    """``inner`` holds the mean and the variance of every layer's second norm."""
+    """``inner`` holds the mean and variance of every layer's second batch norm."""
     for number, layer in enumerate(layers):
         statistics = ((mean, variance), (inner[2 * number], inner[2 * number + 1]))
         for norm, (batch_mean, batch_variance) in zip(norms(layer), statistics, strict=True):
@@ -110,16 +111,16 @@ def _update_running(
 class _Layer(NamedTuple):
     scale_1x1: Tensor  # (I,)
     shift_1x1: Tensor
-    reads: Tensor  # (J,) which features it reads, group by group
+    reads: Tensor  # (J,) indices of the features it reads, group by group
     weight_1x1: Tensor  # (G, K, R)
     scale_3x3: Tensor  # (G * K,)
     shift_3x3: Tensor
-    row: Tensor  # (G * K,) where a channel of the 3x3 convolution lies in the output of the 1x1 convolution
+    row: Tensor  # (G * K,) row of the 1x1 convolution's output for each input channel of the 3x3 convolution
     weight_3x3: Tensor
 
 
 class _Inner(NamedTuple):
-    """What a layer keeps for the way back: the output of its 1x1 convolution and its batch norm, by channel."""
+    """What a layer saves for the backward pass: the output of its 1x1 convolution, and its batch norm by channel."""
 
     y_KM: Tensor
     mean: Tensor
@@ -135,7 +136,7 @@ def _grouped(values: Sequence[Tensor], size: int) -> list[tuple[Tensor, ...]]:
 class _DenseBlock(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, groups_3x3: int, eps: float, *tensors: Tensor) -> tuple[Tensor, ...]:
-        layers = [_Layer(*each) for each in _grouped(tensors, len(_Layer._fields))]
+        layers = [_Layer(*fields) for fields in _grouped(tensors, len(_Layer._fields))]
         images, inputs, height, width = features.shape
         size, growth = (images, height, width), len(layers[0].weight_3x3)
         channels, pixels = inputs + len(layers) * growth, images * height * width
@@ -172,8 +173,8 @@ class _DenseBlock(torch.autograd.Function):
         xhat_CM, rstd, *rest = ctx.saved_tensors
         channels, pixels = xhat_CM.shape
         split = len(rest) * len(_Inner._fields) // (len(_Inner._fields) + len(_Layer._fields))
-        inners = [_Inner(*each) for each in _grouped(rest[:split], len(_Inner._fields))]
-        layers = [_Layer(*each) for each in _grouped(rest[split:], len(_Layer._fields))]
+        inners = [_Inner(*fields) for fields in _grouped(rest[:split], len(_Inner._fields))]
+        layers = [_Layer(*fields) for fields in _grouped(rest[split:], len(_Layer._fields))]
         gradient_CM = gradient.transpose(0, 1).reshape(channels, pixels).contiguous()
         dxhat_CM = torch.zeros_like(xhat_CM)
         mean_g, mean_gx = xhat_CM.new_zeros(2, channels)  # of dxhat, and of dxhat * xhat
@@ -181,7 +182,7 @@ class _DenseBlock(torch.autograd.Function):
         dy_KM = torch.empty_like(inners[0].y_KM)
 
         def features(begin: int, end: int) -> tuple[Tensor, ...]:
-            return tuple(each[begin:end] for each in (xhat_CM, dxhat_CM, gradient_CM, rstd, mean_g, mean_gx))
+            return tuple(rows[begin:end] for rows in (xhat_CM, dxhat_CM, gradient_CM, rstd, mean_g, mean_gx))
 
         gradients: list[Tensor | None] = []
         end = channels
@@ -210,7 +211,7 @@ def _conv_1x1(layer: _Layer, xhat_CM: Tensor, relu_JM: Tensor) -> Tensor:
 
 
 def _norm_3x3(layer: _Layer, y_KM: Tensor, eps: float) -> tuple[_Inner, Tensor]:
-    """The batch norm before the 3x3 convolution, by channel, and the batch's variance."""
+    """The batch norm before the 3x3 convolution, by channel, and the variance of the batch."""
     mean, variance = (of_rows[layer.row] for of_rows in kernels.row_statistics(y_KM))
     rstd = (variance + eps).rsqrt()
     scale = layer.scale_3x3 * rstd

@@ -1,4 +1,4 @@
-"""Which dense blocks can be computed as one operation: those of layers as they were built, when nobody watches."""
+"""When dense blocks and pooling can be fused: layers as they were built, and no tracing, hooks or transforms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from condensenet.models.layers import DenseLayer, LearnedGroupConv, NormReluConv
 
 
 def can_fuse_block(layers: Sequence[DenseLayer], features: Tensor) -> bool:
-    """Whether ``fused_dense_block`` can do what these layers do to ``features``."""
+    """Whether ``fused_dense_block`` computes the same as these layers do for ``features``."""
     return (
         _are_plain(features)
         and features[:, 0].numel() > 1
@@ -27,7 +27,7 @@ def can_fuse_block(layers: Sequence[DenseLayer], features: Tensor) -> bool:
 
 
 def can_fuse_pool(features: Tensor) -> bool:
-    """Whether ``fused_average_pool`` can pool them where they lie, as ``fused_dense_block`` left them."""
+    """Whether ``fused_average_pool`` can pool ``features`` without a copy, as the output of ``fused_dense_block``."""
     return _are_plain(features) and min(features.shape[2:]) > 1 and features.transpose(0, 1).is_contiguous()
 
 
@@ -37,18 +37,18 @@ def norms(layer: DenseLayer) -> tuple[nn.BatchNorm2d, nn.BatchNorm2d]:
 
 def _are_plain(features: Tensor) -> bool:
     return (
-        not _is_recorded()
+        not _is_traced()
         and type(features) is Tensor
         and features.device.type == "cpu"
-        and torch.get_default_device().type == "cpu"  # where what is made on the way lies
+        and torch.get_default_device().type == "cpu"  # where temporary tensors are made
         and features.dtype == torch.float32
         and torch.is_grad_enabled()
         and kernels.available()
     )
 
 
-def _is_recorded() -> bool:
-    """Whether torch now records, counts or transforms single operations: none may pass it by then."""
+def _is_traced() -> bool:
+    """Whether torch is tracing, counting or transforming single operations, which fusing would hide from it."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
@@ -59,14 +59,14 @@ def _is_recorded() -> bool:
 
 
 def _is_plain(layer: DenseLayer) -> bool:
-    """In training and in float32, as it was built: no dropout, hooks, parts put in or batch norm set otherwise."""
+    """Whether it is in training, float32 and as built: no dropout, hooks, replaced parts or changed batch norms."""
     conv_1x1, conv_3x3 = layer.conv_1x1, layer.conv_3x3
     if type(conv_1x1) is not LearnedGroupConv or type(conv_3x3) is not NormReluConv or conv_1x1.dropout > 0:
         return False
     if not (_is_conv(conv_1x1.conv, 1) and conv_1x1.conv.groups == 1 and _is_conv(conv_3x3.conv, 3)):
         return False
     parts: list[nn.Module] = [layer, conv_1x1, conv_1x1.conv, conv_3x3, conv_3x3.conv, *norms(layer)]
-    if any(_is_changed(part) for part in parts):
+    if any(_is_modified(part) for part in parts):
         return False
     if any(parameter.dtype != torch.float32 for parameter in layer.parameters()):
         return False
@@ -81,7 +81,7 @@ def _is_plain(layer: DenseLayer) -> bool:
 
 
 def _is_conv(conv: nn.Module, kernel_size: int) -> bool:
-    """Whether it is a plain convolution that keeps H x W, with zeros around, without bias."""
+    """Whether it is an ordinary convolution without bias, padded with zeros to keep H x W."""
     return (
         type(conv) is nn.Conv2d
         and conv.kernel_size == (kernel_size, kernel_size)
@@ -92,6 +92,6 @@ def _is_conv(conv: nn.Module, kernel_size: int) -> bool:
     )
 
 
-def _is_changed(part: nn.Module) -> bool:
+def _is_modified(part: nn.Module) -> bool:
     hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
     return any(hooks) or "forward" in vars(part)

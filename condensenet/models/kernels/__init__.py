@@ -1,10 +1,10 @@
-"""Compiled CPU kernels of a dense block in training, of float32 tensors. Optional: without them PyTorch does it all.
+"""Compiled CPU kernels for training a dense block in float32. They are optional; PyTorch can do the same, slower.
 
-They are built with the package when there is a C compiler. ``CONDENSENET_KERNELS=off`` in the environment leaves
-them unused. With the same number of threads they give the same bits in every run.
+They are built with the package if there is a C compiler. The environment variable ``CONDENSENET_KERNELS=off`` disables
+them. With the same number of threads they give the same bits in every run.
 
-Shapes: M = N * H * W pixels of a batch. A planar matrix (C, M) is contiguous: one row a channel, image after image.
-K inputs and k outputs of a 3x3 convolution of G groups, all groups together.
+Shapes: C channels, M = N * H * W pixels of a batch, J selected channels. A planar matrix (C, M) is contiguous, one row
+per channel, image after image. A 3x3 convolution has K inputs and k outputs, all G groups together.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SWITCH = "CONDENSENET_KERNELS"
 
 
 def available() -> bool:
-    """Whether they are built and in use. Raises ``ValueError`` when the environment's word for it is not known."""
+    """Whether the kernels are built and in use. Raises ``ValueError`` if the environment variable has another value."""
     switch = os.environ.get(SWITCH, "on")
     if switch not in ("on", "off"):
         raise ValueError(f"{SWITCH}={switch} is not allowed: on or off")
@@ -55,7 +55,7 @@ def norm_relu_backward(
 
 
 def row_statistics(x_CM: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (over M, not M - 1) of every row."""
+    """Mean and biased variance (divided by M, not M - 1) of every row."""
     mean, variance = x_CM.new_empty(2, len(x_CM))
     _call("row_statistics", *x_CM.shape, x_CM, mean, variance)
     return mean, variance
@@ -82,7 +82,7 @@ def norm_backward(
 def feature_gradient(
     xhat_CM: Tensor, dxhat_CM: Tensor, gradient_CM: Tensor, rstd_C: Tensor, mean_g_C: Tensor, mean_gx_C: Tensor
 ) -> Tensor:
-    """gradient + rstd * (dxhat - mean_g - xhat * mean_gx): through the statistics to the features themselves."""
+    """gradient + rstd * (dxhat - mean_g - xhat * mean_gx): backward through the statistics to the features."""
     out_CM = torch.empty_like(xhat_CM)
     _call("feature_gradient", *out_CM.shape, xhat_CM, dxhat_CM, gradient_CM, rstd_C, mean_g_C, mean_gx_C, out_CM)
     return out_CM
@@ -97,7 +97,7 @@ def group_products(y_GKM: Tensor, x_GRM: Tensor) -> Tensor:
 
 
 def average_pool(x: Tensor) -> Tensor:
-    """2x2 average pooling of contiguous planes (..., H, W); an odd last row or column is left out."""
+    """2x2 average pooling of contiguous planes (..., H, W); an odd last row or column is ignored."""
     *planes, height, width = x.shape
     out = x.new_empty(*planes, height // 2, width // 2)
     _call("average_pool", math.prod(planes), height, width, x, out)
@@ -105,7 +105,7 @@ def average_pool(x: Tensor) -> Tensor:
 
 
 def average_pool_backward(gradient: Tensor, size: Sequence[int]) -> Tensor:
-    """The gradient of planes of ``size``, (H, W)."""
+    """The gradient of the input planes, of ``size`` (H, W)."""
     dx = gradient.new_empty(*gradient.shape[:-2], *size)
     _call("average_pool_backward", math.prod(dx.shape[:-2]), *size, gradient, dx)
     return dx
@@ -121,13 +121,13 @@ def conv3x3(
     weight: Tensor,
     out_kM: Tensor,
 ) -> None:
-    """out = 3x3 group convolution, padded by 1, of relu(scale * y[row] + shift); ``size`` is (N, H, W)."""
+    """out = 3x3 group convolution with padding 1 of relu(scale * y[row] + shift); ``size`` is (N, H, W)."""
     channels = (len(row_K), len(out_kM), groups)
     _call("conv3x3", *size, *channels, y_KM, row_K, scale_K, shift_K, weight, out_kM)
 
 
 class _Backward(ctypes.Structure):
-    """``backward_arguments`` of the C source."""
+    """``backward_arguments`` in the C source."""
 
     _fields_ = [
         (name, ctypes.c_void_p)
@@ -158,14 +158,14 @@ def conv3x3_backward(
     outputs: Sequence[Tensor],
     dy_KM: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of ``weight`` and of the norm's scale and shift (K,), as weights of the normalised y.
+    """The gradients of ``weight`` and of the norm's scale and shift (K,), as applied to the normalised y.
 
-    ``inputs`` are (y, row, scale, shift, mean, rstd) as ``conv3x3`` had them; ``outputs`` what ``feature_gradient``
-    takes for the k outputs. ``dy_KM`` becomes the gradient of the ReLU's input, in the order of y's rows.
+    ``inputs`` are (y, row, scale, shift, mean, rstd) as for ``conv3x3``; ``outputs`` are the arguments of
+    ``feature_gradient`` for the k outputs. ``dy_KM`` becomes the gradient of the ReLU's input, in y's order.
     """
     y_KM, row_K, *norm = inputs
     count, k = len(row_K), len(outputs[0])
-    arguments = _Backward(*(_address(each) for each in (y_KM, *norm, weight, row_K, *outputs, dy_KM)))
+    arguments = _Backward(*(_address(tensor) for tensor in (y_KM, *norm, weight, row_K, *outputs, dy_KM)))
     weight_by_input = weight.view(groups, k // groups, count // groups, 9).transpose(1, 2).contiguous()
     dweight = torch.empty(weight.shape, dtype=torch.float64)
     sums_K2 = torch.empty(count, 2, dtype=torch.float64)
@@ -175,7 +175,7 @@ def conv3x3_backward(
 
 def _call(name: str, *arguments: object) -> None:
     function = getattr(_library(), name)
-    function(ctypes.c_int(torch.get_num_threads()), *(_as_c(each) for each in arguments))
+    function(ctypes.c_int(torch.get_num_threads()), *(_as_c(argument) for argument in arguments))
 
 
 def _as_c(value: object) -> object:
@@ -185,5 +185,5 @@ def _as_c(value: object) -> object:
 
 
 def _address(tensor: Tensor) -> ctypes.c_void_p:
-    assert tensor.is_contiguous(), "the kernels know no strides"
+    assert tensor.is_contiguous(), "the kernels take contiguous tensors only"
     return ctypes.c_void_p(tensor.data_ptr())
