@@ -24,7 +24,7 @@ from benchmarks.sides import Ours, new_model
 from condensenet.data import PreparedData
 from condensenet.files import write_atomically
 from condensenet.training import cosine_learning_rate
-from condensenet.training.evaluation import batch_to_device
+from condensenet.training.evaluation import to_device
 from condensenet.training.optimizer import NesterovSGD
 from tasks.train_worker import Job
 
@@ -131,7 +131,7 @@ def ddp_step(job: Job) -> Stepper:
         if batch is None:
             source.batches = iter(source.trainer.batches())
             batch = next(source.batches)
-        images, labels = batch_to_device(*batch, device)
+        images, labels = to_device(device, *batch)
         optimizer.zero_grad()
         F.cross_entropy(model(images), labels).backward()
         optimizer.step(cosine_learning_rate(config.learning_rate, source.trainer.progress))

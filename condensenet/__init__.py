@@ -1,6 +1,6 @@
-"""CondenseNet (Huang et al., CVPR 2018): networks whose 1x1 convolutions learn which inputs to keep, by groups.
+"""CondenseNet (Huang et al., CVPR 2018): networks whose 1x1 convolutions learn which inputs each group keeps.
 
-The public names are imported when they are first used: reading a configuration does not wait for torch.
+The public names are imported on first use, so reading a configuration need not wait for torch.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # for type checkers and editors; what is public is said below
+if TYPE_CHECKING:  # for type checkers and editors; ``_MODULES`` below defines the public names
     from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
+    from condensenet.data import PreparedData, write_prepared
     from condensenet.deploy.convert import convert
     from condensenet.deploy.cost import Cost, count_cost
     from condensenet.deploy.export import export_onnx
@@ -24,17 +25,21 @@ if TYPE_CHECKING:  # for type checkers and editors; what is public is said below
     from condensenet.models.condensenet import CondenseNet, group_lasso
     from condensenet.models.presets import presets
     from condensenet.models.storage import load_model, save_model
+    from condensenet.training import EpochResult, fit
 
-_HOMES = {
+_MODULES = {
     "AugmentConfig": "config",
     "CondenseNet": "models.condensenet",
     "Cost": "deploy.cost",
+    "EpochResult": "training",
     "ModelConfig": "config",
     "Plan": "deploy.lowering.plan",
+    "PreparedData": "data",
     "TrainConfig": "config",
     "convert": "deploy.convert",
     "count_cost": "deploy.cost",
     "export_onnx": "deploy.export",
+    "fit": "training",
     "group_lasso": "models.condensenet",
     "load_authors_checkpoint": "interop",
     "load_model": "models.storage",
@@ -48,14 +53,15 @@ _HOMES = {
     "save_model": "models.storage",
     "write_int8": "deploy.quantize",
     "write_native": "deploy.native.writing",
+    "write_prepared": "data",
 }
-__all__ = [*_HOMES]
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

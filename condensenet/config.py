@@ -1,4 +1,4 @@
-"""Frozen configurations. They validate themselves on construction and read no files.
+"""Frozen configurations, which validate themselves on construction. They read no files and do not import torch.
 
 Every ``ValueError`` raised here is one line that names the field, its value and what is allowed.
 """
@@ -25,16 +25,16 @@ def at_least_one(**values: int) -> None:
         require(value >= 1, f"{name}={value} is not allowed: it must be 1 or more")
 
 
-def _whole(value: object) -> bool:
+def _is_integer(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _number(value: object) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, lists as tuples: what files hold as plain data, and what compares equal."""
+    """Convert NumPy numbers to Python's and lists to tuples, so that equal configurations compare and save alike."""
     if isinstance(value, (list, tuple)):
         return tuple(_plain(entry) for entry in value)
     if type(value) in (bool, int, float) or not isinstance(value, Real):
@@ -42,20 +42,20 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, Integral) else float(value)
 
 
-KINDS = {  # by annotation: what a value must be, in words, and whether it is
-    "int": ("a whole number", _whole),
-    "float": ("a number", _number),
-    "float | None": ("null or a number", lambda value: value is None or _number(value)),
+KINDS = {  # by annotation: what a value must be, in words, and a function that checks it
+    "int": ("a whole number", _is_integer),
+    "float": ("a number", _is_number),
+    "float | None": ("null or a number", lambda value: value is None or _is_number(value)),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "tuple[int, ...]": (
         "a list of whole numbers",
-        lambda value: isinstance(value, (list, tuple)) and all(_whole(entry) for entry in value),
+        lambda value: isinstance(value, (list, tuple)) and all(_is_integer(entry) for entry in value),
     ),
 }
 
 
 def check_types(config: Any) -> None:
-    """Refuse values of another type than their field's; to be called first in ``__post_init__``."""
+    """Raise ``ValueError`` for values that do not have their field's type. ``__post_init__`` calls this first."""
     for field in fields(config):
         value = getattr(config, field.name)
         if field.type in KINDS:
@@ -66,10 +66,10 @@ def check_types(config: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One network of the DenseNet family: CondenseNet, its light form, or plain DenseNet-BC.
+    """One network of the DenseNet family: CondenseNet, its light variant, or plain DenseNet-BC.
 
-    ``reduction=None`` is CondenseNet: features cross block borders by 2x2 average pooling alone (fully dense
-    connectivity). A number is the theta of DenseNet-BC: a 1x1 convolution shrinks the features before each pool.
+    ``reduction=None`` is CondenseNet: all features pass between blocks, reduced only by 2x2 average pooling (fully
+    dense connectivity). A number is the theta of DenseNet-BC: a 1x1 convolution reduces the channels before each pool.
     ``groups_1x1=1, condensation_factor=1`` makes every 1x1 convolution an ordinary one.
 
     Source: paper sections 3 and 4; the authors' ``models/condensenet.py`` and ``models/densenet_LGC.py``.
@@ -86,15 +86,15 @@ class ModelConfig:
     stem: Stem = "cifar"  # cifar: 3x3/1; imagenet: 3x3/2; densenet: 7x7/2, BN, ReLU, 3x3/2 max pool
     reduction: float | None = None
     dropout: float = 0.0
-    condense_classifier: bool = False  # learned condensation of the classifier: G=1, C=2, at the last stage
+    condense_classifier: bool = False  # in the last condensing stage, with G=1 and C=2
 
     def __post_init__(self) -> None:
         check_types(self)
         depths, rates = self.block_depths, self.growth_rates
-        require(len(depths) > 0, "block_depths=() is not allowed: at least one block is needed")
+        require(len(depths) > 0, "block_depths=() is not allowed: it must have at least one block")
         require(
             len(depths) == len(rates),
-            f"block_depths={list(depths)} and growth_rates={list(rates)} differ in length: one growth rate a block",
+            f"block_depths={list(depths)} and growth_rates={list(rates)} differ in length: each block needs one rate",
         )
         for name in ("block_depths", "growth_rates"):
             values = getattr(self, name)
@@ -114,20 +114,20 @@ class ModelConfig:
         require(0 <= self.dropout < 1, f"dropout={self.dropout} is not allowed: it must be in [0, 1)")
         require(
             self.reduction is None or 0 < self.reduction <= 1,
-            f"reduction={self.reduction} is not allowed: null, or a share in (0, 1]",
+            f"reduction={self.reduction} is not allowed: it must be null or in (0, 1]",
         )
         self._check_channels()
 
     def _check_channels(self) -> None:
-        for place, in_channels, out_channels in self.learned_convolutions():
+        for layer, in_channels, out_channels in self.learned_convolutions():
             for name in ("groups_1x1", "condensation_factor"):
                 require(
                     in_channels % getattr(self, name) == 0,
-                    f"{name}={getattr(self, name)} does not divide the {in_channels} input channels of {place}",
+                    f"{name}={getattr(self, name)} does not divide the {in_channels} input channels of {layer}",
                 )
             require(
                 out_channels % self.groups_1x1 == 0,
-                f"groups_1x1={self.groups_1x1} does not divide the {out_channels} output channels of {place}",
+                f"groups_1x1={self.groups_1x1} does not divide the {out_channels} output channels of {layer}",
             )
         for block, rate in enumerate(self.growth_rates, 1):
             for channels, kind in ((self.bottleneck * rate, "input"), (rate, "output")):
@@ -139,7 +139,7 @@ class ModelConfig:
         if self.condense_classifier:
             require(
                 self.num_features % 2 == 0,
-                f"condense_classifier=true is not allowed: the classifier's {self.num_features} inputs are odd",
+                f"condense_classifier=true is not allowed: {self.num_features} classifier inputs are an odd number",
             )
 
     @property
@@ -148,16 +148,16 @@ class ModelConfig:
 
     @property
     def num_condensing_stages(self) -> int:
-        """How often training drops connections: C - 1, and at least once if the classifier is condensed."""
+        """The number of times training drops connections: C - 1, but at least 1 if the classifier is condensed."""
         return max(self.condensation_factor - 1, int(self.condense_classifier))
 
     @property
     def num_features(self) -> int:
-        """Inputs of the classifier."""
+        """The number of inputs of the classifier."""
         return self.block_channels()[-1][1]
 
     def block_channels(self) -> list[tuple[int, int]]:
-        """(input, output) channels of every block, the transition after it not counted."""
+        """(input, output) channels of every block, before the transition that follows it."""
         channels, blocks = self.stem_channels, []
         for depth, rate in zip(self.block_depths, self.growth_rates, strict=True):
             blocks.append((channels, channels + depth * rate))
@@ -165,13 +165,13 @@ class ModelConfig:
         return blocks
 
     def transition_channels(self, channels: int) -> int:
-        """Output channels of a transition; with a convolution, rounded up to a multiple of ``groups_1x1``."""
+        """Output channels of a transition; if it has a convolution, a multiple of ``groups_1x1``, rounded up."""
         if self.reduction is None:
             return channels
         return ceil(ceil(channels * self.reduction) / self.groups_1x1) * self.groups_1x1
 
     def learned_convolutions(self) -> Iterator[tuple[str, int, int]]:
-        """(place, input channels, output channels) of every 1x1 convolution that is condensed."""
+        """(name, input channels, output channels) of every 1x1 convolution that is condensed."""
         blocks = self.block_channels()
         for block, (rate, depth) in enumerate(zip(self.growth_rates, self.block_depths, strict=True)):
             first, last = blocks[block]
@@ -183,10 +183,10 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Random training-time changes of an image, drawn from (seed, epoch, index) alone.
+    """Random augmentation of training images, a function of (seed, epoch, image index) alone.
 
-    ``crop="pad"`` pads by ``pad`` pixels of zero and crops back; ``crop="resized"`` is the random resized crop
-    of ImageNet training, with a centre crop in evaluation.
+    ``crop="pad"`` pads by ``pad`` zero pixels and takes a random crop of the original size. ``crop="resized"`` is the
+    random resized crop of ImageNet training; evaluation then takes the centre crop.
     """
 
     crop: Literal["none", "pad", "resized"] = "none"
@@ -205,10 +205,10 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The recipe: SGD with Nesterov momentum, cosine decay to 0 per step, group lasso, condensing.
+    """The recipe: SGD with Nesterov momentum, cosine decay to 0 step by step, group lasso, condensing.
 
-    ``batch_size`` is the whole batch over all workers. ``condensing_share`` is the share of training by whose end
-    all condensing stages are done (paper: one half).
+    ``batch_size`` is the global batch size over all workers. All condensing stages are done within the first
+    ``condensing_share`` of training (paper: one half).
     """
 
     epochs: int = 300
@@ -221,9 +221,11 @@ class TrainConfig:
     label_smoothing: float = 0.0
     seed: int = 0
     checkpoint_every_steps: int = 1000  # and at the end of every epoch
-    precision: Literal["fp32", "bf16"] = "fp32"  # fp32 as PyTorch has it: cuDNN's convolutions may use TF32 on a GPU
-    compile: Literal["none", "default", "reduce-overhead"] = "none"  # torch.compile and its mode; the last: CUDA graphs
-    cuda_graph: bool = False  # forward and backward pass as one CUDA graph of our own; on a CPU there is none
+    precision: Literal["fp32", "bf16"] = "fp32"  # fp32 by PyTorch's defaults: cuDNN may use TF32 on a GPU
+    compile: Literal["none", "default", "reduce-overhead"] = (
+        "none"  # the mode of torch.compile; reduce-overhead uses CUDA graphs
+    )
+    cuda_graph: bool = False  # run forward and backward pass as one CUDA graph; no effect on a CPU
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -241,7 +243,7 @@ class TrainConfig:
         )
         require(
             0 <= self.label_smoothing < 1,
-            f"label_smoothing={self.label_smoothing} is not allowed: must be in [0, 1)",
+            f"label_smoothing={self.label_smoothing} is not allowed: it must be in [0, 1)",
         )
         require(0 <= self.seed < 2**63, f"seed={self.seed} is not allowed: it must be in [0, 2**63)")
         require(self.precision in ("fp32", "bf16"), f"precision={self.precision!r} is not allowed: fp32 or bf16")
@@ -251,5 +253,5 @@ class TrainConfig:
         )
         require(
             not self.cuda_graph or self.compile != "reduce-overhead",
-            "cuda_graph=true is not allowed with compile='reduce-overhead', which records CUDA graphs itself",
+            "cuda_graph=true is not allowed with compile='reduce-overhead', which captures CUDA graphs itself",
         )

@@ -1,4 +1,4 @@
-"""Writing prepared images: streamed, hashed on the fly, and moved into place only when complete.
+"""Writing prepared images: streamed, hashed on the fly, and moved into place only when complete and verified.
 
 A folder of prepared images holds, for each split that has images:
 ``<split>.images.bin`` (raw uint8 pixels, channels first; or concatenated encoded images),
@@ -22,6 +22,7 @@ from typing import Any, Self
 import numpy as np
 
 from condensenet.data.manifest import MANIFEST, SPLITS, Encoding, FileEntry, Manifest, fingerprint
+from condensenet.data.prepared import PreparedData
 from condensenet.locks import lock, try_lock
 
 
@@ -95,7 +96,10 @@ class PreparedWriter:
         os.close(self._lock)
 
     def finish(self, *, source: Mapping[str, Any] | None = None, corrupt: Sequence[str] = ()) -> Manifest:
-        """Write the manifest and move the folder into place; raises ``ValueError`` if there are no training images."""
+        """Write the manifest, verify all files and move the folder into place.
+
+        Raises ``ValueError`` if there are no training images, or if a file does not read back as it was written.
+        """
         if not self.splits["train"].labels:
             raise ValueError(f"the data {self.name} has no training images")
         counts = {name: len(split.labels) for name, split in self.splits.items()}
@@ -119,6 +123,7 @@ class PreparedWriter:
             corrupt=tuple(corrupt),
         )
         _write(self._folder / MANIFEST, manifest.to_json().encode())
+        PreparedData(self._folder).verify()  # read back: a bad disk must not replace good images
         self._folder.chmod(0o755)  # mkdtemp makes it private
         _put_in_place(self._folder, self.root)
         return manifest

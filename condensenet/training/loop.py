@@ -35,10 +35,10 @@ from condensenet.training.cuda_graph import CudaGraphRunner, batches_counted_tog
 from condensenet.training.evaluation import (
     StopRequested,
     autocast,
-    batch_to_device,
     evaluate,
     evaluation_batch_size,
     model_to_device,
+    to_device,
 )
 from condensenet.training.history import EpochResult, TrainingPaused, TrainingStopped
 from condensenet.training.optimizer import NesterovSGD
@@ -152,7 +152,7 @@ class Trainer:
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         """One SGD step on this rank's part of a batch: images (N, C, H, W) and labels (N,)."""
         config = self.config
-        images, labels = batch_to_device(images, labels, self.device)
+        images, labels = to_device(self.device, images, labels)
         if self.model.config.dropout > 0:
             torch.manual_seed(_dropout_seed(config.seed, self.step, distributed.rank()))
         self.learning_rate = cosine_learning_rate(config.learning_rate, self.progress)

@@ -73,7 +73,7 @@ def assert_same(resident: Batches, stored: Batches) -> None:
     for (images, labels), (expected, expected_labels) in zip(resident, stored, strict=True):
         assert torch.equal(images.view(torch.int32), expected.view(torch.int32))  # the bits: -0.0 is not 0.0
         assert torch.equal(labels, expected_labels)
-        assert images.is_contiguous(memory_format=torch.channels_last)  # as ``batch_to_device`` would make them
+        assert images.is_contiguous(memory_format=torch.channels_last)  # as ``to_device`` would make them
 
 
 @pytest.mark.usefixtures("small_chunks")
