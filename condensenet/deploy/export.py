@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensenet.deploy.onnx_file import INPUT, OUTPUT, check_opset, needs, properties
+from condensenet.deploy.onnx_file import DEFAULT_OPSET, INPUT, OUTPUT, check_opset, import_optional, properties
 from condensenet.deploy.runtime import open_session
 from condensenet.files import write_atomically
 from condensenet.models.shapes import image_shape
@@ -28,7 +28,7 @@ def export_onnx(
     path: str | Path,
     input_size: int | tuple[int, int],
     *,
-    opset: int = 18,
+    opset: int = DEFAULT_OPSET,
     metadata: Mapping[str, object] | None = None,
 ) -> Path:
     """Write ``model`` in evaluation mode as one ONNX file and return its path.
@@ -43,8 +43,8 @@ def export_onnx(
     """
     check_opset(opset)
     shape = image_shape(model, input_size)
-    onnx = needs("onnx", "export_onnx")
-    needs("onnxscript", "export_onnx")
+    onnx = import_optional("onnx", "export_onnx")
+    import_optional("onnxscript", "export_onnx")
     proto = _trace(copy.deepcopy(model).cpu().eval(), shape, opset)
     _tidy(proto)
     onnx.helper.set_model_props(proto, properties(metadata or {}))

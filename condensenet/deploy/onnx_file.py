@@ -1,4 +1,4 @@
-"""What all ONNX files of this package have in common, in whatever form they hold a model."""
+"""What all ONNX files of this package share: names of input and output, opset, metadata."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from importlib import import_module
 from typing import Any
 
 INPUT, OUTPUT = "image", "logits"
-OPSETS = range(18, 26)
+DEFAULT_OPSET, OPSETS = 18, range(18, 26)
 
 
 def check_opset(opset: int) -> None:
-    """Raise ``ValueError`` for an opset that nothing is written in."""
+    """Raise ``ValueError`` for an opset that no file is written in."""
     if opset not in OPSETS:
         raise ValueError(f"{opset=} is not allowed: {OPSETS[0]} to {OPSETS[-1]}")
 
@@ -24,8 +24,8 @@ def properties(values: Mapping[str, object]) -> dict[str, str]:
     }
 
 
-def needs(module: str, purpose: str = "writing an ONNX file") -> Any:
-    """The module of a package that only this purpose needs. Raises ``ImportError`` that says what to install."""
+def import_optional(module: str, purpose: str = "writing an ONNX file") -> Any:
+    """``module``, of a package that only ``purpose`` needs. Raises an ``ImportError`` that says what to install."""
     try:
         return import_module(module)
     except ImportError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from condensenet.deploy.onnx_file import needs
+from condensenet.deploy.onnx_file import import_optional
 from condensenet.files import write_atomically
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
@@ -47,7 +47,7 @@ def write_int8(
     Raises ``ValueError`` for a file that cannot be quantized and for batches that do not fit it, hold what is not
     finite, or are none; ``ImportError`` without onnx and onnxruntime.
     """
-    onnx, tool = needs("onnx", "write_int8"), needs("onnxruntime.quantization", "write_int8")
+    onnx, tool = import_optional("onnx", "write_int8"), import_optional("onnxruntime.quantization", "write_int8")
     proto = _read(onnx, Path(path_fp32))
     reader = _Reader(batches, _image_shape(proto))
     with tempfile.TemporaryDirectory(prefix="condensenet-int8-") as folder:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from condensenet import compiled
-from condensenet.deploy.onnx_file import needs
+from condensenet.deploy.onnx_file import import_optional
 from condensenet.machine import usable_cores
 
 
@@ -31,7 +31,7 @@ def open_session(model: str | Path | bytes, threads: int = 0) -> Any:
 
     Raises ``ImportError`` without onnxruntime and ``ValueError`` for a file that it cannot load.
     """
-    onnxruntime = needs("onnxruntime", "running an ONNX file")
+    onnxruntime = import_optional("onnxruntime", "running an ONNX file")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
