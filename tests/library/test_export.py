@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from condensenet.config import ModelConfig
-from condensenet.deploy.export import compare_onnx, export_onnx
+from condensenet.deploy.compare import compare_onnx
+from condensenet.deploy.export import export_onnx
 from condensenet.models.condensenet import CondenseNet
 
 onnx = pytest.importorskip("onnx")

@@ -17,7 +17,7 @@ from torch import nn
 
 from condensenet import CondenseNet, ModelConfig, convert
 from condensenet.config import Stem
-from condensenet.deploy.export import TOLERANCE, compare_onnx
+from condensenet.deploy.compare import TOLERANCE, compare_onnx
 from condensenet.deploy.lowering import Plan, lower, portable_plan
 from condensenet.deploy.lowering.reading import read_network
 from condensenet.deploy.lowering.workloads import valid_variants, workloads

@@ -16,7 +16,7 @@ import torch
 from networks import condensed
 
 from condensenet import CondenseNet, ModelConfig, convert
-from condensenet.deploy.export import compare_onnx
+from condensenet.deploy.compare import compare_onnx
 from condensenet.deploy.lowering import Plan, autotune, blocks, graph, lower, measure_plan, portable_plan
 from condensenet.deploy.lowering.autotune import candidates
 from condensenet.deploy.lowering.reading import read_network

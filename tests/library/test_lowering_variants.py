@@ -12,7 +12,7 @@ from networks import condensed
 from torch import Tensor
 
 from condensenet import CondenseNet, ModelConfig, convert, load_authors_checkpoint, save_authors_checkpoint
-from condensenet.deploy.export import compare_onnx
+from condensenet.deploy.compare import compare_onnx
 from condensenet.deploy.lowering import lower, portable_plan
 from condensenet.deploy.lowering.folding import fold_clamp
 from condensenet.deploy.lowering.graph import Graph

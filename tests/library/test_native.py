@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from networks import SMALL, condensed, configs, images, set_scales
 
 from condensenet import ModelConfig, compiled, convert, presets
-from condensenet.deploy.export import compare_onnx
+from condensenet.deploy.compare import compare_onnx
 from condensenet.deploy.lowering import lower, portable_plan
 from condensenet.deploy.native.writing import write_native
 from condensenet.deploy.runtime import open_session, operator_library

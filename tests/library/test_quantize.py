@@ -67,7 +67,7 @@ def test_the_same_images_give_the_same_file(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        ([], "no image to calibrate with"),
+        ([], "no calibration image"),
         ([np.zeros((2, 1, 9, 7), np.float32)], r"float32 \(2, 1, 9, 7\) is not float32 \(N, 2, 9, 7\)"),
         ([np.zeros((2, 2, 9, 7))], r"float64 \(2, 2, 9, 7\) is not float32"),
         ([np.full((1, *SHAPE), np.nan, np.float32)], "not finite"),
