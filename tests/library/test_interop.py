@@ -207,7 +207,7 @@ def test_an_index_beyond_the_inputs_is_refused():
         load_authors_checkpoint(state, SMALL)
 
 
-def test_an_index_below_the_inputs_or_of_no_whole_numbers_is_refused():
+def test_an_index_below_the_inputs_or_of_another_type_is_refused():
     state = authors_state_dict(convert(load_authors_checkpoint(_checkpoint(SMALL, 1), SMALL)))
     name = "features.denseblock_1.denselayer_2.conv_1.index"
     with pytest.raises(ValueError, match=r"denselayer_2.conv_1 does not fit: index goes from -1 to"):
