@@ -84,7 +84,7 @@ def test_a_classifier_that_kept_the_first_features(tmp_path: Path) -> None:
 
 
 def test_features_that_hardly_pass_the_last_relu_lose_no_digits(tmp_path: Path) -> None:
-    """Large last maps and batch norms far below zero: a clip before the mean would be off by 1e-4."""
+    """Large final feature maps and batch norms far below zero: a clip before the mean would be off by 1e-4."""
     model = condensed(ModelConfig(**{**SMALL.__dict__, "block_depths": (1,), "growth_rates": (8,)}))
     with torch.no_grad():
         model.norm.bias[::2] -= 10 * model.norm.weight[::2].abs()
@@ -103,8 +103,8 @@ def test_images_of_which_a_pooling_leaves_nothing_are_refused(stem: Stem, smalle
         portable_plan(grouped, (99, smallest - 1))
 
 
-def test_groups_that_read_alike_are_told_from_those_that_do_not(tmp_path: Path) -> None:
-    """After conversion a feature's norm may be trained apart in each group: dense expansion would mix them up."""
+def test_no_dense_variant_where_groups_differ_in_their_norms(tmp_path: Path) -> None:
+    """After conversion each group may train its own norm for a feature: one dense convolution would mix them up."""
     grouped = convert(condensed(SMALL))
     assert any(name.startswith("dense") for name in all_variants(grouped))
     torch.manual_seed(0)

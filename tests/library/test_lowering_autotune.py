@@ -67,7 +67,7 @@ def test_the_cache_saves_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(autotune, "time_in_turn", spy)
     second = measure_plan(model, 16, cache=cache)
-    assert len(timed) == 1  # the whole graphs alone
+    assert len(timed) == 1  # only the whole networks
     assert {name: second.times_us[name] for name in second.variants} == {
         name: first.times_us[name] for name in first.variants
     }
@@ -77,7 +77,7 @@ NAN = b'{"format": "condensenet lowering times 1", "times_us": {"a": {"b": NaN}}
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"\xff", b'{"format": "other"}', b'{"times_us": {"a": 1}}', NAN])
-def test_a_damaged_cache_is_left_out_with_a_warning(tmp_path: Path, junk: bytes) -> None:
+def test_a_damaged_cache_is_ignored_with_a_warning(tmp_path: Path, junk: bytes) -> None:
     cache = tmp_path / "times.json"
     cache.write_bytes(junk)
     with pytest.warns(UserWarning, match="is ignored, it is not a timing cache"):
@@ -103,15 +103,15 @@ from test_lowering_autotune import network
 from condensenet.deploy.lowering import autotune, measure_plan
 original = autotune.time_in_turn
 def slow(*rest):
-    found = original(*rest)
+    times_us = original(*rest)
     time.sleep(0.2)
-    return found
+    return times_us
 autotune.time_in_turn = slow
 measure_plan(network(), 16, cache=Path(sys.argv[1]))
 """
 
 
-def test_a_killed_planner_goes_on_from_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_autotuning_goes_on_from_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "times.json"
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(cache), str(Path(__file__).parent)])
     deadline = time.monotonic() + 60
@@ -126,13 +126,13 @@ def test_a_killed_planner_goes_on_from_what_it_measured(tmp_path: Path, monkeypa
     monkeypatch.setattr(autotune, "time_in_turn", lambda *rest: timed.append(1) or original(*rest))
     plan = measure_plan(network(), 16, cache=cache)
     assert len(timed) == WORKLOADS - len(kept) + 1
-    found = json.loads(cache.read_text())["times_us"]
-    assert {key: found[key] for key in kept} == kept
+    times_us = json.loads(cache.read_text())["times_us"]
+    assert {key: times_us[key] for key in kept} == kept
     assert plan.variants.keys() == portable_plan(network(), 16).variants.keys()
 
 
 def test_what_the_runtime_cannot_load_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with an older ONNX Runtime, which knows no TensorScatter."""
+    """As in an older ONNX Runtime, which lacks TensorScatter."""
     monkeypatch.setattr(blocks, "SCATTER_OPSET", 99)
     monkeypatch.setitem(graph.IR_VERSIONS, 99, 99)
     plan = measure_plan(network(), 16)
@@ -141,7 +141,7 @@ def test_what_the_runtime_cannot_load_is_not_chosen(tmp_path: Path, monkeypatch:
     lower(network(), tmp_path / "model.onnx", 16, plan=plan)
 
 
-def test_planners_that_share_a_cache_keep_each_others_times(tmp_path: Path) -> None:
+def test_processes_that_share_a_cache_keep_each_others_times(tmp_path: Path) -> None:
     path = tmp_path / "times.json"
     one, other = TimingCache(path), TimingCache(path)  # both began before either wrote
     one.put({"site": 1}, {"a": 2.0})

@@ -1,4 +1,4 @@
-"""Each way to compute a place on its own, against values worked out by hand and against PyTorch's convolutions."""
+"""Each variant on its own, against values worked out by hand and against PyTorch's convolutions."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_every_1x1_is_the_convolution_after_batch_norm_and_relu(
     assert ("filled" in names) == (inputs % 16 != 0 and outputs // groups % 16 == 0)
     for name in names:
         graph = Graph()
-        found = run(graph, POINTWISE[name](graph, "x", PointwiseOp(conv=conv, pools=pools, **after)), x)
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+        actual = run(graph, POINTWISE[name](graph, "x", PointwiseOp(conv=conv, pools=pools, **after)), x)
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def column(values: np.ndarray) -> Tensor:
@@ -116,8 +116,8 @@ def test_every_3x3_is_the_convolution(groups: int, inputs: int, outputs: int, si
     expected = F.conv2d(x.double(), torch.from_numpy(conv.weight), padding=1, groups=groups)
     for name in valid_spatial_variants(conv):
         graph = Graph()
-        found = run(graph, SPATIAL[name](graph, "x", conv, size), x)
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+        actual = run(graph, SPATIAL[name](graph, "x", conv, size), x)
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_merging_two_of_two_groups_by_hand() -> None:
@@ -127,11 +127,11 @@ def test_merging_two_of_two_groups_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "inputs", "outputs", "together"), [(8, 16, 32, 4), (8, 64, 128, None), (8, 4, 8, None), (8, 8, 16, 8)]
+    ("groups", "inputs", "outputs", "count"), [(8, 16, 32, 4), (8, 64, 128, None), (8, 4, 8, None), (8, 8, 16, 8)]
 )
-def test_how_many_groups_fill_a_block(groups: int, inputs: int, outputs: int, together: int | None) -> None:
+def test_how_many_groups_fill_a_block(groups: int, inputs: int, outputs: int, count: int | None) -> None:
     conv = Spatial(groups=groups, scale=np.ones(1), shift=np.ones(1), weight=np.ones((outputs, inputs, 3, 3)))
-    assert groups_to_merge(conv) == together
+    assert groups_to_merge(conv) == count
 
 
 def test_a_checkpoint_in_the_authors_layout_is_lowered_exactly(tmp_path: Path) -> None:
