@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from condensenet.deploy.onnx_file import DEFAULT_OPSET, INPUT, OUTPUT, check_opset, import_optional, properties
-from condensenet.files import write_atomically
+from condensenet.deploy.onnx_file import DEFAULT_OPSET, INPUT, OUTPUT, check_opset, import_optional, write_onnx
 from condensenet.models.shapes import image_shape
 
 
@@ -35,14 +34,11 @@ def export_onnx(
     """
     check_opset(opset)
     shape = image_shape(model, input_size)
-    onnx = import_optional("onnx", "export_onnx")
-    import_optional("onnxscript", "export_onnx")
+    for package in ("onnx", "onnxscript"):
+        import_optional(package, "export_onnx")
     proto = _trace(copy.deepcopy(model).cpu().eval(), shape, opset)
     _tidy(proto)
-    onnx.helper.set_model_props(proto, properties(metadata or {}))
-    onnx.checker.check_model(proto, full_check=True)
-    write_atomically(Path(path), proto.SerializeToString())
-    return Path(path)
+    return write_onnx(proto, path, metadata or {})
 
 
 def _trace(model: nn.Module, shape: tuple[int, int, int], opset: int) -> Any:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+from condensenet.files import write_atomically
 
 INPUT, OUTPUT = "image", "logits"
 DEFAULT_OPSET, OPSETS = 18, range(18, 26)
@@ -17,7 +20,16 @@ def check_opset(opset: int) -> None:
         raise ValueError(f"{opset=} is not allowed: {OPSETS[0]} to {OPSETS[-1]}")
 
 
-def properties(values: Mapping[str, object]) -> dict[str, str]:
+def write_onnx(proto: Any, path: str | Path, metadata: Mapping[str, object], *, infer_shapes: bool = True) -> Path:
+    """Write the ``ModelProto`` atomically with ``metadata`` properties, once ``onnx.checker`` has passed it."""
+    onnx = import_optional("onnx")
+    onnx.helper.set_model_props(proto, _properties(metadata))
+    onnx.checker.check_model(proto, full_check=infer_shapes)
+    write_atomically(Path(path), proto.SerializeToString(deterministic=True))
+    return Path(path)
+
+
+def _properties(values: Mapping[str, object]) -> dict[str, str]:
     """Metadata properties: text as it is, anything else as JSON."""
     return {
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in values.items()

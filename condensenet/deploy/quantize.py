@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from condensenet.deploy.onnx_file import INPUT, import_optional
-from condensenet.files import write_atomically
+from condensenet.deploy.onnx_file import INPUT, import_optional, write_onnx
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
 PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # our files need no preprocessing: no warning about it
@@ -58,10 +57,8 @@ def write_int8(
         _quantize(quantization, prepared, quantized, calibration, path_fp32)
         written = onnx.load(quantized)
     written.producer_name, written.producer_version = proto.producer_name, proto.producer_version
-    onnx.helper.set_model_props(written, {**old_metadata, **(metadata or {})})
-    onnx.checker.check_model(written, full_check=True)
-    write_atomically(Path(path_int8), written.SerializeToString())
-    return Quantized(path=Path(path_int8), images=calibration.images, operators=_count(written))
+    path = write_onnx(written, path_int8, {**old_metadata, **(metadata or {})})
+    return Quantized(path=path, images=calibration.images, operators=_count(written))
 
 
 def _quantize(quantization: Any, fp32: Path, int8: Path, calibration: _CalibrationReader, name: str | Path) -> None:

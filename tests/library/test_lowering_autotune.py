@@ -111,7 +111,7 @@ measure_plan(network(), 16, cache=Path(sys.argv[1]))
 """
 
 
-def test_killed_autotuning_goes_on_from_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_planner_goes_on_from_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "times.json"
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(cache), str(Path(__file__).parent)])
     deadline = time.monotonic() + 60

@@ -10,8 +10,7 @@ from condensenet.deploy.lowering.network_graph import lower_network
 from condensenet.deploy.lowering.plan import Plan
 from condensenet.deploy.lowering.reading import read_for_size
 from condensenet.deploy.lowering.workloads import check_variants
-from condensenet.deploy.onnx_file import DEFAULT_OPSET, check_opset, import_optional, properties
-from condensenet.files import write_atomically
+from condensenet.deploy.onnx_file import DEFAULT_OPSET, check_opset, write_onnx
 from condensenet.models.condensenet import CondenseNet
 
 
@@ -37,13 +36,9 @@ def lower(
     """
     check_opset(opset)
     network, size = check_plan(model, input_size, plan)
-    onnx = import_optional("onnx")
     proto = lower_network(network, size, plan.variants, opset)
     values = {**(metadata or {}), "form": "lowered", "plan": plan.kind, "plan_json": plan.as_json()}
-    onnx.helper.set_model_props(proto, properties(values))
-    onnx.checker.check_model(proto, full_check=True)
-    write_atomically(Path(path), proto.SerializeToString(deterministic=True))
-    return Path(path)
+    return write_onnx(proto, path, values)
 
 
 def check_plan(model: CondenseNet, input_size: int | Sequence[int], plan: Plan) -> tuple[Network, Size]:

@@ -12,8 +12,7 @@ from condensenet.deploy.lowering.network_graph import lower_stem
 from condensenet.deploy.lowering.pointwise import PointwiseOp
 from condensenet.deploy.lowering.reading import read_for_size
 from condensenet.deploy.native.encoding import POOL_AVERAGE, POOL_GLOBAL, POOL_NONE, encode_block
-from condensenet.deploy.onnx_file import DEFAULT_OPSET, INPUT, OUTPUT, check_opset, import_optional, properties
-from condensenet.files import write_atomically
+from condensenet.deploy.onnx_file import DEFAULT_OPSET, INPUT, OUTPUT, check_opset, write_onnx
 from condensenet.models.condensenet import CondenseNet
 
 DOMAIN, VERSION = "condensenet", 1
@@ -35,16 +34,14 @@ def write_native(
     """
     check_opset(opset)
     network, size = read_for_size(model, input_size)
-    onnx = import_optional("onnx")
     graph = Graph(opset)
     _lower_classifier(graph, _lower_features(graph, network), network)
     inputs = {INPUT: ("batch", network.in_channels, *size)}
     outputs = {OUTPUT: ("batch", len(network.bias))}
     proto = graph.model(inputs, outputs, domains={DOMAIN: VERSION})
-    onnx.helper.set_model_props(proto, properties({**(metadata or {}), "form": "native"}))
-    onnx.checker.check_model(proto)
-    write_atomically(Path(path), proto.SerializeToString(deterministic=True))
-    return Path(path)
+    return write_onnx(
+        proto, path, {**(metadata or {}), "form": "native"}, infer_shapes=False
+    )  # of our operator: unknown
 
 
 def _lower_features(graph: Graph, network: Network) -> str:
