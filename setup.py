@@ -1,7 +1,7 @@
-"""Builds what is compiled when there is a C compiler; without one the package installs all the same.
+"""Builds the C extensions if there is a compiler; the package installs without them too.
 
-``condensenet.models.kernels`` for training and ``condensenet.deploy.native`` for ONNX Runtime. With
-``CONDENSENET_KERNELS=off`` nothing is compiled: the wheel then fits every machine. All else about the package stands in
+They are ``condensenet.models.kernels`` for training and ``condensenet.deploy.native`` for ONNX Runtime. With
+``CONDENSENET_KERNELS=off`` nothing is compiled, and the wheel fits every machine. All other metadata is in
 pyproject.toml.
 """
 
@@ -16,12 +16,12 @@ FLAGS = [
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-Wno-psabi",  # vectors are passed to inlined functions alone
+    "-Wno-psabi",  # vectors are passed only to inlined functions
 ]
 
 
-def compiled(module: str, *flags: str) -> Extension:
-    """``module`` from all C files of its folder; it knows the digest of its sources (condensenet/compiled.py)."""
+def extension(module: str, *flags: str) -> Extension:
+    """``module`` from all C files of its folder, with their digest compiled in (condensenet/compiled.py)."""
     folder = Path(*module.split(".")[:-1])
     sources = sorted(folder.glob("*.[ch]"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
@@ -36,9 +36,8 @@ def compiled(module: str, *flags: str) -> Extension:
     )
 
 
-wanted = os.environ.get("CONDENSENET_KERNELS") != "off"
-modules = [
-    compiled("condensenet.models.kernels._compiled", "-fopenmp"),
-    compiled("condensenet.deploy.native._operators", "-fvisibility=hidden"),
+extensions = [
+    extension("condensenet.models.kernels._compiled", "-fopenmp"),
+    extension("condensenet.deploy.native._operators", "-fvisibility=hidden"),
 ]
-setup(ext_modules=modules if wanted else [])
+setup(ext_modules=[] if os.environ.get("CONDENSENET_KERNELS") == "off" else extensions)

@@ -15,9 +15,10 @@ if TYPE_CHECKING:  # for type checkers and editors; ``_MODULES`` below defines t
     from condensenet.deploy.cost import Cost, count_cost
     from condensenet.deploy.export import export_onnx
     from condensenet.deploy.latency.measure import measure_latency
+    from condensenet.deploy.lowering.autotune import measure_plan
     from condensenet.deploy.lowering.plan import Plan
-    from condensenet.deploy.lowering.planner import measure_plan
-    from condensenet.deploy.lowering.writing import lower, portable_plan
+    from condensenet.deploy.lowering.portable import portable_plan
+    from condensenet.deploy.lowering.writing import lower
     from condensenet.deploy.native.writing import write_native
     from condensenet.deploy.quantize import write_int8
     from condensenet.deploy.runtime import operator_library
@@ -45,9 +46,9 @@ _MODULES = {
     "load_model": "models.storage",
     "lower": "deploy.lowering.writing",
     "measure_latency": "deploy.latency.measure",
-    "measure_plan": "deploy.lowering.planner",
+    "measure_plan": "deploy.lowering.autotune",
     "operator_library": "deploy.runtime",
-    "portable_plan": "deploy.lowering.writing",
+    "portable_plan": "deploy.lowering.portable",
     "presets": "models.presets",
     "save_authors_checkpoint": "interop",
     "save_model": "models.storage",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from condensenet.data import ImageSplit, evaluation_batches
-from condensenet.deploy.export import onnx_logits, torch_logits
+from condensenet.deploy.compare import onnx_logits, torch_logits
 from tasks import locks, outputs, paths, tracking
 from tasks.console import progress, say
 from tasks.errors import one_line, run_main

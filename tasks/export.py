@@ -16,8 +16,8 @@ import onnx
 from torch import Tensor
 
 from condensenet.data import ImageSplit, Manifest, evaluation_batches
+from condensenet.deploy.compare import TOLERANCE, Difference, check_difference, measure_differences
 from condensenet.deploy.cost import count_cost
-from condensenet.deploy.export import TOLERANCE, Difference, judge, measure_differences
 from condensenet.deploy.latency.measure import Latency
 from condensenet.models.condensenet import CondenseNet
 from tasks import locks, outputs, paths, tracking
@@ -92,8 +92,8 @@ def write_and_compare(made: Export, train: ImageSplit, test: ImageSplit) -> dict
     """What ``export.json`` says of each form. All but int8 must be equal to PyTorch; raises ``ValueError``."""
     written = write_forms(made, train)
     differences = measure_differences(made.model, written, _images(test, f"compare {made.setting}"))
-    for form, found in differences.items():
-        judge(found, written[form], math.inf if form == INT8 else TOLERANCE)
+    for form, difference in differences.items():
+        check_difference(difference, written[form], math.inf if form == INT8 else TOLERANCE)
     forms = {form: form_facts(written[form], differences[form]) for form in written}
     return forms if NATIVE in forms else {**forms, NATIVE: {"kept": False, "why": NO_LIBRARY}}
 

@@ -1,1 +1,1 @@
-"""A trained network made ready for use: converted, counted, exported, made fast and timed."""
+"""From a trained network to a fast file: conversion, cost, export, lowering, quantization, latency."""

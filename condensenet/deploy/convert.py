@@ -1,7 +1,8 @@
-"""From the training form to the grouped form: index layers and ordinary group convolutions, the same function.
+"""Conversion from the training form to the grouped form: index layers and ordinary group convolutions.
 
-Every filter's kept weights are copied, none is changed, so the two differ by rounding alone. Paper: section 4.1,
-figure 3 (right). Shapes: O outputs, I inputs, G groups, K = O / G filters and R = I / C kept inputs of a group.
+The kept weights of every filter are copied unchanged, so the function is the same except for rounding. Paper:
+section 4.1, figure 3 (right). Shapes: O outputs, I inputs, G groups, K = O / G filters and R = I / C kept inputs of a
+group.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def convert(model: CondenseNet) -> CondenseNet:
     """A new model in grouped form that computes what the condensed ``model`` computes in evaluation.
 
     Any G and C; with C = 1 a learned group convolution becomes a plain convolution. The result shares no tensor
-    with ``model`` and is in its mode (training or evaluation); it has no dropout. Raises ``ValueError`` if
-    ``model`` is not fully condensed, or is in grouped form already, and ``TypeError`` for any other network.
+    with ``model``, is in the same mode (training or evaluation) and has no dropout. Raises ``ValueError`` if
+    ``model`` is not fully condensed or is in grouped form already, and ``TypeError`` for any other network.
     """
     if not isinstance(model, CondenseNet):
         raise TypeError(f"convert takes a CondenseNet, not a {type(model).__name__}")
@@ -67,7 +68,7 @@ def _conv_state(layer: LearnedGroupConv) -> State:
 
 
 def gather_weight(weight: Tensor, kept_GR: Tensor) -> Tensor:
-    """(O, I, 1, 1) interleaved weights to the (O, R, 1, 1) of a group convolution, filters group by group."""
+    """Interleaved weights (O, I, 1, 1) to those of a group convolution, (O, R, 1, 1), with filters sorted by group."""
     w_GKI = by_group(weight, len(kept_GR)).transpose(0, 1)
     w_GKR = w_GKI.gather(2, kept_GR[:, None].expand(-1, w_GKI.shape[1], -1))
     return w_GKR.flatten(0, 1)[:, :, None, None].contiguous()

@@ -1,18 +1,18 @@
-"""What a network costs: MACs, the paper's FLOPs, parameters. One pure function per operator, and a table of them.
+"""How MACs, the paper's FLOPs and parameters are counted: one pure function per operator, and a table of them.
 
 The convention:
 
-- ``macs``: multiply-adds of convolutions and linear layers, biases not counted; one MAC = one multiply-add.
-- ``paper_flops``: as the authors count: the MACs, plus the biases of linear layers, plus one per element of every
+- ``macs``: multiply-adds of convolutions and linear layers, without biases; one MAC = one multiply-add.
+- ``paper_flops``: the authors' count: the MACs, plus the biases of linear layers, plus one per element of every
   activation function, plus the operations of average pools (kernel area per output; one per input of a global one).
-- ``params``: trained numbers. Buffers do not count.
+- ``params``: trainable parameters, no buffers.
 - Batch norms, max pools, biases of convolutions, element-wise sums and products, concatenation, gathering and
-  reshaping count nothing, as with the authors.
-- The training form counts as if every drop were done, also before condensing: 1/C of each learned layer's weights.
+  reshaping count as zero, as the authors have it.
+- The training form counts as fully pruned at every condensing stage: 1/C of each learned layer's weights.
 
-The network is run once, on an image of zeros, and every operator that runs is looked up, also those that no module
-stands for. One that has no entry here is an error, not a guess. Source: the authors' ``utils.py``, whose figures
-come out to the digit.
+The network runs once on an image of zeros, and every operator that runs is looked up, including those outside any
+module. An operator that is not in the table is an error, not a guess. Source: the authors' ``utils.py``, whose figures
+are matched to the digit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Cost:
-    """For one image. ``macs`` and ``params`` are what is compared; ``paper_flops`` is what the paper prints."""
+    """Per image. Networks are compared by ``macs`` and ``params``; ``paper_flops`` is what the paper prints."""
 
     macs: int
     paper_flops: int
@@ -45,7 +45,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Operations:
-    """What one operator does: multiply-adds, and what the paper's rule counts besides."""
+    """Of one operator: multiply-adds, and the other operations that the paper counts."""
 
     macs: int = 0
     others: int = 0
@@ -54,15 +54,15 @@ class Operations:
 def count_cost(model: nn.Module, input_size: int | Sequence[int]) -> Cost:
     """The cost of ``model`` for one image of ``input_size`` pixels, H = W or (H, W). ``model`` is not changed.
 
-    Raises ``ValueError`` for a size that cannot be or is too small, and naming the operators if some cannot be counted.
+    Raises ``ValueError`` for a size that is not allowed or too small, and for operators that cannot be counted.
     """
     shape = image_shape(model, input_size)
-    shadow = copy.deepcopy(model).eval()
-    weight = next(shadow.parameters())
+    duplicate = copy.deepcopy(model).eval()
+    weight = next(duplicate.parameters())
     image = torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device)
     counter = _Counter()
-    with torch.no_grad(), _kept_shares(shadow, counter), counter:
-        _run(shadow, image)
+    with torch.no_grad(), _final_density(duplicate, counter), counter:
+        _run(duplicate, image)
     if counter.unknown:
         raise ValueError(f"operators that cannot be counted: {', '.join(sorted(counter.unknown))}")
     return Cost(counter.macs, counter.macs + counter.others, count_params(model))
@@ -78,7 +78,7 @@ def _run(model: nn.Module, image: Tensor) -> None:
 
 
 def count_params(model: nn.Module) -> int:
-    """Parameters; of a learned layer's weights the 1/C that it keeps in the end. Shared ones count once."""
+    """Parameters, of a learned layer's weights only the 1/C that remain after pruning. Shared ones count once."""
     learned = {
         id(module.full_weight): module.condensation_factor
         for module in model.modules()
@@ -182,7 +182,7 @@ UNCOUNTED = {
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the operators that run while it is on."""
+    """Sums the operations of all operators that run while it is active."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,17 +201,17 @@ class _Counter(TorchDispatchMode):
         output = func(*args, **(kwargs or {}))
         rule = RULES.get(func.overloadpacket)
         if rule is not None:
-            done = rule(args, output)
-            self.macs += done.macs // self.condensation_factor
-            self.others += done.others
+            operations = rule(args, output)
+            self.macs += operations.macs // self.condensation_factor
+            self.others += operations.others
         elif func.overloadpacket not in UNCOUNTED:
             self.unknown.add(str(func))
         return output
 
 
 @contextmanager
-def _kept_shares(model: nn.Module, counter: _Counter) -> Iterator[None]:
-    """While a learned layer of ``model`` runs, tell the counter its condensation factor."""
+def _final_density(model: nn.Module, counter: _Counter) -> Iterator[None]:
+    """Give the counter the condensation factor C of the learned layer that is running: its final density is 1/C."""
 
     def enter(module: nn.Module, _inputs: Any) -> None:
         assert isinstance(module, LearnedGroups)

@@ -1,31 +1,43 @@
-"""What all ONNX files of this package have in common, in whatever form they hold a model."""
+"""What all ONNX files of this package share: names of input and output, opset, metadata."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+from condensenet.files import write_atomically
+
 INPUT, OUTPUT = "image", "logits"
-OPSETS = range(18, 26)
+DEFAULT_OPSET, OPSETS = 18, range(18, 26)
 
 
 def check_opset(opset: int) -> None:
-    """Raise ``ValueError`` for an opset that nothing is written in."""
+    """Raise ``ValueError`` for an opset that no file is written in."""
     if opset not in OPSETS:
         raise ValueError(f"{opset=} is not allowed: {OPSETS[0]} to {OPSETS[-1]}")
 
 
-def properties(values: Mapping[str, object]) -> dict[str, str]:
+def write_onnx(proto: Any, path: str | Path, metadata: Mapping[str, object], *, infer_shapes: bool = True) -> Path:
+    """Write the ``ModelProto`` atomically with ``metadata`` properties, once ``onnx.checker`` has passed it."""
+    onnx = import_optional("onnx")
+    onnx.helper.set_model_props(proto, _properties(metadata))
+    onnx.checker.check_model(proto, full_check=infer_shapes)
+    write_atomically(Path(path), proto.SerializeToString(deterministic=True))
+    return Path(path)
+
+
+def _properties(values: Mapping[str, object]) -> dict[str, str]:
     """Metadata properties: text as it is, anything else as JSON."""
     return {
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in values.items()
     }
 
 
-def needs(module: str, purpose: str = "writing an ONNX file") -> Any:
-    """The module of a package that only this purpose needs. Raises ``ImportError`` that says what to install."""
+def import_optional(module: str, purpose: str = "writing an ONNX file") -> Any:
+    """``module``, of a package that only ``purpose`` needs. Raises an ``ImportError`` that says what to install."""
     try:
         return import_module(module)
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""int8 files by ONNX Runtime's own static quantization: weights by channel, activations by calibration.
+"""Post-training static quantization to int8 by ONNX Runtime: weights per channel, activations by calibration.
 
-Convolutions and matrix products alone become int8: what else can be quantized took longer and lost more (docs/LOG.md).
-``onnx`` and ``onnxruntime`` are imported only when a file is written.
+Only convolutions and matrix products are quantized: with other operators too, files were slower and less accurate
+(docs/LOG.md). ``onnx`` and ``onnxruntime`` are imported only when needed.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from condensenet.deploy.onnx_file import needs
-from condensenet.files import write_atomically
+from condensenet.deploy.onnx_file import INPUT, import_optional, write_onnx
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
-PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # else the tool advises it; our files need none
+PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # our files need no preprocessing: no warning about it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """What was written: ``operators`` that compute in int8 now, ranges taken from ``images``."""
+    """The file at ``path``: so many ``operators`` compute in int8, calibrated on so many ``images``."""
 
     path: Path
     images: int
@@ -37,54 +36,52 @@ def write_int8(
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> Quantized:
-    """Quantize the file at ``path_fp32``, whose one input is ``image``, by the ranges seen on ``batches``.
+    """Quantize the file at ``path_fp32``, whose only input is ``image``, with activation ranges from ``batches``.
 
-    ``batches`` are training images (N, C, H, W), float32, as the network takes them; a hundred images are plenty.
-    The new file is of standard operators (QuantizeLinear and DequantizeLinear around each, which the runtime fuses),
-    takes and gives float32 as the old one does and appears whole or not at all. It keeps the old one's metadata;
-    ``metadata`` wins over them.
+    ``batches`` are training images (N, C, H, W), float32, normalised as for the network; a hundred images are plenty.
+    The new file has only standard operators (QuantizeLinear and DequantizeLinear around each quantized one, which the
+    runtime fuses). Its input and output stay float32, and it is written atomically. It keeps the metadata of the old
+    file, overridden by ``metadata``.
 
-    Raises ``ValueError`` for a file that cannot be quantized and for batches that do not fit it, hold what is not
-    finite, or are none; ``ImportError`` without onnx and onnxruntime.
+    Raises ``ValueError`` for a file that cannot be quantized, and for batches that do not fit it, are empty or have
+    values that are not finite; ``ImportError`` without onnx and onnxruntime.
     """
-    onnx, tool = needs("onnx", "write_int8"), needs("onnxruntime.quantization", "write_int8")
+    onnx, quantization = (import_optional(name, "write_int8") for name in ("onnx", "onnxruntime.quantization"))
     proto = _read(onnx, Path(path_fp32))
-    reader = _Reader(batches, _image_shape(proto))
+    calibration = _CalibrationReader(batches, _image_shape(proto))
     with tempfile.TemporaryDirectory(prefix="condensenet-int8-") as folder:
         prepared, quantized = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        given = {entry.key: entry.value for entry in proto.metadata_props}
-        onnx.helper.set_model_props(proto, PREPARED)
+        old_metadata = {entry.key: entry.value for entry in proto.metadata_props}
+        onnx.helper.set_model_props(proto, PREPROCESSED)
         onnx.save(proto, prepared)
-        _quantize(tool, prepared, quantized, reader, path_fp32)
+        _quantize(quantization, prepared, quantized, calibration, path_fp32)
         written = onnx.load(quantized)
     written.producer_name, written.producer_version = proto.producer_name, proto.producer_version
-    onnx.helper.set_model_props(written, {**given, **(metadata or {})})
-    onnx.checker.check_model(written, full_check=True)
-    write_atomically(Path(path_int8), written.SerializeToString())
-    return Quantized(path=Path(path_int8), images=reader.images, operators=_count(written))
+    path = write_onnx(written, path_int8, {**old_metadata, **(metadata or {})})
+    return Quantized(path=path, images=calibration.images, operators=_count(written))
 
 
-def _quantize(tool: Any, prepared: Path, quantized: Path, reader: _Reader, name: str | Path) -> None:
+def _quantize(quantization: Any, fp32: Path, int8: Path, calibration: _CalibrationReader, name: str | Path) -> None:
     try:
-        tool.quantize_static(
-            prepared,
-            quantized,
-            reader,
-            quant_format=tool.QuantFormat.QDQ,
-            activation_type=tool.QuantType.QUInt8,
-            weight_type=tool.QuantType.QInt8,
+        quantization.quantize_static(
+            fp32,
+            int8,
+            calibration,
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=list(OPERATORS),
         )
-    except ValueError:  # of the reader
+    except ValueError:  # from the calibration reader
         raise
-    except Exception as error:  # an assertion of the tool's own, for one, where a network's values are not finite
+    except Exception as error:  # such as the quantizer's own assertion when activations are not finite
         why = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{name} cannot be quantized, perhaps its values are not finite: {why}") from error
 
 
-class _Reader:
-    """The batches as the tool asks for them, each checked before it is used."""
+class _CalibrationReader:
+    """The batches as ONNX Runtime's quantizer asks for them, each checked before it is used."""
 
     def __init__(self, batches: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
         self.images, self.shape = 0, shape
@@ -94,38 +91,38 @@ class _Reader:
         batch = next(self._batches, None)
         if batch is None:
             if self.images == 0:
-                raise ValueError("there is no image to calibrate with: at least one is needed")
+                raise ValueError("there is no calibration image: at least one is needed")
             return None
         if batch.dtype != np.float32 or batch.shape[1:] != self.shape or len(batch) == 0:
             raise ValueError(f"a batch of {batch.dtype} {batch.shape} is not float32 (N, {str(self.shape)[1:]}")
         if not np.isfinite(batch).all():
-            raise ValueError("an image to calibrate with holds what is not finite")
+            raise ValueError("a calibration image has values that are not finite")
         self.images += len(batch)
-        return {"image": batch}
+        return {INPUT: batch}
 
 
 def _read(onnx: Any, path: Path) -> Any:
     try:
         proto = onnx.load(path)
-    except Exception as error:  # missing, or not a model: protobuf has an exception class of its own
+    except Exception as error:  # missing, or not a model: protobuf raises its own class
         raise ValueError(f"{path} cannot be read as ONNX: {' '.join(str(error).split())}") from error
     foreign = sorted(
         {f"{node.domain}.{node.op_type}" for node in proto.graph.node if node.domain not in ("", "ai.onnx")}
     )
     if foreign:
-        raise ValueError(f"{path} cannot be quantized: {', '.join(foreign)} is no standard operator")
+        raise ValueError(f"{path} cannot be quantized: {', '.join(foreign)} is not a standard operator")
     return proto
 
 
 def _image_shape(proto: Any) -> tuple[int, ...]:
     """Channels, height and width of the input; raises ``ValueError`` if it is not ``image`` alone."""
     names = [value.name for value in proto.graph.input]
-    if names != ["image"]:
+    if names != [INPUT]:
         raise ValueError(f"inputs {', '.join(names)} are not allowed: the file must take image alone")
     return tuple(dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:])
 
 
 def _count(proto: Any) -> int:
-    """Operators that read a dequantized weight or activation."""
+    """The number of operators that read a dequantized activation."""
     dequantized = {name for node in proto.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     return sum(node.op_type in OPERATORS and node.input[0] in dequantized for node in proto.graph.node)

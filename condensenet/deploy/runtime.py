@@ -1,4 +1,4 @@
-"""ONNX Runtime on a CPU: sessions, and the compiled operators that they are offered. Nothing here imports torch.
+"""ONNX Runtime on a CPU: sessions, and the operator library that is registered with each. Nothing here imports torch.
 
 ``onnxruntime`` is imported only when a file is opened.
 """
@@ -13,25 +13,24 @@ from typing import Any
 import numpy as np
 
 from condensenet import compiled
-from condensenet.deploy.onnx_file import needs
+from condensenet.deploy.onnx_file import import_optional
 from condensenet.machine import usable_cores
 
 
 @functools.cache
 def operator_library() -> Path | None:
-    """The library of operators that a session has to register for a native file; None where it was not built."""
-    found = compiled.load("condensenet.deploy.native._operators")
-    return None if found is None else Path(found._name)
+    """The custom operators that a native file needs (condensenet/deploy/native); None if they were not built."""
+    library = compiled.load("condensenet.deploy.native._operators")
+    return None if library is None else Path(library._name)
 
 
 def open_session(model: str | Path | bytes, threads: int = 0) -> Any:
     """An ONNX Runtime session on the CPU with ``threads`` threads (0: all usable cores) that do not spin.
 
-    ``model`` is a file's path or content.
-
-    Raises ``ImportError`` without onnxruntime and ``ValueError`` for a file that it cannot load.
+    ``model`` is the path or the content of a file. Raises ``ValueError`` for a file that cannot be loaded, and
+    ``ImportError`` without onnxruntime.
     """
-    onnxruntime = needs("onnxruntime", "running an ONNX file")
+    onnxruntime = import_optional("onnxruntime", "running an ONNX file")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
@@ -44,7 +43,7 @@ def open_session(model: str | Path | bytes, threads: int = 0) -> Any:
     try:
         source = model if isinstance(model, bytes) else str(model)
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime has an exception class for every kind of bad file
+    except Exception as error:  # the runtime raises a class of its own for each kind of bad file
         why = " ".join(str(error).split())
         if "DenseBlock" in why and operators is None:
             why = "it is in native form, and the operators of condensenet.deploy.native were not built here"
@@ -53,7 +52,7 @@ def open_session(model: str | Path | bytes, threads: int = 0) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """What the latency depends on besides the hardware."""
+    """The versions of the software that a latency depends on."""
     import onnxruntime
 
     return {"python": platform.python_version(), "numpy": np.__version__, "onnxruntime": onnxruntime.__version__}

@@ -1,10 +1,10 @@
-"""The authors' checkpoints (github.com/ShichenLiu/CondenseNet), in and out.
+"""Loading and saving the authors' checkpoints (github.com/ShichenLiu/CondenseNet).
 
-Their training form holds full weights, ``_mask``, ``_count`` and ``_stage`` a layer; their converted form an
-``index`` and a group convolution a layer, and a classifier halved without training. The mask alone is believed:
-``_stage`` may run ahead of it, because their code drops too little after a skipped stage.
+Each layer of their training form has full weights, ``_mask``, ``_count`` and ``_stage``; each of their converted form
+an ``index`` and a group convolution, with a classifier that is halved without training. Only the mask is trusted:
+``_stage`` may be ahead of it, because their code drops too little after a skipped stage.
 
-``layout`` knows their names, ``inference`` finds the configuration, ``loading`` and ``saving`` translate.
+``layout`` has their names, ``configuration`` infers a network's configuration, ``loading`` and ``saving`` translate.
 """
 
 from condensenet.interop.loading import load_authors_checkpoint

@@ -1,4 +1,4 @@
-"""How the authors name and order the tensors of a network, and what may be wrapped around them in a file."""
+"""How the authors name and order the tensors of a network, and how their files wrap them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def require(condition: bool, layer: str, message: str) -> None:
 def read_layers(source: Mapping[str, Any] | str | os.PathLike[str]) -> Layers:
     """The layers of a checkpoint, on the CPU: indices as int64, all other numbers as float32.
 
-    ``module.`` prefixes and dictionaries around the state dict are taken off, and the keys may be in any order.
-    Raises ``ValueError`` if it is no state dict of the authors' networks.
+    ``module.`` prefixes and dictionaries around the state dict are removed, and the keys may be in any order.
+    Raises ``ValueError`` if it is not a state dict of the authors' networks.
     """
     layers: Layers = {}
     for name, value in _state_dict(source).items():
@@ -52,7 +52,7 @@ def read_layers(source: Mapping[str, Any] | str | os.PathLike[str]) -> Layers:
 
 
 def form_of(layers: Layers) -> Form:
-    """An index is in the converted form alone."""
+    """Only the converted form has an index."""
     return "grouped" if any("index" in tensors for tensors in layers.values()) else "training"
 
 
@@ -65,16 +65,16 @@ def transition(block: int) -> str:
 
 
 def position(layer: str) -> tuple[int, ...]:
-    """Sorts the authors' layer names in the order of the forward pass."""
-    for place, name in ((0, "features.init_conv"), (2, "features.norm_last"), (3, "classifier")):
+    """A sort key that puts the authors' layer names in the order of the forward pass."""
+    for rank, name in ((0, "features.init_conv"), (2, "features.norm_last"), (3, "classifier")):
         if layer == name:
-            return (place,)
+            return (rank,)
     block, *rest = (int(number) for number in re.findall(r"_(\d+)", layer))
     return (1, block, "transition" in layer, *rest)
 
 
 def layers_by_block(layers: Layers) -> dict[int, set[int]]:
-    """Numbers of the dense layers, whole or not, by number of their block."""
+    """The numbers of the dense layers in each block, complete or not, by block number."""
     blocks: dict[int, set[int]] = {}
     for name in layers:
         match = re.fullmatch(r"features\.denseblock_(\d+)\.denselayer_(\d+)\.conv_[12]", name)
@@ -104,7 +104,7 @@ def named_layers(model: CondenseNet) -> Iterator[tuple[str, str, nn.Module]]:
 
 
 def _state_dict(source: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Tensor]:
-    """The state dict itself, taken out of its file and of what is wrapped around it."""
+    """The state dict itself, read from its file and unwrapped."""
     content: Any = source
     if isinstance(content, (str, os.PathLike)):
         content = read_plain(Path(content))
@@ -112,8 +112,8 @@ def _state_dict(source: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[s
         content = content["state_dict"]
     needed = "a mapping of names to tensors, or one under 'state_dict', is needed"
     if not isinstance(content, Mapping) or not content:
-        found = "it is empty" if isinstance(content, Mapping) else f"it is of type {type(content).__name__}"
-        raise ValueError(f"the checkpoint is not a state dict: {found}; {needed}")
+        problem = "it is empty" if isinstance(content, Mapping) else f"it is of type {type(content).__name__}"
+        raise ValueError(f"the checkpoint is not a state dict: {problem}; {needed}")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(f"the checkpoint is not a state dict: {name!r} holds a {type(value).__name__}; {needed}")
@@ -123,9 +123,9 @@ def _state_dict(source: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[s
 def _plain_tensor(layer: str, name: str, value: Tensor) -> Tensor:
     dense = value.layout is torch.strided and not value.is_quantized and not value.is_meta
     require(dense, layer, f"{name} is not an ordinary dense tensor")
-    whole = not (value.is_floating_point() or value.is_complex() or value.dtype is torch.bool)
+    integral = not (value.is_floating_point() or value.is_complex() or value.dtype is torch.bool)
     if name.endswith(INTEGERS):
-        require(whole, layer, f"{name} is of type {value.dtype}, not of whole numbers")
+        require(integral, layer, f"{name} is of type {value.dtype}, not of integers")
         return value.detach().to("cpu", torch.int64)
     if not name.startswith("_"):
         require(value.is_floating_point(), layer, f"{name} is of type {value.dtype}, not of floating-point numbers")

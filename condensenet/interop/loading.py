@@ -1,4 +1,4 @@
-"""From the authors' checkpoints to our networks.
+"""From the authors' checkpoints to this package's networks.
 
 Shapes: O outputs, I inputs, G groups, K = O / G filters of a group.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from condensenet.config import ModelConfig, Stem
 from condensenet.deploy.convert import PER_CHANNEL
-from condensenet.interop.inference import infer_config, told_groups
+from condensenet.interop.configuration import infer_config, infer_groups
 from condensenet.interop.layout import (
     Layers,
     State,
@@ -43,28 +43,28 @@ def load_authors_checkpoint(
 ) -> CondenseNet:
     """The model of an authors' checkpoint, in evaluation mode, on the CPU in float32, sharing no tensor with it.
 
-    The keys tell the training form (the result has its masks and condensing stage) from the converted form (the
-    result is in grouped form; if its classifier is halved, the result's ``config.condense_classifier`` is true).
-    A ``module.`` prefix and a dictionary around the state dict (``{"state_dict": ...}``) are taken off. A file is
-    read as plain data: one that holds code is refused.
+    The form follows from the keys. A training form keeps its masks and condensing stage. A converted form becomes a
+    grouped one, with ``config.condense_classifier`` true if its classifier is halved. A ``module.`` prefix and a
+    dictionary around the state dict (``{"state_dict": ...}``) are removed. A file is read as plain data: one that
+    contains code is rejected.
 
-    Without ``config`` the checkpoint itself tells it: ``result.config``. What no tensor holds is asked for, in a
-    ``ValueError`` that names it, and given by keyword:
+    Without ``config``, the configuration is inferred from the checkpoint (``result.config``). If the checkpoint lacks
+    a setting, a ``ValueError`` names it, and the caller passes it as a keyword:
 
-    - ``stem``, the stride of the first convolution, is known for the networks that the authors' ``main.py`` makes,
-      CIFAR's (3 blocks, 10 or 100 classes) and ImageNet's (5 blocks, 1000 classes), and asked for any other;
-    - ``groups_1x1`` and ``condensation_factor`` stand in every converted file, but in a training form only its
-      masks show them: asked for if nothing is dropped yet, or if several values lead to the same masks;
-    - ``reduction`` is the simplest number that leads to the same channels, 0.5 if that does;
-    - ``dropout`` is 0: it is in no file, and matters only if training goes on (``dataclasses.replace``).
+    - ``stem``, the stride of the first convolution, is inferred for the networks of the authors' ``main.py``, CIFAR's
+      (3 blocks, 10 or 100 classes) and ImageNet's (5 blocks, 1000 classes), and needed for any other;
+    - ``groups_1x1`` and ``condensation_factor`` are inferred from every converted file. In a training form they follow
+      from the masks alone: needed if nothing is dropped yet, or if several values lead to the same masks;
+    - ``reduction`` is the simplest number that gives the same channels, 0.5 if possible;
+    - ``dropout`` is 0: no file has it, and it matters only for further training (``dataclasses.replace``).
 
     Raises ``ValueError`` naming the first layer, in the order of the forward pass, that does not fit ``config``, or
-    if it is no such checkpoint; ``OSError`` if there is no file to read.
+    if it is not such a checkpoint; ``OSError`` if there is no file to read.
     """
-    asked = {"stem": stem, "groups_1x1": groups_1x1, "condensation_factor": condensation_factor}
-    given = {name: value for name, value in asked.items() if value is not None}
+    keywords = {"stem": stem, "groups_1x1": groups_1x1, "condensation_factor": condensation_factor}
+    given = {name: value for name, value in keywords.items() if value is not None}
     if config is not None and given:
-        raise ValueError(f"{', '.join(given)} beside config is not allowed: config says it all")
+        raise ValueError(f"{', '.join(given)} beside config is not allowed: config has all settings")
     if not isinstance(config, ModelConfig | None):
         raise TypeError(f"config must be a ModelConfig, not a {type(config).__name__}")
     layers = read_layers(state_dict_or_path)
@@ -78,15 +78,15 @@ def load_authors_checkpoint(
 
 
 def _fit(layers: Layers, config: ModelConfig) -> CondenseNet:
-    """The model of these layers, each of which must be what ``config`` makes of it."""
+    """The model of these layers, each of which must fit ``config``."""
     form = form_of(layers)
     if form == "grouped":
         config = dataclasses.replace(config, condense_classifier="index" in layers.get("classifier", {}))
     model = new_model(config, form)
     state: State = {}
-    for expected, found in zip_longest(named_layers(model), layers):
-        if expected is None or found != expected[0]:
-            raise ValueError(_layer_mismatch(None if expected is None else expected[0], found, layers, config))
+    for expected, name in zip_longest(named_layers(model), layers):
+        if expected is None or name != expected[0]:
+            raise ValueError(_layer_mismatch(None if expected is None else expected[0], name, layers, config))
         theirs, ours, module = expected
         translated = _translate(theirs, layers[theirs], module, config.groups_1x1)
         state.update({f"{ours}.{name}": value.clone() for name, value in translated.items()})
@@ -95,12 +95,12 @@ def _fit(layers: Layers, config: ModelConfig) -> CondenseNet:
     return model
 
 
-def _layer_mismatch(expected: str | None, found: str | None, layers: Layers, config: ModelConfig) -> str:
-    """The message for the earlier of two layers that should be the same."""
-    ahead = expected is None or (found is not None and position(found) < position(expected))
-    layer = found if ahead else expected
+def _layer_mismatch(expected: str | None, actual: str | None, layers: Layers, config: ModelConfig) -> str:
+    """The message about the earlier of two layers that should be the same."""
+    is_extra = expected is None or (actual is not None and position(actual) < position(expected))
+    layer = actual if is_extra else expected
     assert layer is not None
-    has, lacks = ("checkpoint", "configuration") if ahead else ("configuration", "checkpoint")
+    has, lacks = ("checkpoint", "configuration") if is_extra else ("configuration", "checkpoint")
     message = f"{layer} does not fit: the {has} has this layer, the {lacks} has not"
     if "transition" in layer:
         return f"{message}: reduction={config.reduction}"
@@ -123,10 +123,10 @@ def _translate(layer: str, tensors: State, module: nn.Module, groups: int) -> St
         tensors["group_mask"] = torch.ones(module.group_mask.shape, dtype=torch.bool)
     elif isinstance(module, NormReluConv) and "index" in tensors:
         tensors = _ungroup(layer, tensors, module.conv, groups)
-    wanted = module.state_dict()
-    _check_shapes(layer, tensors, {name: tuple(value.shape) for name, value in wanted.items()})
+    expected = module.state_dict()
+    _check_shapes(layer, tensors, {name: tuple(value.shape) for name, value in expected.items()})
     for name in tensors:
-        require(name in wanted, layer, f"the configuration has no place for {name}")
+        require(name in expected, layer, f"the configuration has no place for {name}")
     if isinstance(module, CondensedGroupConv):
         _check_index(layer, tensors["index"], module.in_channels)
     elif isinstance(module, CondensedLinear):
@@ -134,17 +134,17 @@ def _translate(layer: str, tensors: State, module: nn.Module, groups: int) -> St
     return tensors
 
 
-def _check_shapes(layer: str, tensors: State, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    for name, needed in wanted.items():
-        if name.endswith("num_batches_tracked"):  # not in files of old PyTorch versions
+def _check_shapes(layer: str, tensors: State, expected: Mapping[str, tuple[int, ...]]) -> None:
+    for name, expected_shape in expected.items():
+        if name.endswith("num_batches_tracked"):  # missing in files of old PyTorch versions
             tensors.setdefault(name, torch.tensor(0))
         require(name in tensors, layer, f"{name} is missing")
         shape = tuple(tensors[name].shape)
-        require(shape == needed, layer, f"{name} has shape {shape}, the configuration needs {needed}")
+        require(shape == expected_shape, layer, f"{name} has shape {shape}, the configuration needs {expected_shape}")
 
 
 def _group_mask(layer: str, tensors: State, module: LearnedGroupConv) -> Tensor:
-    """The (G, I) mask of a learned group convolution; takes the authors' three buffers out of ``tensors``."""
+    """The (G, I) mask of a learned group convolution; removes the authors' three buffers from ``tensors``."""
     groups, factor, inputs = module.groups, module.condensation_factor, module.in_channels
     shape = tuple(module.full_weight.shape)
     _check_shapes(layer, tensors, {"conv.weight": shape})
@@ -157,28 +157,28 @@ def _group_mask(layer: str, tensors: State, module: LearnedGroupConv) -> Tensor:
     mask = tensors.pop("_mask")
     require(bool(((mask == 0) | (mask == 1)).all()), layer, "_mask holds other values than 0 and 1")
     mask_KGI = by_group(mask, groups) != 0
-    found, _ = told_groups([mask.flatten(1) != 0])
+    inferred, _ = infer_groups([mask.flatten(1) != 0])
     shared = bool((mask_KGI == mask_KGI[:1]).all())
-    require(shared, layer, f"its masks are those of {found} groups, the configuration has {groups}")
+    require(shared, layer, f"its masks are those of {inferred} groups, the configuration has {groups}")
     _check_drops(layer, mask_KGI[0], factor, stage)
     return mask_KGI[0]
 
 
 def _check_drops(layer: str, mask_GI: Tensor, factor: int, stage: Tensor | None) -> None:
-    """Every group must have dropped what C leads to, by the stage that the checkpoint claims or an earlier one."""
+    """Every group must have dropped what C prescribes at the stage that the checkpoint states, or at an earlier one."""
     inputs = mask_GI.shape[1]
     dropped = (~mask_GI).sum(dim=1).unique().tolist()
-    done, rest = divmod(dropped[0] * factor, inputs)
+    reached, remainder = divmod(dropped[0] * factor, inputs)
     require(
-        len(dropped) == 1 and rest == 0 and done < factor,
+        len(dropped) == 1 and remainder == 0 and reached < factor,
         layer,
         f"its groups dropped {dropped} of {inputs} inputs, which condensation_factor={factor} does not lead to",
     )
     if stage is not None:
         require(stage.numel() == 1 and bool(stage.isfinite()), layer, "_stage is not one finite number")
-        claimed = int(stage) or done  # a stage of 0 says nothing: masks can be made without it
+        stated = int(stage) or reached  # a stage of 0 states nothing: masks can be made without it
         require(
-            done <= claimed < factor,
+            reached <= stated < factor,
             layer,
             f"{dropped[0]} of {inputs} inputs dropped at stage {int(stage)} does not go with "
             f"condensation_factor={factor}",
@@ -186,17 +186,17 @@ def _check_drops(layer: str, mask_GI: Tensor, factor: int, stage: Tensor | None)
 
 
 def _check_groups(model: CondenseNet) -> None:
-    """Masks of G groups also pass for masks of 2 G: refuse if every layer's masks repeat, which no chance explains."""
+    """Masks of G groups also fit 2 G: refuse if the masks of all layers repeat, which chance cannot explain."""
     layers = [(theirs, layer) for theirs, _, layer in named_layers(model) if isinstance(layer, LearnedGroupConv)]
     groups = model.config.groups_1x1
-    found, sure = told_groups(layer.group_mask for _, layer in layers)
-    if sure:
-        message = f"its masks are those of {found} groups, the configuration has {groups}"
-        require(found == groups, layers[0][0], message)
+    inferred, certain = infer_groups(layer.group_mask for _, layer in layers)
+    if certain:
+        message = f"its masks are those of {inferred} groups, the configuration has {groups}"
+        require(inferred == groups, layers[0][0], message)
 
 
 def _ungroup(layer: str, tensors: State, conv: nn.Conv2d, groups: int) -> State:
-    """With C = 1 their converted form gathers every input G times; ours is a plain convolution of the same value."""
+    """With C = 1 their converted form gathers every input G times; ours is an equal plain convolution."""
     inputs = conv.in_channels
     gathered = (groups * inputs,)
     shapes = {f"norm.{name}": gathered for name in PER_CHANNEL}

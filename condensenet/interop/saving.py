@@ -1,4 +1,4 @@
-"""From our networks to the authors' checkpoints."""
+"""From this package's networks to the authors' checkpoints."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from condensenet.models.storage import build_model
 def save_authors_checkpoint(model: CondenseNet, path: str | os.PathLike[str], *, epoch: int = -1) -> None:
     """Write ``model``, either form, to ``path`` as a checkpoint that the authors' ``main.py`` loads.
 
-    A training form serves ``--evaluate-from``, ``--convert-from`` and, named in ``save_models/latest.txt``,
-    ``--resume``, which goes on with epoch ``epoch + 1``, momentum from zero and their default optimizer settings.
-    A converted form serves ``--model condensenet_converted --evaluate-from`` if G = C and it is no light form; for
-    the others their code has no class, and a network of theirs loads the file after their ``convert_model``. Any
-    PyTorch from 1.1 on reads the file, with ``weights_only=True`` as well. It is whole or not there.
+    A training form works with ``--evaluate-from``, ``--convert-from`` and, if named in ``save_models/latest.txt``,
+    ``--resume``, which continues at epoch ``epoch + 1`` with zero momentum and their default optimizer settings.
+    A converted form works with ``--model condensenet_converted --evaluate-from`` if G = C and there is no reduction.
+    For others their code has no class, but their network loads the file after their ``convert_model``. PyTorch 1.1
+    and later read the file, also with ``weights_only=True``. It is written atomically.
 
-    What their format cannot hold, and must be given or known again:
+    Their format lacks:
 
-    - the configuration: their command line repeats it (``--stages``, ``--growth``, ``--group-1x1``, ...). Their
-      ``main.py`` knows 10, 100 and 1000 classes, and pools 8x8 (CIFAR) or 7x7 pixels in the end, so that images of
-      32 or 224 pixels need 3 or 5 blocks; their classes take any number of classes;
+    - the configuration: it is given on their command line (``--stages``, ``--growth``, ``--group-1x1``, ...). Their
+      ``main.py`` allows 10, 100 and 1000 classes, and ends in 8x8 (CIFAR) or 7x7 pooling, so images of 32 or 224
+      pixels need 3 or 5 blocks; their network classes take any number of classes;
     - the mask of a classifier that is condensed in training form: its dropped weights are written as zeros, which
-      keeps the function (and their conversion, which halves the classifier, drops just these).
+      keeps the function (and their conversion, which halves the classifier, drops exactly these).
 
-    Raises ``ValueError`` for what their networks cannot be: a first convolution of other than 3 channels or of
-    another kind, and a converted form with a whole classifier: ``halve_classifier`` makes it a halved one.
+    Raises ``ValueError`` for what their networks do not support: an input of other than 3 channels, another kind of
+    first convolution, and a converted form with a full classifier, which ``halve_classifier`` can halve.
     """
     if not isinstance(model, CondenseNet):
         raise TypeError(f"save_authors_checkpoint takes a CondenseNet, not a {type(model).__name__}")
@@ -46,8 +46,8 @@ def save_authors_checkpoint(model: CondenseNet, path: str | os.PathLike[str], *,
         raise ValueError(f"in_channels={model.config.in_channels} is not allowed: the authors' networks take 3")
     if model.form == "grouped" and isinstance(model.classifier, nn.Linear):
         raise ValueError(
-            "the classifier is whole, and the authors' converted form has a halved one alone: "
-            "save the training form, or what condensenet.interop.halve_classifier(model) returns, with other logits"
+            "the classifier is not halved, as it is in every converted form of the authors: "
+            "save the training form, or what condensenet.interop.halve_classifier(model) returns, whose logits differ"
         )
     state = {f"module.{name}": _portable(value) for name, value in authors_state_dict(model).items()}
     content = {
@@ -65,8 +65,8 @@ def save_authors_checkpoint(model: CondenseNet, path: str | os.PathLike[str], *,
 def authors_state_dict(model: CondenseNet) -> State:
     """The state dict of ``model``, either form, under the authors' names, without ``module.`` prefix.
 
-    A training form whose classifier is condensed has no place in their layout for the classifier's mask: its
-    dropped weights are written as zeros. Raises ``ValueError`` if the stem is not of their kind.
+    Their layout has no mask for the classifier of a training form: its dropped weights are written as zeros. Raises
+    ``ValueError`` if the stem is not of their kind.
     """
     state: State = {}
     for theirs, ours, module in named_layers(model):
@@ -89,7 +89,7 @@ def authors_state_dict(model: CondenseNet) -> State:
 def halve_classifier(model: CondenseNet) -> CondenseNet:
     """A new model whose classifier keeps the half of its inputs with the largest L1 norms, without training.
 
-    The authors' conversion does this; it changes the logits. Either form; raises ``ValueError`` if the classifier
+    The authors' conversion does the same. The logits change. Takes either form; raises ``ValueError`` if the classifier
     is condensed already.
     """
     classifier = model.classifier
@@ -111,7 +111,7 @@ def halve_classifier(model: CondenseNet) -> CondenseNet:
 
 
 def _gather_every_input(module: NormReluConv, groups: int) -> State:
-    """The authors' converted layer for C = 1: every group gathers all inputs, filters stand group by group."""
+    """The authors' converted layer for C = 1: every group gathers all inputs, and filters are sorted by group."""
     every_GI = torch.arange(module.conv.in_channels, device=module.conv.weight.device).repeat(groups, 1)
     norm = {f"norm.{name}": value for name, value in module.norm.state_dict().items()}
     for name in PER_CHANNEL:
@@ -127,11 +127,11 @@ def _their_class(model: CondenseNet) -> str:
 
 
 def _portable(value: Tensor) -> Tensor:
-    """On the CPU, of a type that every PyTorch knows."""
+    """On the CPU, of a type that every PyTorch version supports."""
     return value.to("cpu", torch.float32 if value.is_floating_point() else value.dtype).contiguous()
 
 
 def _fresh_optimizer(num_parameters: int) -> dict[str, Any]:
-    """The state of their optimizer before its first step, with the defaults of their command line."""
+    """The state of their optimizer before the first step, with the defaults of their command line."""
     settings = {"lr": 0.1, "momentum": 0.9, "dampening": 0, "weight_decay": 1e-4, "nesterov": True}
     return {"state": {}, "param_groups": [{**settings, "params": list(range(num_parameters))}]}

@@ -1,4 +1,4 @@
-"""The emulated AArch64 machine, made once; tests that need it are skipped, with the reason, where it cannot be."""
+"""The emulated AArch64 machine, made once; where it cannot be made, the tests that need it are skipped."""
 
 from __future__ import annotations
 

@@ -1,17 +1,16 @@
-"""An AArch64 Linux to run Python and ONNX Runtime in, on a machine that is none: qemu's user-mode emulation.
+"""An AArch64 Linux with Python and ONNX Runtime on an x86-64 machine, by qemu's user-mode emulation.
 
-    python tests/aarch64/emulation.py      # makes it, says where
+    python tests/aarch64/emulation.py      # makes it and prints its folder
 
-Debian's arm64 packages of Python and libc, the AArch64 wheels of NumPy and ONNX Runtime, qemu and a cross compiler
-are fetched by the machine's own apt and pip, in the versions in use here, and unpacked into a cache folder: nothing
-is installed, and root is not needed. ``CONDENSENET_AARCH64`` names another folder than the user's cache.
+apt and pip fetch Debian's arm64 packages of Python and libc, the AArch64 wheels of NumPy and ONNX Runtime in the
+versions installed here, qemu and a cross compiler. They are unpacked into the user's cache or the folder that
+``CONDENSENET_AARCH64`` names. Nothing is installed, and root is not needed.
 
-Emulation says whether results are right. How long anything takes in it says nothing about a processor.
+Emulation shows whether results are right. Its times say nothing about a real processor.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shutil
@@ -25,13 +24,15 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-CPU = "cortex-a72"  # of the Raspberry Pi 4; ARMv8.0 without dot products, the least that a 64-bit board has
+from condensenet import locks
+
+CPU = "cortex-a72"  # of the Raspberry Pi 4; ARMv8.0 without dot products, the minimum of 64-bit boards
 QEMU, GCC = "qemu-aarch64-static", "aarch64-linux-gnu-gcc"
 WHEELS = ("numpy", "onnxruntime")
 FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")  # those of setup.py
 PLATFORMS = [f"manylinux_2_{glibc}_aarch64" for glibc in (28, 27, 17)]
 SETUP_S = 150.0  # all of it takes about 20 s when the mirrors are near
-# The machine that qemu shows to what asks the kernel: the real one's x86 files crash ONNX Runtime's CPU detection.
+# What the emulated machine finds in /proc/cpuinfo: the host's x86 file crashes ONNX Runtime's CPU detection.
 CPUINFO = """processor\t: 0
 BogoMIPS\t: 108.00
 Features\t: fp asimd evtstrm crc32 cpuid
@@ -50,7 +51,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Emulator:
-    """``root`` holds the AArch64 system; files that it lacks are the host's."""
+    """``root`` holds the AArch64 system; other files are the host's."""
 
     qemu: Path
     root: Path
@@ -95,7 +96,7 @@ def cache() -> Path:
 
 
 def emulator(folder: Path) -> Emulator:
-    """The one in ``folder``, made first if it is not there yet. Raises ``Unavailable``."""
+    """The one in ``folder``, made first if it does not exist. Raises ``Unavailable``."""
     _check_machine()
     qemu = shutil.which(QEMU) or _made(folder / "qemu", _make_qemu) / "usr/bin" / QEMU
     key = "-".join(f"{name}-{version(name)}" for name in WHEELS)
@@ -103,7 +104,7 @@ def emulator(folder: Path) -> Emulator:
 
 
 def cross_compiler(folder: Path) -> CrossCompiler:
-    """The one in ``folder``, made first if it is not there yet. Raises ``Unavailable``."""
+    """The one in ``folder``, made first if it does not exist. Raises ``Unavailable``."""
     _check_machine()
     if installed := shutil.which(GCC):
         return CrossCompiler(Path(installed), None)
@@ -114,7 +115,7 @@ def cross_compiler(folder: Path) -> CrossCompiler:
 
 def _check_machine() -> None:
     if platform.machine() != "x86_64" or not all(map(shutil.which, ("apt-get", "dpkg-deb", "tar"))):
-        raise Unavailable("AArch64 is emulated on x86-64 Linux with apt-get and dpkg-deb alone")
+        raise Unavailable("AArch64 can be emulated only on x86-64 Linux with apt-get and dpkg-deb")
 
 
 class Deadline:
@@ -137,7 +138,7 @@ class Deadline:
 
 
 def _made(folder: Path, make) -> Path:  # type: ignore[no-untyped-def]
-    """``folder``, filled by ``make`` if it is not there: whole or not at all, by one process at a time."""
+    """``folder``, filled by ``make`` if it does not exist: completely or not at all, by one process at a time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock(folder.parent / "lock"):
         if not folder.is_dir():
@@ -155,7 +156,7 @@ def _made(folder: Path, make) -> Path:  # type: ignore[no-untyped-def]
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        locks.lock(file)
         yield
 
 

@@ -56,6 +56,6 @@ def write_references(folder: Path) -> Iterator[tuple[str, CondenseNet, tuple[int
 
 def assert_equal_logits(folder: Path, name: str, form: str) -> None:
     """The logits of ``<name>.<form>.onnx`` are PyTorch's but for rounding."""
-    expected, found = np.load(folder / f"{name}.expected.npy"), np.load(folder / f"{name}.{form}.logits.npy")
-    assert found.shape == expected.shape == (3, 10)
-    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max(), form
+    expected, actual = np.load(folder / f"{name}.expected.npy"), np.load(folder / f"{name}.{form}.logits.npy")
+    assert actual.shape == expected.shape == (3, 10)
+    assert np.abs(actual - expected).max() <= TOLERANCE * np.abs(expected).max(), form

@@ -32,7 +32,7 @@ FUNCTIONS = {
     "conv3x3",
     "conv3x3_backward",
 }
-TOLERANCE = 1e-5  # of the largest number of an array: sums of another order
+TOLERANCE = 1e-5  # of the largest number of an array: sums have another order
 
 
 class Recorder:
@@ -98,14 +98,14 @@ def test_every_kernel_of_a_training_step_computes_the_same(
     library = cross_compiler.shared_library(sources, tmp_path / "kernels.so", "-fopenmp", '-DSOURCE_DIGEST="none"')
     emulated.python(checkout / "tests/aarch64/run_kernels.py", library, tmp_path)
 
-    found = np.load(tmp_path / "after.npz")
+    actual = np.load(tmp_path / "after.npz")
     changed = 0
     for key, expected in recorder.after.items():
         before, name = recorder.before[key], recorder.calls[int(key.partition("-")[0])][0]
-        written = differ(expected, before) | differ(found[key], before)
+        written = differ(expected, before) | differ(actual[key], before)
         if written.any():
             changed += 1
-            error = np.abs(found[key] - expected)[written].max()
+            error = np.abs(actual[key] - expected)[written].max()
             assert error <= TOLERANCE * np.abs(expected)[written].max(), (name, key)
     assert changed >= len(recorder.calls)
 

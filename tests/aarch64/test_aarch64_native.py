@@ -18,7 +18,7 @@ def package(cross_compiler: CrossCompiler, checkout: Path, tmp_path_factory: pyt
     """A folder with the package as its build on an AArch64 machine would leave it."""
     folder = tmp_path_factory.mktemp("package")
     unwanted = shutil.ignore_patterns("*.so", "__pycache__")
-    native = shutil.copytree(checkout / "condensenet", folder / "condensenet", ignore=unwanted) / "native"
+    native = shutil.copytree(checkout / "condensenet", folder / "condensenet", ignore=unwanted) / "deploy/native"
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(native.glob("*.[ch]")))).hexdigest()
     library = native / "_operators.so"  # the name for any version of Python
     cross_compiler.shared_library(
@@ -44,6 +44,6 @@ def test_the_operators_compute_what_pytorch_computes(folder: Path, name: str) ->
 def test_without_the_library_the_file_is_refused_in_one_line(emulated: Emulator, folder: Path, checkout: Path) -> None:
     code = "import sys; from condensenet.deploy.runtime import open_session\ntry: open_session(sys.argv[1])\n"
     code += "except ValueError as error: print(error)"
-    said = emulated.python("-c", code, next(folder.glob("*.native.onnx")), path=[checkout])
-    assert said.count("\n") == 1
-    assert "native" in said
+    message = emulated.python("-c", code, next(folder.glob("*.native.onnx")), path=[checkout])
+    assert message.count("\n") == 1
+    assert "native" in message

@@ -12,19 +12,19 @@ from networks_aarch64 import NETWORKS, assert_equal_logits, write_references
 from condensenet import CondenseNet, export_onnx
 from condensenet.deploy.latency.mobilenet import write_mobilenet_v1
 from condensenet.deploy.lowering import lower, portable_plan
-from condensenet.deploy.lowering.network import read_network
-from condensenet.deploy.lowering.places import choices, places
+from condensenet.deploy.lowering.reading import read_network
+from condensenet.deploy.lowering.workloads import valid_variants, workloads
 from condensenet.deploy.runtime import versions
 
 
 def write_forms(model: CondenseNet, folder: Path, name: str, size: tuple[int, int]) -> None:
-    """``<name>.<form>.onnx``: plain, portable, and each variant of the lowering wherever it is possible."""
+    """``<name>.<form>.onnx``: plain, portable, and each variant of the lowering wherever it is valid."""
     export_onnx(model, folder / f"{name}.plain.onnx", size)
     plan = portable_plan(model, size)
     lower(model, folder / f"{name}.portable.onnx", size, plan=plan)
-    possible = {place: choices(what) for place, what in places(read_network(model))}
-    for number, variant in enumerate(sorted({choice for names in possible.values() for choice in names})):
-        variants = {place: variant if variant in names else names[0] for place, names in possible.items()}
+    valid = {name: valid_variants(workload) for name, workload in workloads(read_network(model))}
+    for number, variant in enumerate(sorted({variant for variants in valid.values() for variant in variants})):
+        variants = {name: variant if variant in allowed else allowed[0] for name, allowed in valid.items()}
         lower(model, folder / f"{name}.{number}.onnx", size, plan=replace(plan, variants=variants))
 
 
@@ -46,11 +46,12 @@ def test_the_logits_of_every_form_are_those_of_pytorch(folder: Path, name: str) 
         assert_equal_logits(folder, name, form)
 
 
-def test_the_yardstick_is_written_and_read_there_too(emulated: Emulator, checkout: Path, tmp_path: Path) -> None:
+def test_the_reference_model_is_written_and_read_there_too(emulated: Emulator, checkout: Path, tmp_path: Path) -> None:
     here = write_mobilenet_v1(tmp_path / "here.onnx", (1, 8, 8), 10).read_bytes()
-    code = "import sys; from condensenet import latency, yardstick; "
-    code += "print(latency.input_shape(yardstick.write_mobilenet_v1(sys.argv[1], (1, 8, 8), 10)), latency.versions())"
-    said = emulated.python("-c", code, tmp_path / "there.onnx", path=[checkout])
-    assert said.startswith("(1, 8, 8)")
-    assert versions()["onnxruntime"] in said
+    code = "import sys; from condensenet.deploy import runtime; from condensenet.deploy.latency import measure; "
+    code += "from condensenet.deploy.latency.mobilenet import write_mobilenet_v1 as write; "
+    code += "print(measure.input_shape(write(sys.argv[1], (1, 8, 8), 10)), runtime.versions())"
+    output = emulated.python("-c", code, tmp_path / "there.onnx", path=[checkout])
+    assert output.startswith("(1, 8, 8)")
+    assert versions()["onnxruntime"] in output
     assert len((tmp_path / "there.onnx").read_bytes()) == len(here)

@@ -1,4 +1,4 @@
-"""Where the emulated machine cannot be made, that is said in one line and nothing is left behind."""
+"""If the emulated machine cannot be made, one line says so and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import emulation
 import pytest
 
 
-def test_a_machine_without_the_tools_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_without_the_tools_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(emulation.Unavailable, match="apt-get and dpkg-deb alone"):
+    with pytest.raises(emulation.Unavailable, match="only on x86-64 Linux with apt-get and dpkg-deb"):
         emulation.emulator(tmp_path / "cache")
 
 
@@ -43,14 +43,14 @@ def test_what_is_made_once_is_not_made_again(tmp_path: Path) -> None:
 
     def make(root: Path, _: emulation.Deadline) -> None:
         made.append(root)
-        (root / "whole").touch()
+        (root / "complete").touch()
 
     for _ in range(2):
-        assert (emulation._made(tmp_path / "cache/system", make) / "whole").exists()
+        assert (emulation._made(tmp_path / "cache/system", make) / "complete").exists()
     assert len(made) == 1
 
 
-def test_what_goes_wrong_inside_the_emulation_is_told(emulated: emulation.Emulator) -> None:
+def test_an_error_inside_the_emulation_is_reported(emulated: emulation.Emulator) -> None:
     assert emulated.python("-c", "import platform; print(platform.machine())") == "aarch64\n"
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
         emulated.python("-c", "1 / 0")

@@ -107,8 +107,8 @@ def test_a_file_in_mid_condensing_goes_on_where_it_was(tmp_path):
     model.condense_to(1)
     save_model(model, tmp_path / "model.pt")
     loaded = load_model(tmp_path / "model.pt")
-    for each in (model, loaded):
-        each.condense_to(3)
+    for network in (model, loaded):
+        network.condense_to(3)
     assert torch.equal(loaded(_images(SMALL)), model(_images(SMALL)))
 
 

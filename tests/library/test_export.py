@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from condensenet.config import ModelConfig
-from condensenet.deploy.export import compare_onnx, export_onnx
+from condensenet.deploy.compare import compare_onnx
+from condensenet.deploy.export import export_onnx
 from condensenet.models.condensenet import CondenseNet
 
 onnx = pytest.importorskip("onnx")
@@ -115,12 +116,12 @@ def test_the_file_has_standard_operators_and_named_ends(path: Path) -> None:
 
 
 def test_the_metadata_come_back(path: Path) -> None:
-    found = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-    assert found["setting"] == "g2-c4"
-    assert {key: json.loads(found[key]) for key in METADATA if key != "setting"} == {
+    metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert metadata["setting"] == "g2-c4"
+    assert {key: json.loads(metadata[key]) for key in METADATA if key != "setting"} == {
         key: value for key, value in METADATA.items() if key != "setting"
     }
-    assert set(found) == set(METADATA)
+    assert set(metadata) == set(METADATA)
 
 
 def test_the_file_names_no_folder_and_is_little_more_than_its_weights(model: CondenseNet, path: Path) -> None:

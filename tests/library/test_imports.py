@@ -17,8 +17,8 @@ import condensenet.data
 ALLOWED = {"torch", "torchvision", "numpy", "condensenet", *sys.stdlib_module_names}
 
 
-def _sources(checkout: Path, room: str) -> Iterator[tuple[Path, ast.Module]]:
-    for path in sorted((checkout / room).rglob("*.py")):
+def _sources(checkout: Path, folder: str) -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted((checkout / folder).rglob("*.py")):
         yield path.relative_to(checkout), ast.parse(path.read_text(encoding="utf-8"))
 
 
@@ -59,8 +59,8 @@ def test_the_library_needs_torch_torchvision_and_numpy_alone(checkout):
 
 def test_type_checkers_are_told_of_every_public_name_and_all_can_be_had(checkout):
     tree = ast.parse((checkout / "condensenet/__init__.py").read_text())
-    (told,) = (node for node in tree.body if isinstance(node, ast.If))
-    origins = {alias.name: node.module for node in told.body for alias in node.names}
+    (type_checking,) = (node for node in tree.body if isinstance(node, ast.If))
+    origins = {alias.name: node.module for node in type_checking.body for alias in node.names}
     assert sorted(origins) == condensenet.__all__
     for name, module in origins.items():
         assert getattr(condensenet, name) is getattr(importlib.import_module(module), name)

@@ -207,7 +207,7 @@ def test_an_index_beyond_the_inputs_is_refused():
         load_authors_checkpoint(state, SMALL)
 
 
-def test_an_index_below_the_inputs_or_of_no_whole_numbers_is_refused():
+def test_an_index_below_the_inputs_or_of_another_type_is_refused():
     state = authors_state_dict(convert(load_authors_checkpoint(_checkpoint(SMALL, 1), SMALL)))
     name = "features.denseblock_1.denselayer_2.conv_1.index"
     with pytest.raises(ValueError, match=r"denselayer_2.conv_1 does not fit: index goes from -1 to"):
@@ -227,11 +227,12 @@ def test_other_precisions_become_float32(form, dtype):
     model = load_authors_checkpoint(_checkpoint(SMALL, 1), SMALL)
     state = authors_state_dict(model if form == "training" else convert(model))
     floats = {name: value for name, value in state.items() if value.is_floating_point()}
-    whole = {name: value for name, value in state.items() if name not in floats}
+    integers = {name: value for name, value in state.items() if name not in floats}
     loaded = load_authors_checkpoint(
-        {**{name: value.to(dtype) for name, value in floats.items()}, **{k: v.int() for k, v in whole.items()}}, SMALL
+        {**{name: value.to(dtype) for name, value in floats.items()}, **{k: v.int() for k, v in integers.items()}},
+        SMALL,
     )
-    rounded = load_authors_checkpoint({**whole, **{k: v.to(dtype).float() for k, v in floats.items()}}, SMALL)
+    rounded = load_authors_checkpoint({**integers, **{k: v.to(dtype).float() for k, v in floats.items()}}, SMALL)
     assert {value.dtype for value in loaded.parameters()} == {torch.float32}
     assert torch.equal(loaded(_images(SMALL)), rounded(_images(SMALL)))
 

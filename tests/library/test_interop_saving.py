@@ -56,9 +56,9 @@ def test_every_form_and_stage_computes_as_theirs_from_the_file(tmp_path_factory,
     logits = model(_images(config))
     assert relative_difference(authors_forward(state, config, _images(config)), logits) <= TOLERANCE
 
-    known = model.config if model.form == "grouped" else dataclasses.replace(config, condense_classifier=False)
-    loaded = load_authors_checkpoint(path, known)
-    assert loaded.config == known
+    saved_config = model.config if model.form == "grouped" else dataclasses.replace(config, condense_classifier=False)
+    loaded = load_authors_checkpoint(path, saved_config)
+    assert loaded.config == saved_config
     assert relative_difference(loaded(_images(config)), logits) <= TOLERANCE
 
 
@@ -125,7 +125,11 @@ def test_a_condensed_classifier_keeps_its_function_and_loses_its_mask(tmp_path):
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        (convert(_at(SMALL, 3)), ValueError, "the classifier is whole, .* what condensenet.interop.halve_classifier"),
+        (
+            convert(_at(SMALL, 3)),
+            ValueError,
+            "the classifier is not halved, .* what condensenet.interop.halve_classifier",
+        ),
         (_at(dataclasses.replace(SMALL, in_channels=1), 0), ValueError, "in_channels=1 is not allowed"),
         (_at(dataclasses.replace(SMALL, stem="densenet"), 0), ValueError, "init_conv does not fit: stem='densenet'"),
         (nn.Linear(1, 1), TypeError, "takes a CondenseNet, not a Linear"),

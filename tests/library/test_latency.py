@@ -1,4 +1,4 @@
-"""The benchmark protocol: statistics by hand, models in turn, and what it refuses."""
+"""The benchmark protocol: statistics by hand, models in turn, and what is refused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_rounds_that_do_not_pair_are_refused(rounds: int, yardstick_rounds: int)
 
 
 class Recorder:
-    """A session that notes who ran, on how many images."""
+    """A session that records its runs: its name and the number of images."""
 
     def __init__(self, name: str, runs: list[tuple[str, int]]) -> None:
         self.name, self.runs = name, runs
@@ -67,12 +67,14 @@ class Recorder:
         self.runs.append((self.name, len(feed["image"])))
 
 
-def test_every_model_runs_after_the_yardstick_and_the_warm_up_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_run_after_the_reference_model_and_the_warm_up_is_not_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     runs: list[tuple[str, int]] = []
     monkeypatch.setattr(measure, "open_session", lambda path, threads: Recorder(str(path), runs))
     models = {"a": "a", "b": "b", "yard": "yard"}
     rows = measure_latency(models, yardstick="yard", batch_sizes=(1, 3), threads=(1,), runs=50, warmup=2)
-    assert runs[:7] == [(name, 1) for name in ("yard", "a", "b", "yard", "a", "yard", "b")]  # each is tried first
+    assert runs[:7] == [(name, 1) for name in ("yard", "a", "b", "yard", "a", "yard", "b")]  # a check that all run
     assert runs == [(name, batch) for batch in (1, 3) for name in ["yard", "a", "b"] + ["yard", "a", "yard", "b"] * 52]
     assert [(row.model, row.batch, row.threads) for row in rows] == [("a", 1, 1), ("b", 1, 1), ("a", 3, 1), ("b", 3, 1)]
 
@@ -128,11 +130,11 @@ def test_a_missing_and_a_broken_file_are_one_line(tmp_path: Path) -> None:
 
 
 def test_the_machine_is_named() -> None:
-    found = machine.hardware()
-    assert set(found) == {"cpu", "cores", "architecture", "memory_gib", "os"}
-    assert found["cpu"]
-    assert found["cores"] >= 1
-    assert found["memory_gib"] > 0
+    hardware = machine.hardware()
+    assert set(hardware) == {"cpu", "cores", "architecture", "memory_gib", "os"}
+    assert hardware["cpu"]
+    assert hardware["cores"] >= 1
+    assert hardware["memory_gib"] > 0
     assert set(runtime.versions()) == {"python", "numpy", "onnxruntime"}
 
 

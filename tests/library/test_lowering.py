@@ -17,26 +17,26 @@ from torch import nn
 
 from condensenet import CondenseNet, ModelConfig, convert
 from condensenet.config import Stem
-from condensenet.deploy.export import TOLERANCE, compare_onnx
+from condensenet.deploy.compare import TOLERANCE, compare_onnx
 from condensenet.deploy.lowering import Plan, lower, portable_plan
-from condensenet.deploy.lowering.network import read_network
-from condensenet.deploy.lowering.places import choices, places
+from condensenet.deploy.lowering.reading import read_network
+from condensenet.deploy.lowering.workloads import valid_variants, workloads
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-def all_choices(model: CondenseNet) -> list[str]:
-    """Every variant that is possible anywhere in ``model``, each name once."""
-    return sorted({name for _, place in places(read_network(model)) for name in choices(place)})
+def all_variants(model: CondenseNet) -> list[str]:
+    """Every variant that is valid somewhere in ``model``."""
+    return sorted({variant for _, workload in workloads(read_network(model)) for variant in valid_variants(workload)})
 
 
 def plan_of(model: CondenseNet, size: tuple[int, int], variant: str) -> Plan:
-    """``variant`` wherever it is possible, else what the portable plan has."""
+    """``variant`` wherever it is valid, else the portable plan's."""
     plan = portable_plan(model, size)
     variants = {
-        name: variant if variant in choices(place) else plan.variants[name]
-        for name, place in places(read_network(model))
+        name: variant if variant in valid_variants(workload) else plan.variants[name]
+        for name, workload in workloads(read_network(model))
     }
     return Plan(kind="portable", network=plan.network, input_size=size, variants=variants)
 
@@ -48,7 +48,7 @@ def test_any_network_keeps_its_logits(
 ) -> None:
     model, path = condensed(config, seed), tmp_path_factory.mktemp("lowered") / "model.onnx"
     grouped = convert(model)
-    for variant in all_choices(grouped):
+    for variant in all_variants(grouped):
         lower(grouped, path, size, plan=plan_of(grouped, size, variant))
         compare_onnx(model, path, [images(config, count, size)])
 
@@ -69,13 +69,22 @@ def test_scales_of_any_size(tmp_path: Path, scale: float) -> None:
     model = condensed(SMALL)
     set_scales(model, scale)
     grouped = convert(model)
-    for variant in all_choices(grouped):
+    for variant in all_variants(grouped):
         path = lower(grouped, tmp_path / "model.onnx", 12, plan=plan_of(grouped, (12, 12), variant))
         compare_onnx(model, path, [images(SMALL, 4, (12, 12))], tolerance=TOLERANCE)
 
 
+def test_a_classifier_that_kept_the_first_features(tmp_path: Path) -> None:
+    """Its index is 0, 1, 2, ... as if it read all features: they must be selected all the same."""
+    grouped = convert(condensed(SMALL))
+    index = grouped.classifier.index
+    index.copy_(torch.arange(len(index)))
+    path = lower(grouped, tmp_path / "model.onnx", 12, plan=portable_plan(grouped, 12))
+    compare_onnx(grouped, path, [images(SMALL, 2, (12, 12))])
+
+
 def test_features_that_hardly_pass_the_last_relu_lose_no_digits(tmp_path: Path) -> None:
-    """Large last maps and batch norms far below zero: a clip before the mean would be off by 1e-4."""
+    """Large final feature maps and batch norms far below zero: a clip before the mean would be off by 1e-4."""
     model = condensed(ModelConfig(**{**SMALL.__dict__, "block_depths": (1,), "growth_rates": (8,)}))
     with torch.no_grad():
         model.norm.bias[::2] -= 10 * model.norm.weight[::2].abs()
@@ -94,18 +103,18 @@ def test_images_of_which_a_pooling_leaves_nothing_are_refused(stem: Stem, smalle
         portable_plan(grouped, (99, smallest - 1))
 
 
-def test_groups_that_read_alike_are_told_from_those_that_do_not(tmp_path: Path) -> None:
-    """After conversion a feature's norm may be trained apart in each group: dense expansion would mix them up."""
+def test_no_dense_variant_where_groups_differ_in_their_norms(tmp_path: Path) -> None:
+    """After conversion each group may train its own norm for a feature: one dense convolution would mix them up."""
     grouped = convert(condensed(SMALL))
-    assert any(name.startswith("dense") for name in all_choices(grouped))
+    assert any(name.startswith("dense") for name in all_variants(grouped))
     torch.manual_seed(0)
     for module in grouped.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight)
         if hasattr(module, "index"):
             module.index.random_(module.index.max() + 1)
-    assert not any(name.startswith("dense") for name in all_choices(grouped))
-    for variant in all_choices(grouped):
+    assert not any(name.startswith("dense") for name in all_variants(grouped))
+    for variant in all_variants(grouped):
         path = lower(grouped, tmp_path / "model.onnx", 12, plan=plan_of(grouped, (12, 12), variant))
         compare_onnx(grouped, path, [images(SMALL, 2, (12, 12))])
 
@@ -159,7 +168,7 @@ def test_plans_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^the plan's 'gathered magic' cannot compute block 1, layer 2; allowed: "):
         lower(model, tmp_path / "model.onnx", 12, plan=Plan(**{**plan.__dict__, "variants": variants}))
     with pytest.raises(
-        ValueError, match=r"^the plan does not fit the places of the network: block 1, block 1, layer 1"
+        ValueError, match=r"^the plan's workloads are not those of the network: block 1; block 1, layer 1; "
     ):
         lower(model, tmp_path / "model.onnx", 12, plan=Plan(**{**plan.__dict__, "variants": {}}))
     assert not (tmp_path / "model.onnx").exists()
@@ -182,7 +191,7 @@ def test_plans_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_plan_is_refused_in_one_line(tmp_path: Path, junk: bytes) -> None:
     (tmp_path / "plan.json").write_bytes(junk)
-    with pytest.raises(ValueError, match="is no plan: ") as error:
+    with pytest.raises(ValueError, match="is not a plan: ") as error:
         Plan.load(tmp_path / "plan.json")
     assert "\n" not in str(error.value)
 

@@ -1,4 +1,4 @@
-"""Each way to compute a place on its own, against values worked out by hand and against PyTorch's convolutions."""
+"""Each variant on its own, against values worked out by hand and against PyTorch's convolutions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from networks import condensed
 from torch import Tensor
 
 from condensenet import CondenseNet, ModelConfig, convert, load_authors_checkpoint, save_authors_checkpoint
-from condensenet.deploy.export import compare_onnx
+from condensenet.deploy.compare import compare_onnx
 from condensenet.deploy.lowering import lower, portable_plan
 from condensenet.deploy.lowering.folding import fold_clamp
 from condensenet.deploy.lowering.graph import Graph
 from condensenet.deploy.lowering.network import Pointwise, Spatial
 from condensenet.deploy.lowering.pointwise import VARIANTS as POINTWISE
-from condensenet.deploy.lowering.pointwise import Place, choices, fill
+from condensenet.deploy.lowering.pointwise import PointwiseOp, pad_groups, valid_variants
 from condensenet.deploy.lowering.spatial import VARIANTS as SPATIAL
-from condensenet.deploy.lowering.spatial import choices as spatial_choices
-from condensenet.deploy.lowering.spatial import merge, merging
+from condensenet.deploy.lowering.spatial import groups_to_merge, merge_groups
+from condensenet.deploy.lowering.spatial import valid_variants as valid_spatial_variants
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -82,13 +82,13 @@ def test_every_1x1_is_the_convolution_after_batch_norm_and_relu(
         expected = F.avg_pool2d(expected, 2)
     else:
         expected = F.relu(expected * column(after["scale"]) + column(after["shift"]))
-    names = choices(conv)
+    names = valid_variants(conv)
     assert {"gathered", "dense"} <= set(names)
     assert ("filled" in names) == (inputs % 16 != 0 and outputs // groups % 16 == 0)
     for name in names:
         graph = Graph()
-        found = run(graph, POINTWISE[name](graph, "x", Place(conv=conv, pools=pools, **after)), x)
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+        actual = run(graph, POINTWISE[name](graph, "x", PointwiseOp(conv=conv, pools=pools, **after)), x)
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def column(values: np.ndarray) -> Tensor:
@@ -96,7 +96,7 @@ def column(values: np.ndarray) -> Tensor:
 
 
 def test_filling_by_hand() -> None:
-    conv = fill(random_pointwise(2, 15, 2, 9))
+    conv = pad_groups(random_pointwise(2, 15, 2, 9))
     assert conv.weight[:, 15].tolist() == [0, 0]
     assert conv.index.reshape(2, 16)[:, 15].tolist() == conv.index.reshape(2, 16)[:, 14].tolist()
     assert conv.scale.reshape(2, 16)[:, 15].tolist() == [0, 0]
@@ -114,24 +114,24 @@ def test_every_3x3_is_the_convolution(groups: int, inputs: int, outputs: int, si
     )
     x = torch.randn(2, groups * inputs, *size, generator=torch.Generator().manual_seed(0))
     expected = F.conv2d(x.double(), torch.from_numpy(conv.weight), padding=1, groups=groups)
-    for name in spatial_choices(conv):
+    for name in valid_spatial_variants(conv):
         graph = Graph()
-        found = run(graph, SPATIAL[name](graph, "x", conv, size), x)
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+        actual = run(graph, SPATIAL[name](graph, "x", conv, size), x)
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_merging_two_of_two_groups_by_hand() -> None:
     weight = np.arange(1.0, 5.0).reshape(4, 1, 1, 1) * np.ones((4, 1, 3, 3))
-    wide = merge(weight, 4, 2)[:, :, 0, 0]
+    wide = merge_groups(weight, 4, 2)[:, :, 0, 0]
     assert wide.tolist() == [[1, 0], [0, 2], [3, 0], [0, 4]]
 
 
 @pytest.mark.parametrize(
-    ("groups", "inputs", "outputs", "together"), [(8, 16, 32, 4), (8, 64, 128, None), (8, 4, 8, None), (8, 8, 16, 8)]
+    ("groups", "inputs", "outputs", "count"), [(8, 16, 32, 4), (8, 64, 128, None), (8, 4, 8, None), (8, 8, 16, 8)]
 )
-def test_how_many_groups_fill_a_block(groups: int, inputs: int, outputs: int, together: int | None) -> None:
+def test_how_many_groups_fill_a_block(groups: int, inputs: int, outputs: int, count: int | None) -> None:
     conv = Spatial(groups=groups, scale=np.ones(1), shift=np.ones(1), weight=np.ones((outputs, inputs, 3, 3)))
-    assert merging(conv) == together
+    assert groups_to_merge(conv) == count
 
 
 def test_a_checkpoint_in_the_authors_layout_is_lowered_exactly(tmp_path: Path) -> None:

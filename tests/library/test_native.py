@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from networks import SMALL, condensed, configs, images, set_scales
 
 from condensenet import ModelConfig, compiled, convert, presets
-from condensenet.deploy.export import compare_onnx
+from condensenet.deploy.compare import compare_onnx
 from condensenet.deploy.lowering import lower, portable_plan
 from condensenet.deploy.native.writing import write_native
 from condensenet.deploy.runtime import open_session, operator_library
@@ -94,18 +94,18 @@ def test_runs_at_the_same_time_do_not_disturb_one_another(tmp_path: Path) -> Non
     session = open_session(path, 2)
     inputs = [images(SMALL, count, (33, 33)).numpy() * (count + 1) for count in (1, 2, 3, 1)]
     expected = [open_session(path, 1).run(None, {"image": batch})[0] for batch in inputs]
-    found: list[np.ndarray | None] = [None] * 40
+    results: list[np.ndarray | None] = [None] * 40
 
     def run(first: int) -> None:
         for number in range(first, 40, 4):
-            found[number] = session.run(None, {"image": inputs[number % 4]})[0]
+            results[number] = session.run(None, {"image": inputs[number % 4]})[0]
 
     threads = [threading.Thread(target=run, args=(first,)) for first in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for number, logits in enumerate(found):
+    for number, logits in enumerate(results):
         assert logits is not None
         np.testing.assert_allclose(logits, expected[number % 4], rtol=1e-5, atol=1e-6)
 
@@ -158,7 +158,8 @@ from onnx import numpy_helper
 from condensenet.deploy.runtime import open_session
 
 proto, rng, refused = onnx.load(sys.argv[1]), np.random.default_rng(0), 0
-lists = [each for each in proto.graph.initializer if each.data_type == onnx.TensorProto.INT64 and len(each.dims) == 1]
+int64 = onnx.TensorProto.INT64
+lists = [entry for entry in proto.graph.initializer if entry.data_type == int64 and len(entry.dims) == 1]
 values = numpy_helper.to_array(lists[0])
 for trial in range(300):
     changed = values.copy()

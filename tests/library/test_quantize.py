@@ -35,14 +35,16 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_int8_is_near_and_not_equal(path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        found = write_int8(path, tmp_path / "new" / "int8.onnx", [images(24), images(8, 1)], metadata={"form": "int8"})
+        written = write_int8(
+            path, tmp_path / "new" / "int8.onnx", [images(24), images(8, 1)], metadata={"form": "int8"}
+        )
     assert not caplog.records
-    assert (found.images, found.operators) == (32, 8)  # stem, two convolutions a layer, the classifier
-    expected, got = (open_session(file, 1).run(None, {"image": images(16, 2)})[0] for file in (path, found.path))
-    assert got.dtype == np.float32
-    difference = np.abs(got - expected).max() / np.abs(expected).max()
+    assert (written.images, written.operators) == (32, 8)  # stem, two convolutions a layer, the classifier
+    expected, actual = (open_session(file, 1).run(None, {"image": images(16, 2)})[0] for file in (path, written.path))
+    assert actual.dtype == np.float32
+    difference = np.abs(actual - expected).max() / np.abs(expected).max()
     assert 1e-4 < difference < 0.2
-    assert [entry.name for entry in found.path.parent.iterdir()] == ["int8.onnx"]
+    assert [entry.name for entry in written.path.parent.iterdir()] == ["int8.onnx"]
 
 
 def test_the_file_is_standard_keeps_its_ends_and_its_metadata(path: Path, tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_the_same_images_give_the_same_file(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        ([], "no image to calibrate with"),
+        ([], "no calibration image"),
         ([np.zeros((2, 1, 9, 7), np.float32)], r"float32 \(2, 1, 9, 7\) is not float32 \(N, 2, 9, 7\)"),
         ([np.zeros((2, 2, 9, 7))], r"float64 \(2, 2, 9, 7\) is not float32"),
         ([np.full((1, *SHAPE), np.nan, np.float32)], "not finite"),

@@ -1,7 +1,4 @@
-"""Time ONNX files on the machine at hand: ``python -m condensenet.deploy.latency model.onnx [FILE ...]``.
-
-JSON on standard output, what a person wants to read on standard error.
-"""
+"""Time ONNX files on this machine: ``python -m condensenet.deploy.latency model.onnx [FILE ...]``."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from condensenet.deploy.latency.measure import MIN_RUNS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: JSON on standard output, what a person wants to read on standard error."""
+    """The command line: JSON on standard output, a summary on standard error."""
     options = _arguments(arguments)
     names = [str(path) for path in options.models]
     try:
@@ -42,12 +39,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m condensenet.deploy.latency",
         description="Time ONNX files on this machine in turn with MobileNetV1; JSON on standard output.",
     )
-    parser.add_argument("models", nargs="+", type=Path, metavar="FILE", help="ONNX files for the same images")
-    parser.add_argument("--yardstick", type=Path, metavar="FILE", help="a MobileNetV1 of your own for the same images")
+    parser.add_argument("models", nargs="+", type=Path, metavar="FILE", help="ONNX files with the same input size")
+    parser.add_argument("--yardstick", type=Path, metavar="FILE", help="your own MobileNetV1 for the same images")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 0], help="0: all usable cores (default: 1 0)")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="batch sizes (default: 1)")
-    parser.add_argument("--runs", type=int, default=MIN_RUNS, help=f"rounds that count, {MIN_RUNS} or more")
-    parser.add_argument("--warmup", type=int, default=WARMUP, help="rounds before them (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=MIN_RUNS, help=f"measured rounds, {MIN_RUNS} or more")
+    parser.add_argument("--warmup", type=int, default=WARMUP, help="rounds before those (default: %(default)s)")
     return parser.parse_args(arguments)
 
 

@@ -1,9 +1,9 @@
-"""Time ONNX files on the machine at hand, which needs Python, NumPy and ONNX Runtime alone.
+"""Time ONNX files on this machine, with Python, NumPy and ONNX Runtime alone.
 
     python -m condensenet.deploy.latency model.onnx [FILE ...]      # JSON on standard output
 
-The yardstick, MobileNetV1 for the same images, is written on the spot: no other file has to be there.
-The pipeline's benchmark keeps and tells its latencies by the same ``as_facts`` and ``describe``.
+The reference model ("yardstick" in the JSON), MobileNetV1 for the same images, is written to a temporary file, so no
+other file is needed. The pipeline's benchmark reports its latencies by the same ``as_facts`` and ``describe``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from condensenet.deploy.runtime import open_session, versions
 from condensenet.machine import hardware
 
 WARMUP = 10
-LONGEST = 200  # characters of a metadata value that the report takes over
-UNSTEADY = 2.0  # a ratio's 90th percentile this many times its 10th
+MAX_METADATA = 200  # characters of a metadata value; longer ones are left out
+UNSTEADY = 2.0  # 90th percentile of a ratio over its 10th
 
 
 def time_files(
@@ -34,11 +34,11 @@ def time_files(
     runs: int = MIN_RUNS,
     warmup: int = WARMUP,
 ) -> dict[str, Any]:
-    """Latencies of the ONNX files ``models`` (name to path, at least one) with all that they depend on, ready for JSON.
+    """Latencies of the ONNX files ``models`` (name to path, at least one) and their conditions, ready for JSON.
 
-    The first model must load; others may not (custom operators whose library is not here) and are listed in
-    ``skipped`` with the reason. ``yardstick`` is a file for the same images; left out, MobileNetV1 is written for
-    them. Raises ``FileNotFoundError`` for any that is missing, ``ValueError`` and ``ImportError`` as
+    The first file must load. Others that do not, such as those whose custom operators are not built here, are listed
+    in ``skipped`` with the reason. ``yardstick`` is a reference model for the same images; by default MobileNetV1 is
+    written for them. Raises ``FileNotFoundError`` for a missing file, ``ValueError`` and ``ImportError`` as
     ``measure_latency`` does.
     """
     if not models or NAME in models:
@@ -62,9 +62,9 @@ def time_files(
 
 
 def as_facts(rows: Sequence[Latency], image_shape: Sequence[int], runs: int, warmup: int) -> dict[str, Any]:
-    """``rows`` of this machine beside MobileNetV1, with all that a latency depends on, ready for JSON.
+    """``rows`` measured on this machine in turn with MobileNetV1, with the machine and the protocol, ready for JSON.
 
-    ``image_shape`` is (channels, height, width) of an image; ``runs`` and ``warmup`` are rounds.
+    ``image_shape`` is (channels, height, width); ``runs`` and ``warmup`` are rounds.
     """
     return {
         "hardware": hardware(),
@@ -82,7 +82,7 @@ def as_facts(rows: Sequence[Latency], image_shape: Sequence[int], runs: int, war
 
 
 def _describe_files(models: Mapping[str, str | Path]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """What is known of each file, and why those do not load that do not. Raises ``ValueError`` for the first one."""
+    """(a description of each usable file, the reason for each other one). The first must be usable: else it raises."""
     usable: dict[str, dict[str, Any]] = {}
     skipped = {}
     for name, path in models.items():
@@ -96,7 +96,7 @@ def _describe_files(models: Mapping[str, str | Path]) -> tuple[dict[str, dict[st
 
 
 def _describe_file(path: Path) -> dict[str, Any]:
-    """What tells one file from another, and what its metadata say of it. Raises ``ValueError`` if it does not load."""
+    """What identifies the file, and its metadata. Raises ``ValueError`` if it does not load."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     session = open_session(path, 1)
@@ -110,18 +110,18 @@ def _describe_file(path: Path) -> dict[str, Any]:
         "sha256": hashlib.sha256(content).hexdigest(),
         "input_shape": list(shape),
         "classes": classes,
-        "metadata": {key: value for key, value in sorted(metadata.items()) if len(value) <= LONGEST},
+        "metadata": {key: value for key, value in sorted(metadata.items()) if len(value) <= MAX_METADATA},
     }
 
 
 def describe(facts: Mapping[str, Any], name: str = "model") -> Iterator[str]:
-    """The machine, then a line a row: no latency is printed without what it was taken on and in turn with.
+    """A line about the machine, then one for each row, so no latency is printed without machine and reference model.
 
-    ``name`` is the key under which a row says what was timed.
+    ``name`` is the key of a row's name.
     """
-    found, protocol = facts["hardware"], facts["protocol"]
+    machine, protocol = facts["hardware"], facts["protocol"]
     yield (
-        f"{found['cpu']} ({found['architecture']}), {found['cores']} cores, {found['os']}, "
+        f"{machine['cpu']} ({machine['architecture']}), {machine['cores']} cores, {machine['os']}, "
         f"ONNX Runtime {facts['versions']['onnxruntime']}: median of {protocol['runs']} runs (10th to 90th percentile)"
     )
     for row in facts["rows"]:
@@ -137,5 +137,5 @@ def describe(facts: Mapping[str, Any], name: str = "model") -> Iterator[str]:
 
 
 def is_unsteady(facts: Mapping[str, Any]) -> bool:
-    """Whether the ratios of a row spread so far that other work must have been on the machine."""
+    """Whether the ratios of a row vary so much that the machine must have had other work."""
     return any(row["ratio_p90"] > UNSTEADY * row["ratio_p10"] for row in facts["rows"])

@@ -1,10 +1,10 @@
-"""How long ONNX files take, beside a yardstick that is timed in turn with them.
+"""How long ONNX files take, next to a reference model ("yardstick") that is timed in turn with them.
 
-Protocol: all models are loaded in one process; after the warm-up every round runs each of them once, right after a run
-of the yardstick, on the same random images. So whatever slows the machine for a while slows both, and the ratio to the
-yardstick, taken pair by pair, is steadier than the latencies are. And each finds the caches as the yardstick leaves
-them: after one of its own kind a small model took 0.6 of that. Threads do not spin when idle: the thread pools of
-several models would take the cores from one another (seen on two cores: 2 to 4 times the latency).
+Protocol: all models are loaded in one process. After the warm-up, every round runs each of them once, right after a
+run of the reference model, on the same random images. What slows the machine for a while slows both, so the ratio of
+each pair varies less than the latencies do. Every model also finds the caches as the reference model leaves them: a
+small model that ran after one of its own kind took 0.6 of the time. Idle threads do not spin: the thread pools of
+several models would take the cores from one another (measured on two cores: 2 to 4 times the latency).
 
 ``onnxruntime`` is imported only when a file is opened, and torch not at all: this runs where models are deployed.
 """
@@ -23,14 +23,14 @@ from condensenet.deploy.runtime import open_session
 from condensenet.machine import usable_cores
 
 MIN_RUNS = 50
-MAX_THREADS = 1024  # the runtime makes as many as it is told to
+MAX_THREADS = 1024  # the runtime itself has no limit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Times of one model beside the yardstick's, in milliseconds a batch; ``p10`` and ``p90`` are percentiles.
+    """Times of a model and of the reference model, in milliseconds per batch; ``p10`` and ``p90`` are percentiles.
 
-    ``ratio`` is the median over the rounds of (model's time / time of the yardstick's run before it).
+    ``ratio`` is the median over the rounds of (the model's time / the time of the reference run before it).
     """
 
     model: str
@@ -49,7 +49,7 @@ class Latency:
 
 
 def summarise(model: str, batch: int, threads: int, times_ms: np.ndarray, yardstick_ms: np.ndarray) -> Latency:
-    """Median and spread of the rounds' times (R,) of a model and of the yardstick, in the same order."""
+    """Median and percentiles of the times (R,) of R rounds, of a model and of the reference runs before it."""
     if times_ms.shape != yardstick_ms.shape or times_ms.ndim != 1 or times_ms.size == 0:
         raise ValueError(f"rounds do not pair: times {times_ms.shape}, yardstick {yardstick_ms.shape}")
     p10, median, p90 = np.percentile(times_ms, (10, 50, 90))
@@ -81,12 +81,12 @@ def measure_latency(
     runs: int = MIN_RUNS,
     warmup: int = 10,
 ) -> list[Latency]:
-    """Time the ONNX files ``models`` (name to path) in turn: a row for each model but the yardstick, batch size and
-    number of threads (0: all usable cores).
+    """Time the ONNX files ``models`` (name to path) in turn with the one called ``yardstick``, the reference model:
+    a row for each other model, batch size and number of threads (0: all usable cores).
 
-    Each file has one float32 input (batch, ...); beyond the batch they must all agree. Raises ``ValueError`` for
-    fewer than 50 runs, for files that do not agree, cannot be loaded or do not run on such a batch, for a batch that
-    does not fit into memory, and for a yardstick that is not in ``models``.
+    Each file has one float32 input (batch, ...), of the same shape except for the batch. Raises ``ValueError`` for
+    fewer than 50 runs, for files that differ in shape, cannot be loaded or do not run on such a batch, for a batch
+    that does not fit into memory, and for a yardstick that is not in ``models``.
     """
     if yardstick not in models or len(models) < 2:
         raise ValueError(f"{yardstick=} is not allowed: it must be one of at least two models: {', '.join(models)}")
@@ -97,14 +97,14 @@ def measure_latency(
         for batch in dict.fromkeys(batch_sizes):
             images = _random_images((batch, *_common_shape(sessions)))
             for name, session in sessions.items():
-                _try(name, session, images)
-            times_ms = _rounds(sessions, yardstick, images, runs, warmup)
+                _check_runs(name, session, images)
+            times_ms = _time_rounds(sessions, yardstick, images, runs, warmup)
             rows += [summarise(name, batch, count, *times_ms[name]) for name in models if name != yardstick]
     return rows
 
 
 def check_protocol(batch_sizes: Sequence[int], threads: Sequence[int], runs: int, warmup: int) -> None:
-    """Raise ``ValueError`` in one line for what ``measure_latency`` does not take."""
+    """Raise a one-line ``ValueError`` for what ``measure_latency`` does not accept."""
     if runs < MIN_RUNS or warmup < 1:
         raise ValueError(f"{runs=}, {warmup=} is not allowed: at least {MIN_RUNS} runs after at least one of warm-up")
     if min(batch_sizes, default=0) < 1 or not all(0 <= count <= MAX_THREADS for count in threads or [-1]):
@@ -113,7 +113,7 @@ def check_protocol(batch_sizes: Sequence[int], threads: Sequence[int], runs: int
 
 
 def input_shape(path: str | Path) -> tuple[int, ...]:
-    """The shape (channels, height, width) of one image of the file at ``path``."""
+    """The shape (channels, height, width) of one input image of the file at ``path``."""
     return _image_shape(open_session(path, threads=1))
 
 
@@ -135,18 +135,18 @@ def _random_images(shape: tuple[int, ...]) -> np.ndarray:
         raise ValueError(f"images {shape} do not fit into memory") from None
 
 
-def _try(name: str, session: Any, images: np.ndarray) -> None:
-    """Raise ``ValueError`` in one line for a file that loads and does not run: another type, a fixed batch."""
+def _check_runs(name: str, session: Any, images: np.ndarray) -> None:
+    """Raise a one-line ``ValueError`` for a file that loads but does not run: another type, a fixed batch."""
     try:
         session.run(None, {session.get_inputs()[0].name: images})
-    except Exception as error:  # the runtime has an exception class for every reason
+    except Exception as error:  # the runtime raises a class of its own for each reason
         raise ValueError(f"{name} does not run on images {images.shape}: {' '.join(str(error).split())}") from error
 
 
-def _rounds(
+def _time_rounds(
     sessions: Mapping[str, Any], yardstick: str, images: np.ndarray, runs: int, warmup: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Times in milliseconds (runs,) of each session but the yardstick's, and of the yardstick's run before each."""
+    """For each model, (its times, those of the reference runs before it), in milliseconds (runs,)."""
 
     feeds = {name: {session.get_inputs()[0].name: images} for name, session in sessions.items()}
 
@@ -159,7 +159,7 @@ def _rounds(
     times_ms = {name: (np.empty(runs), np.empty(runs)) for name in others}
     for run in range(-warmup, runs):
         for name in others:
-            before, own = timed_ms(yardstick), timed_ms(name)
+            reference_ms, model_ms = timed_ms(yardstick), timed_ms(name)
             if run >= 0:
-                times_ms[name][0][run], times_ms[name][1][run] = own, before
+                times_ms[name][0][run], times_ms[name][1][run] = model_ms, reference_ms
     return times_ms

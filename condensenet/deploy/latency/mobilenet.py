@@ -1,8 +1,8 @@
-"""MobileNetV1 as an ONNX file, written with NumPy alone: the yardstick of machines that have neither torch nor onnx.
+"""MobileNetV1 as an ONNX file, written with NumPy alone: the reference model on machines without torch and onnx.
 
-The same network as ``mobilenet_v1`` in ``peers`` (a test compares the logits) with its batch norms folded and random
-weights, since a latency does not depend on them. So the yardstick comes with the code and fits any input
-size, and no file but the model has to reach a device. The bytes follow onnx.proto: protocol buffers, by hand.
+It is the network of ``mobilenet_v1`` in ``peers`` (a test compares the logits) with batch norms folded. Its weights
+are random, because latency does not depend on them. So the reference model is part of the code and fits any input size,
+and only the model to be timed has to be copied to a device. The file is encoded by hand, as onnx.proto prescribes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Conv = tuple[tuple[int, int, int, int], int, int]  # weight shape (O, I / groups
 
 
 def convolutions(in_channels: int) -> list[Conv]:
-    """The convolutions in order: the stem, then depthwise 3x3 and pointwise 1x1 by turns."""
+    """The convolutions in order: the stem, then 3x3 depthwise and 1x1 pointwise alternately."""
     convs: list[Conv] = [((STEM, in_channels, 3, 3), STEM_STRIDE, 1)]
     width = STEM
     for out_channels, stride in LAYERS:
@@ -37,8 +37,8 @@ def convolutions(in_channels: int) -> list[Conv]:
 
 
 def random_weights(in_channels: int, classes: int) -> list[np.ndarray]:
-    """Weight and bias of every convolution, then of the classifier, so scaled that activations neither grow nor fade:
-    with numbers too small for float32's normal range a processor would be slower."""
+    """Weight and bias of every convolution, then of the classifier. They are scaled to keep activations in float32's
+    normal range, since denormal numbers would slow the processor down."""
     random = np.random.default_rng(SEED)
     shapes: list[tuple[int, ...]] = [shape for shape, _, _ in convolutions(in_channels)]
     shapes.append((classes, LAYERS[-1][0]))
@@ -55,7 +55,7 @@ def write_mobilenet_v1(
     """Write MobileNetV1 1.0 for images of ``image_shape`` (channels, height, width) and return ``path``.
 
     The file takes ``image`` (batch, channels, height, width), float32, and gives ``logits`` (batch, classes).
-    ``weights`` are weight and bias of every convolution, then of the classifier; left out, they are random.
+    ``weights`` are weight and bias of every convolution, then of the classifier; by default they are random.
     """
     channels = image_shape[0]
     arrays = random_weights(channels, classes) if weights is None else list(weights)
@@ -70,20 +70,20 @@ def write_mobilenet_v1(
         + _embed(12, _value("logits", ("batch", classes)))
     )
     opset = _text(1, "") + _number(2, OPSET)
-    facts = _embed(14, _text(1, "model") + _text(2, NAME)) + _embed(14, _text(1, "weights") + _text(2, "random"))
+    metadata = _embed(14, _text(1, "model") + _text(2, NAME)) + _embed(14, _text(1, "weights") + _text(2, "random"))
     model = _number(1, IR_VERSION) + _text(2, "condensenet") + _embed(7, graph) + _embed(8, opset)
-    write_atomically(Path(path), model + (facts if weights is None else b""))
+    write_atomically(Path(path), model + (metadata if weights is None else b""))
     return Path(path)
 
 
 def _nodes(in_channels: int) -> Iterator[bytes]:
-    """Convolution and ReLU by turns, the mean over all pixels, the classifier."""
-    below = "image"
+    """Convolutions, each with a ReLU, then the mean over all pixels and the classifier."""
+    x = "image"
     convs = convolutions(in_channels)
     for number, ((_, _, height, width), stride, groups) in enumerate(convs):
         yield _node(
             "Conv",
-            [below, f"w{number}", f"b{number}"],
+            [x, f"w{number}", f"b{number}"],
             f"conv{number}",
             kernel_shape=[height, width],
             pads=[height // 2, width // 2] * 2,
@@ -91,18 +91,18 @@ def _nodes(in_channels: int) -> Iterator[bytes]:
             group=groups,
         )
         yield _node("Relu", [f"conv{number}"], f"relu{number}")
-        below = f"relu{number}"
-    yield _node("ReduceMean", [below, "axes"], "mean", keepdims=1)
+        x = f"relu{number}"
+    yield _node("ReduceMean", [x, "axes"], "mean", keepdims=1)
     yield _node("Flatten", ["mean"], "features")
     yield _node("Gemm", ["features", f"w{len(convs)}", f"b{len(convs)}"], "logits", transB=1)
 
 
-# Messages of onnx.proto, by their field numbers.
+# Messages of onnx.proto, by field number.
 
 
 def _node(operator: str, inputs: Sequence[str], output: str, **attributes: int | list[int]) -> bytes:
-    given = b"".join(_embed(5, _attribute(name, value)) for name, value in attributes.items())
-    return b"".join(_text(1, name) for name in inputs) + _text(2, output) + _text(4, operator) + given
+    encoded = b"".join(_embed(5, _attribute(name, value)) for name, value in attributes.items())
+    return b"".join(_text(1, name) for name in inputs) + _text(2, output) + _text(4, operator) + encoded
 
 
 def _attribute(name: str, value: int | list[int]) -> bytes:
@@ -123,7 +123,7 @@ def _value(name: str, shape: Sequence[int | str]) -> bytes:
     return _text(1, name) + _embed(2, _embed(1, tensor))
 
 
-# Protocol buffers: a field is its key (number and wire type), then its content.
+# Protocol buffers: a field is its key (field number and wire type), then its content.
 
 
 def _varint(value: int) -> bytes:

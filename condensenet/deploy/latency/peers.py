@@ -1,11 +1,11 @@
-"""Networks of other papers that ours is measured against and torchvision does not have."""
+"""Networks of other papers to compare with that torchvision lacks. Unlike its siblings, this module needs torch."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condensenet.deploy.latency.mobilenet import LAYERS
+from condensenet.deploy.latency.mobilenet import LAYERS, STEM, STEM_STRIDE
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int = 1) -> list[nn.Module]:
@@ -22,7 +22,7 @@ class MobileNetV1(nn.Module):
 
     def __init__(self, num_classes: int, in_channels: int, stem_stride: int) -> None:
         super().__init__()
-        layers, width = _conv(in_channels, 32, 3, stem_stride), 32
+        layers, width = _conv(in_channels, STEM, 3, stem_stride), STEM
         for out_channels, stride in LAYERS:
             layers += _conv(width, width, 3, stride, groups=width)  # depthwise
             layers += _conv(width, out_channels, 1, 1)  # pointwise
@@ -34,9 +34,9 @@ class MobileNetV1(nn.Module):
         return self.classifier(F.adaptive_avg_pool2d(self.features(images), 1).flatten(1))
 
 
-def mobilenet_v1(num_classes: int = 1000, in_channels: int = 3, stem_stride: int = 2) -> MobileNetV1:
+def mobilenet_v1(num_classes: int = 1000, in_channels: int = 3, stem_stride: int = STEM_STRIDE) -> MobileNetV1:
     """MobileNetV1 1.0; 569M MACs at 224 x 224 and 4.2M parameters. ``stem_stride=1`` suits small images.
 
-    The last stride-2 of the table's final depthwise layer is a misprint for 1, as in all implementations.
+    The table's stride of 2 in the last depthwise layer is a misprint for 1, and 1 in all implementations.
     """
     return MobileNetV1(num_classes, in_channels, stem_stride)

@@ -1,7 +1,7 @@
-"""Ways to run a dense block, which differ in how its features are kept: one function each, in ``STYLES``.
+"""Ways to compute a dense block, which differ in how they store its features: one function each, in ``VARIANTS``.
 
-All take the features that come in, (N, channels, H, W), and give all that the layers read or made, in their order,
-2x2 average pooled if ``pools``.
+All take the input features (N, channels, H, W) and return them followed by each layer's new features, in order, after
+2x2 average pooling if ``pools``.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ import numpy as np
 from condensenet.deploy.lowering import pointwise, spatial
 from condensenet.deploy.lowering.blocked import Parts
 from condensenet.deploy.lowering.graph import Graph
-from condensenet.deploy.lowering.network import Layer
-from condensenet.deploy.lowering.pointwise import Place, average
+from condensenet.deploy.lowering.network import Layer, Size
+from condensenet.deploy.lowering.pointwise import PointwiseOp, average_pool
 
-Size = tuple[int, int]
 SCATTER_OPSET = 24
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class BlockPlace:
-    """A dense block where it stands: the variants of its layers, height and width, and whether pooling follows."""
+class BlockOp:
+    """A dense block to lower: its layers with their variants, height and width, and whether pooling follows."""
 
     layers: Sequence[Layer]
     variants: Sequence[str]
@@ -37,44 +36,44 @@ class BlockPlace:
         return [int(width) for width in first + np.cumsum([0, *(len(layer.conv_3x3.weight) for layer in self.layers)])]
 
 
-Style = Callable[[Graph, str, BlockPlace], str]
+Variant = Callable[[Graph, str, BlockOp], str]
 
 
-def emit_layer(graph: Graph, features: str, layer: Layer, variant: str, size: Size) -> str:
+def lower_layer(graph: Graph, features: str, layer: Layer, variant: str, size: Size) -> str:
     """The new features of a dense layer; ``variant`` is "<of the 1x1> <of the 3x3>"."""
-    first, second = variant.split()
-    place = Place(conv=layer.conv_1x1, scale=layer.conv_3x3.scale, shift=layer.conv_3x3.shift)
-    x = pointwise.VARIANTS[first](graph, features, place)
-    return spatial.VARIANTS[second](graph, x, layer.conv_3x3, size)
+    variant_1x1, variant_3x3 = variant.split()
+    op = PointwiseOp(conv=layer.conv_1x1, scale=layer.conv_3x3.scale, shift=layer.conv_3x3.shift)
+    x = pointwise.VARIANTS[variant_1x1](graph, features, op)
+    return spatial.VARIANTS[variant_3x3](graph, x, layer.conv_3x3, size)
 
 
-def joined(graph: Graph, x: str, block: BlockPlace) -> str:
-    """What a layer makes is joined to its features by Concat, which copies all of them each time."""
+def joined(graph: Graph, x: str, block: BlockOp) -> str:
+    """New features are appended by Concat, which copies all of them for every layer."""
     for layer, variant in zip(block.layers, block.variants, strict=True):
-        x = graph.node("Concat", x, emit_layer(graph, x, layer, variant, block.size), axis=1)
-    return average(graph, x) if block.pools else x
+        x = graph.node("Concat", x, lower_layer(graph, x, layer, variant, block.size), axis=1)
+    return average_pool(graph, x) if block.pools else x
 
 
-def in_place(graph: Graph, x: str, block: BlockPlace) -> str:
-    """Room for all features from the start; what a layer makes is put into it by TensorScatter.
+def in_place(graph: Graph, x: str, block: BlockOp) -> str:
+    """All features are allocated at the start; TensorScatter (opset 24) writes each layer's new ones.
 
-    ONNX Runtime writes into the same memory, since nobody reads the features as they were before. Room is made by
-    repeating the first feature, which is the cheapest way to get a larger tensor. A 1x1 convolution that is "dense"
-    becomes "gathered": the room has more channels than it reads. TensorScatter is of opset 24.
+    ONNX Runtime updates the buffer in place, since nothing reads the earlier state again. The buffer is made by
+    repeating the first feature, the cheapest way to get a larger tensor. A "dense" 1x1 convolution becomes "gathered",
+    because the buffer has more channels than it reads.
     """
     graph.raise_opset(SCATTER_OPSET)
     widths = block.widths
-    room = np.concatenate([np.arange(widths[0]), np.zeros(widths[-1] - widths[0], np.int64)])
-    firsts = _by_image(graph, x, widths[:-1])
-    x = graph.node("Gather", x, graph.constant(room), axis=1)
-    for layer, variant, first in zip(block.layers, block.variants, firsts, strict=True):
-        new = emit_layer(graph, x, layer, variant.replace("dense", "gathered"), block.size)
-        x = graph.node("TensorScatter", x, new, first, axis=1)
-    return average(graph, x) if block.pools else x
+    buffer = np.concatenate([np.arange(widths[0]), np.zeros(widths[-1] - widths[0], np.int64)])
+    offsets = _by_image(graph, x, widths[:-1])
+    x = graph.node("Gather", x, graph.constant(buffer), axis=1)
+    for layer, variant, offset in zip(block.layers, block.variants, offsets, strict=True):
+        new = lower_layer(graph, x, layer, variant.replace("dense", "gathered"), block.size)
+        x = graph.node("TensorScatter", x, new, offset, axis=1)
+    return average_pool(graph, x) if block.pools else x
 
 
 def _by_image(graph: Graph, x: str, values: list[int]) -> list[str]:
-    """A tensor (N,) of each value, where N is the number of images in ``x``, known when the graph runs only."""
+    """For each value a tensor (N,) of it, N being the number of images in ``x``, which varies between runs."""
     images = graph.node("Shape", x, start=0, end=1)
     shape = graph.node("Concat", graph.constant(np.array([len(values)])), images, axis=0)
     table = graph.node("Expand", graph.constant(np.array(values)[:, None]), shape)
@@ -84,18 +83,18 @@ def _by_image(graph: Graph, x: str, values: list[int]) -> list[str]:
     return graph.nodes("Split", [flat], len(values), axis=0, num_outputs=len(values))
 
 
-def blocked(graph: Graph, x: str, block: BlockPlace) -> str:
-    """Features in parts of 16 channels, never joined, in operators that keep ONNX Runtime's blocked layout."""
+def blocked(graph: Graph, x: str, block: BlockOp) -> str:
+    """Features stay in parts of 16 channels, in operators that keep ONNX Runtime's blocked layout."""
     parts = Parts(graph, x, block.widths[0])
     for layer in block.layers:
         parts.add_layer(layer)
-    return parts.whole(block.pools)
+    return parts.concatenate(block.pools)
 
 
-STYLES: dict[str, Style] = {"joined": joined, "in place": in_place, "blocked": blocked}
+VARIANTS: dict[str, Variant] = {"joined": joined, "in place": in_place, "blocked": blocked}
 
 
-def choices(layers: Sequence[Layer]) -> list[str]:
-    """The styles that run these layers exactly."""
-    alike = all(pointwise.reads_alike(layer.conv_1x1) for layer in layers)
-    return [style for style in STYLES if style != "blocked" or alike]
+def valid_variants(layers: Sequence[Layer]) -> list[str]:
+    """The variants that compute these layers exactly."""
+    shared = all(pointwise.has_shared_norm(layer.conv_1x1) for layer in layers)
+    return [variant for variant in VARIANTS if variant != "blocked" or shared]

@@ -1,4 +1,4 @@
-"""Batch norm, ReLU and convolution folded into one another: pure functions on arrays, exact but for rounding."""
+"""Folding of batch norm and ReLU into a convolution: pure functions on arrays, exact except for rounding."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Clamped:
-    """A 1x1 group convolution whose inputs are clamped only: y = W clip(x[index], low, high) + bias, by groups.
+    """A 1x1 group convolution whose inputs are only clamped: y = W clip(x[index], low, high) + bias, by groups.
 
-    Low is -inf or high is +inf for every input. Shapes as in ``Pointwise``; ``bias`` (O,) is in the order of
+    For every input, low is -inf or high is +inf. Shapes as in ``Pointwise``; ``bias`` (O,) is in the order of
     ``weight``, before the channel shuffle.
     """
 
@@ -28,8 +28,8 @@ class Clamped:
 def fold_clamp(conv: Pointwise) -> Clamped:
     """relu(s x + b) = s max(x, -b/s) + b for s > 0, s min(x, -b/s) + b for s < 0, relu(b) for s = 0.
 
-    So W relu(s x + b) = (W s) clip(x) + W b', with b' = b, or relu(b) where s is 0 or so small that -b/s is no
-    float32. A 1x1 convolution has no padding, which would have to be relu(b) instead of 0.
+    So W relu(s x + b) = (W s) clip(x) + W b', with b' = b, or relu(b) where s is 0 or too small for -b/s to be a
+    float32. This holds for a 1x1 convolution alone: padding would have to be relu(b) instead of 0.
     """
     scale, shift = conv.scale, conv.shift
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -48,5 +48,5 @@ def fold_clamp(conv: Pointwise) -> Clamped:
 
 
 def fold_after(weight: Array, bias: Array, scale: Array, shift: Array) -> tuple[Array, Array]:
-    """scale (W x + bias) + shift = (scale W) x + (scale bias + shift); all of them by output (O,) or (O, ...)."""
+    """scale (W x + bias) + shift = (scale W) x + (scale bias + shift); per output, (O,) or (O, ...)."""
     return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), bias * scale + shift

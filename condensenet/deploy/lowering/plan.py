@@ -1,4 +1,4 @@
-"""Plans: which variant computes each place of a network, as a JSON file that can be kept beside the model."""
+"""Plans: the variant that computes each workload of a network, as a JSON file to keep beside the model."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from condensenet.deploy.lowering.network import Network, Pointwise
+from condensenet.deploy.lowering.network import Network, Pointwise, Size
 from condensenet.files import write_atomically
 
 Kind = Literal["portable", "measured"]
-Size = tuple[int, int]
 FORMAT = "condensenet lowering plan 1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """``variants`` names the variant of every place, such as "block 1, layer 2" or "transition 1".
+    """``variants`` names the variant of every workload, such as "block 1, layer 2" or "transition 1".
 
-    ``network`` is the digest of the network's shape, which a plan fits or not; weights have no part in it.
-    ``input_size`` is (height, width) in pixels. Of a measured plan only, and else None or empty: ``machine`` is what it
-    was measured on (hardware, onnxruntime's version, threads), ``times_us`` the microseconds of each variant by place,
-    and "whole graph" among them.
+    ``network`` is the digest of the shapes that the plan fits; weights do not count. ``input_size`` is (height, width)
+    in pixels. A measured plan also has the ``machine`` it was measured on (hardware, onnxruntime's version, threads)
+    and ``times_us``, microseconds by workload and variant, "whole graph" being the whole network; in a portable plan
+    they are None and empty.
     """
 
     kind: Kind
@@ -43,31 +42,31 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """Raises ``ValueError`` in one line for a file that is no plan, ``OSError`` for one that cannot be read."""
+        """Raises a one-line ``ValueError`` for a file that is not a plan, ``OSError`` for one that cannot be read."""
         text = Path(path).read_bytes()
         try:
             return cls.from_json(text.decode())
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is no plan: {' '.join(str(error).split())}") from None
+            raise ValueError(f"{path} is not a plan: {' '.join(str(error).split())}") from None
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         values = json.loads(text)
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise ValueError(f'it does not say "format": "{FORMAT}"')
+            raise ValueError(f'it lacks "format": "{FORMAT}"')
         _check(values)
         values["input_size"] = tuple(values["input_size"])
         return cls(**values)
 
     def check_fits(self, network: Network, input_size: Size) -> None:
-        """Raise ``ValueError`` in one line if the plan is for another network or another size of images."""
+        """Raise a one-line ``ValueError`` if the plan is for another network or image size."""
         if self.network != digest(network):
             raise ValueError(f"the plan is for another network: {self.network} instead of {digest(network)}")
         if self.input_size != input_size:
             raise ValueError(f"the plan is for images of {self.input_size} pixels, not of {input_size}")
 
 
-_FIELDS = {  # name: what it must be, in words, and whether it is
+_FIELDS = {  # name: (what is allowed, the check)
     "kind": ("portable or measured", lambda value: value in ("portable", "measured")),
     "network": ("text", lambda value: isinstance(value, str)),
     "input_size": (
@@ -75,12 +74,12 @@ _FIELDS = {  # name: what it must be, in words, and whether it is
         lambda value: isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value),
     ),
     "variants": (
-        "text by place",
+        "text by workload",
         lambda value: isinstance(value, dict) and all(isinstance(variant, str) for variant in value.values()),
     ),
     "machine": ("null or an object", lambda value: value is None or isinstance(value, dict)),
     "times_us": (
-        "numbers by variant, by place",
+        "numbers by variant, by workload",
         lambda value: (
             isinstance(value, dict)
             and all(
@@ -95,13 +94,13 @@ _FIELDS = {  # name: what it must be, in words, and whether it is
 def _check(values: dict[str, Any]) -> None:
     if values.keys() != _FIELDS.keys():
         raise ValueError(f"its keys are {', '.join(map(str, values)) or 'none'}; allowed: {', '.join(_FIELDS)}")
-    for name, (words, allows) in _FIELDS.items():
-        if not allows(values[name]):
-            raise ValueError(f"{name}={str(values[name])[:60]!r} is not allowed: {words}")
+    for name, (allowed, is_valid) in _FIELDS.items():
+        if not is_valid(values[name]):
+            raise ValueError(f"{name}={str(values[name])[:60]!r} is not allowed: {allowed}")
 
 
 def digest(network: Network) -> str:
-    """What of a network decides which plans fit it: the shapes, groups and strides of all its operations."""
+    """Of the shapes, groups and strides of all operations: a plan fits every network of the same digest."""
     stem = network.stem
     shape = {
         "stem": [*stem.weight.shape, stem.stride, stem.padding, stem.pools],

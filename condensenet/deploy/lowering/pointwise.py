@@ -1,7 +1,7 @@
 """Ways to compute a 1x1 group convolution with the batch norms around it: one function each, in ``VARIANTS``.
 
-All compute relu(s2 y[order] + b2) or, without a batch norm after it, y[order], where
-y = W relu(s x[index] + b) by groups. With ``folding.fold_clamp`` that is y = W' clip(x[index], low, high) + b', and
+All compute relu(s2 y[order] + b2) or, if no batch norm follows, y[order], where y = W relu(s x[index] + b) by groups.
+With ``folding.fold_clamp`` that is y = W' clip(x[index], low, high) + b', and
 with ``folding.fold_after`` s2 and b2 are part of W' and b'.
 
 Shapes: N images, G groups, R inputs of a group, I features, O outputs, H x W pixels.
@@ -20,10 +20,10 @@ from condensenet.deploy.lowering.network import Array, Index, Pointwise
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Place:
-    """A 1x1 convolution where it stands: ``scale`` and ``shift`` (O,) of the batch norm and ReLU after it, if any.
+class PointwiseOp:
+    """A 1x1 convolution to lower, with what follows it: ``scale`` and ``shift`` (O,) of a batch norm and ReLU, if any.
 
-    ``pools``: 2x2 average pooling comes after it. A convolution of one pixel may be swapped with the pooling.
+    ``pools``: 2x2 average pooling follows. It commutes with a 1x1 convolution, so it may come first.
     """
 
     conv: Pointwise
@@ -32,45 +32,45 @@ class Place:
     pools: bool = False
 
 
-Variant = Callable[[Graph, str, Place], str]
+Variant = Callable[[Graph, str, PointwiseOp], str]
 
 
-def gathered(graph: Graph, features: str, place: Place) -> str:
+def gathered(graph: Graph, features: str, op: PointwiseOp) -> str:
     """x[index] by Gather, clip, group convolution, channel shuffle by Gather."""
-    x = graph.node("Gather", features, graph.constant(place.conv.index), axis=1)
-    return _grouped(graph, x, place)
+    x = graph.node("Gather", features, graph.constant(op.conv.index), axis=1)
+    return _grouped(graph, x, op)
 
 
-def filled(graph: Graph, features: str, place: Place) -> str:
-    """As ``gathered``, each group's inputs filled up to a multiple of 16 by inputs of weight 0.
+def filled(graph: Graph, features: str, op: PointwiseOp) -> str:
+    """As ``gathered``, with each group padded to a multiple of 16 inputs by inputs of weight 0.
 
-    ONNX Runtime then convolves in its blocked layout, if a group's outputs are a multiple of 16 too.
+    ONNX Runtime then convolves in its blocked layout if a group's outputs are a multiple of 16 too.
     """
-    return gathered(graph, features, replace(place, conv=fill(place.conv)))
+    return gathered(graph, features, replace(op, conv=pad_groups(op.conv)))
 
 
-def normed(graph: Graph, features: str, place: Place) -> str:
-    """As ``gathered``, with batch norm and ReLU as they are: no clip, whose rows may be short and its signs mixed."""
-    conv = place.conv
+def normed(graph: Graph, features: str, op: PointwiseOp) -> str:
+    """As ``gathered``, with batch norm and ReLU instead of a clip, which takes two operators if the signs are mixed."""
+    conv = op.conv
     x = graph.node("Gather", features, graph.constant(conv.index), axis=1)
     x = norm_relu(graph, x, conv.scale, conv.shift)
     zeros = np.zeros_like(conv.scale)
     unclamped = Clamped(low=zeros, high=zeros, weight=conv.weight, bias=np.zeros(conv.out_channels))
-    return _after_clamp(graph, x, place, unclamped)
+    return _after_clamp(graph, x, op, unclamped)
 
 
-def dense(graph: Graph, features: str, place: Place) -> str:
-    """One convolution over all features, zero where a group does not read: no gather, no shuffle.
+def dense(graph: Graph, features: str, op: PointwiseOp) -> str:
+    """One dense convolution over all features, with weight 0 where a group does not read: no gather, no shuffle.
 
     W_dense[o, i] = sum of W'[o, r] over the r with index[g, r] = i, where o is an output of group g.
     """
-    clamped = _folded(place, fold_clamp(place.conv))
-    weight_OI, low, high = expand(place.conv, clamped)
+    clamped = _folded(op, fold_clamp(op.conv))
+    weight_OI, low, high = densify_clamped(op.conv, clamped)
     x = clamp(graph, features, low, high)
-    if place.pools:
-        x = average(graph, x)
-    order = place.conv.order
-    return _conv(graph, x, weight_OI[order], clamped.bias[order], 1, relu=place.scale is not None)
+    if op.pools:
+        x = average_pool(graph, x)
+    order = op.conv.order
+    return _conv(graph, x, weight_OI[order], clamped.bias[order], 1, relu=op.scale is not None)
 
 
 VARIANTS: dict[str, Variant] = {
@@ -81,49 +81,48 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def choices(conv: Pointwise) -> list[str]:
-    """The variants that can compute ``conv``."""
+def valid_variants(conv: Pointwise) -> list[str]:
+    """The variants that compute ``conv`` exactly and may be worth it."""
     fills = conv.weight.shape[1] % BLOCK != 0 and conv.out_channels // conv.groups % BLOCK == 0
-    possible = {"filled": fills, "dense": reads_alike(conv)}
+    possible = {"filled": fills, "dense": has_shared_norm(conv)}
     return [name for name in VARIANTS if possible.get(name, True)]
 
 
-def fill(conv: Pointwise) -> Pointwise:
-    """``conv`` with inputs of weight, scale and shift 0 behind those of each group, up to a multiple of 16."""
+def pad_groups(conv: Pointwise) -> Pointwise:
+    """``conv`` with inputs of weight, scale and shift 0 appended to each group, up to a multiple of 16."""
     inputs = conv.weight.shape[1]
-    more = -inputs % BLOCK
-    behind = ((0, 0), (0, more))
+    padding = ((0, 0), (0, -inputs % BLOCK))
     return replace(
         conv,
-        index=np.pad(conv.index.reshape(conv.groups, inputs), behind, mode="edge").ravel(),
-        scale=np.pad(conv.scale.reshape(conv.groups, inputs), behind).ravel(),
-        shift=np.pad(conv.shift.reshape(conv.groups, inputs), behind).ravel(),
-        weight=np.pad(conv.weight, behind),
+        index=np.pad(conv.index.reshape(conv.groups, inputs), padding, mode="edge").ravel(),
+        scale=np.pad(conv.scale.reshape(conv.groups, inputs), padding).ravel(),
+        shift=np.pad(conv.shift.reshape(conv.groups, inputs), padding).ravel(),
+        weight=np.pad(conv.weight, padding),
     )
 
 
-def reads_alike(conv: Pointwise) -> bool:
-    """Whether each feature is normalised in the same way by every group that reads it, as conversion makes it."""
+def has_shared_norm(conv: Pointwise) -> bool:
+    """Whether every group that reads a feature normalises it in the same way, as is true right after conversion."""
     by_feature: dict[int, tuple[float, float]] = {}
     pairs = zip(conv.index.tolist(), zip(conv.scale.tolist(), conv.shift.tolist(), strict=True), strict=True)
     return all(by_feature.setdefault(feature, norm) == norm for feature, norm in pairs)
 
 
-def spread(conv: Pointwise) -> tuple[Array, Array, Array]:
-    """Scale and shift (I,) and weights (O, I) over all features, 0 for one that is not read; ``reads_alike`` holds."""
+def densify(conv: Pointwise) -> tuple[Array, Array, Array]:
+    """Scale (I,), shift (I,) and weights (O, I) over all features, 0 for those not read. Needs ``has_shared_norm``."""
     scale, shift = np.zeros(conv.in_channels), np.zeros(conv.in_channels)
     scale[conv.index], shift[conv.index] = conv.scale, conv.shift
-    return scale, shift, _spread_weight(conv, conv.weight)
+    return scale, shift, _dense_weight(conv, conv.weight)
 
 
-def expand(conv: Pointwise, clamped: Clamped) -> tuple[Array, Array, Array]:
-    """The weights of ``clamped`` (O, I) over all features, and their bounds (I,): none for one that is not read."""
+def densify_clamped(conv: Pointwise, clamped: Clamped) -> tuple[Array, Array, Array]:
+    """The weights (O, I) of ``clamped`` over all features, and their bounds (I,), infinite for features not read."""
     low, high = np.full(conv.in_channels, -np.inf), np.full(conv.in_channels, np.inf)
     low[conv.index], high[conv.index] = clamped.low, clamped.high
-    return _spread_weight(conv, clamped.weight), low, high
+    return _dense_weight(conv, clamped.weight), low, high
 
 
-def _spread_weight(conv: Pointwise, weight_OR: Array) -> Array:
+def _dense_weight(conv: Pointwise, weight_OR: Array) -> Array:
     outputs, inputs = weight_OR.shape
     weight_OI = np.zeros((outputs, conv.in_channels))
     index_OR = np.repeat(conv.index.reshape(conv.groups, inputs), outputs // conv.groups, axis=0)
@@ -132,7 +131,7 @@ def _spread_weight(conv: Pointwise, weight_OR: Array) -> Array:
 
 
 def clamp(graph: Graph, x: str, low: Array, high: Array) -> str:
-    """clip(x, low, high) by channel, with as few operations as the bounds need."""
+    """clip(x, low, high) by channel, in at most two operators; an infinite bound needs none."""
     if np.isfinite(low).any():
         x = graph.node("Max", x, graph.constant(low.reshape(-1, 1, 1)))
     if np.isfinite(high).any():
@@ -142,40 +141,43 @@ def clamp(graph: Graph, x: str, low: Array, high: Array) -> str:
 
 def norm_relu(graph: Graph, x: str, scale: Array, shift: Array) -> str:
     """relu(scale x + shift) by channel."""
-    values = (scale, shift, np.zeros_like(scale), np.ones_like(scale))
-    statistics = [graph.constant(each) for each in values]
-    return graph.node("Relu", graph.node("BatchNormalization", x, *statistics, epsilon=0.0))
+    mean, variance = np.zeros_like(scale), np.ones_like(scale)
+    parameters = [graph.constant(values) for values in (scale, shift, mean, variance)]
+    return graph.node("Relu", graph.node("BatchNormalization", x, *parameters, epsilon=0.0))
 
 
-def average(graph: Graph, x: str) -> str:
-    """2x2 average pooling; an odd last row or column is left out."""
+def average_pool(graph: Graph, x: str) -> str:
+    """2x2 average pooling; an odd last row or column is dropped."""
     return graph.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
 
 
-def shuffle(graph: Graph, x: str, order: Index) -> str:
-    return x if np.array_equal(order, np.arange(len(order))) else graph.node("Gather", x, graph.constant(order), axis=1)
+def gather_channels(graph: Graph, x: str, index: Index, channels: int) -> str:
+    """x[index] of the ``channels`` of x; ``x`` itself if these are all of them in order."""
+    if np.array_equal(index, np.arange(channels)):
+        return x
+    return graph.node("Gather", x, graph.constant(index), axis=1)
 
 
-def _grouped(graph: Graph, x: str, place: Place) -> str:
-    """From the gathered inputs to the output in its order."""
-    clamped = fold_clamp(place.conv)
-    return _after_clamp(graph, clamp(graph, x, clamped.low, clamped.high), place, clamped)
+def _grouped(graph: Graph, x: str, op: PointwiseOp) -> str:
+    """From the gathered inputs to the shuffled outputs."""
+    clamped = fold_clamp(op.conv)
+    return _after_clamp(graph, clamp(graph, x, clamped.low, clamped.high), op, clamped)
 
 
-def _after_clamp(graph: Graph, x: str, place: Place, clamped: Clamped) -> str:
-    folded = _folded(place, clamped)
-    if place.pools:
-        x = average(graph, x)
-    x = _conv(graph, x, folded.weight, folded.bias, place.conv.groups, relu=place.scale is not None)
-    return shuffle(graph, x, place.conv.order)
+def _after_clamp(graph: Graph, x: str, op: PointwiseOp, clamped: Clamped) -> str:
+    folded = _folded(op, clamped)
+    if op.pools:
+        x = average_pool(graph, x)
+    x = _conv(graph, x, folded.weight, folded.bias, op.conv.groups, relu=op.scale is not None)
+    return gather_channels(graph, x, op.conv.order, op.conv.out_channels)
 
 
-def _folded(place: Place, clamped: Clamped) -> Clamped:
-    """``clamped`` with the batch norm after it folded into it."""
-    if place.scale is None or place.shift is None:
+def _folded(op: PointwiseOp, clamped: Clamped) -> Clamped:
+    """``clamped`` with the batch norm that follows folded in."""
+    if op.scale is None or op.shift is None:
         return clamped
-    scale, shift = np.empty_like(place.scale), np.empty_like(place.shift)
-    scale[place.conv.order], shift[place.conv.order] = place.scale, place.shift
+    scale, shift = np.empty_like(op.scale), np.empty_like(op.shift)
+    scale[op.conv.order], shift[op.conv.order] = op.scale, op.shift
     weight, bias = fold_after(clamped.weight, clamped.bias, scale, shift)
     return Clamped(low=clamped.low, high=clamped.high, weight=weight, bias=bias)
 

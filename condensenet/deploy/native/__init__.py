@@ -1,5 +1,5 @@
-"""Dense blocks as one operator each, in C, for ONNX Runtime: the fastest form, where its library could be built.
+"""Dense blocks as custom operators in C for ONNX Runtime: the fastest form, on machines where they can be built.
 
-``writing`` makes such a file; ``condensenet.deploy.runtime`` finds the library and registers it with every session.
-Nothing is imported here: who runs a file needs neither torch nor onnx.
+``writing`` makes such a file; ``condensenet.deploy.runtime`` loads the operator library and registers it with every
+session. Nothing is imported here: running a file needs neither torch nor onnx.
 """

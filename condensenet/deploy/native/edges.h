@@ -1,6 +1,6 @@
-/* Part of kernels.h: what comes into a block, and what it gives. */
+/* Part of kernels.h: the input of a block and its outputs. */
 
-/* Whole vectors are copied, also beyond the end of a row: who reads features takes what lies beside them for nothing. */
+/* Copies whole vectors, also past the end of a row: values there are never used. */
 static void NAME(take_rows)(const geometry *g, int channels, int part, int parts, const float *image, float *features,
                             int from, int to) {
     for (int c = channels * part / parts; c < channels * (part + 1) / parts; c++)
@@ -20,7 +20,7 @@ static void NAME(give_all)(const geometry *g, int first, int last, const float *
                    g->W * sizeof(float));
 }
 
-/* Rows [from, to) of 2x2 means; an odd last row or column is left out. */
+/* Rows [from, to) of the 2x2 means; an odd last row or column is dropped. */
 static void NAME(give_average)(const geometry *g, int first, int last, const float *features, float *out, int from,
                                int to) {
     const int height = g->H / 2, width = g->W / 2;
@@ -34,7 +34,7 @@ static void NAME(give_average)(const geometry *g, int first, int last, const flo
                 const vec a = load(above + 2 * w) + load(below + 2 * w);
                 const vec b = load(above + 2 * w + LANES) + load(below + 2 * w + LANES);
                 const vec mean = (__builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd)) * 0.25f;
-                const int left = width - w; /* beyond it lie rows of this plane that are yet to come, or the next plane */
+                const int left = width - w; /* then come later rows of this plane, or the next plane */
                 if (left >= LANES || (long)h * width + w + LANES <= (long)height * width) store(row + w, mean);
                 else memcpy(row + w, &mean, left * sizeof(float));
             }
@@ -61,7 +61,7 @@ static void NAME(give_mean)(const geometry *g, const dense_block *b, int first, 
     }
 }
 
-/* What the block gives, of rows [from, to) of the features where that is enough. */
+/* The output of the block, as far as rows [from, to) of the features allow. */
 static void NAME(give)(const geometry *g, const dense_block *b, int part, int parts, const float *features, float *out,
                        int from, int to) {
     const int first = b->features * part / parts, last = b->features * (part + 1) / parts;

@@ -1,4 +1,4 @@
-"""A dense block as the two lists of numbers that the operator takes: the format is described in parse.h."""
+"""A dense block as the two lists that the operator reads; their format is described in parse.h."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POOL_NONE, POOL_AVERAGE, POOL_GLOBAL = range(3)
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """The two lists, in the order of parse.h."""
+    """The two lists in the order of parse.h."""
 
     integers: NDArray[np.int64]  # (n,): counts and channels
     numbers: NDArray[np.float32]  # (m,): bounds, biases, weights
@@ -24,9 +24,9 @@ class Encoded:
 def encode_block(
     block: Block, inputs: int, pool: int, scale: Array | None = None, shift: Array | None = None
 ) -> Encoded:
-    """``block`` over ``inputs`` channels, then the pooling ``pool``, one of the three above.
+    """``block`` with ``inputs`` input channels, then the pooling ``pool``, one of the three above.
 
-    ``scale`` and ``shift`` (F,) are of the norm over all F features that stands before ``POOL_GLOBAL``, and None else.
+    ``scale`` and ``shift`` (F,) are the batch norm of all F features before ``POOL_GLOBAL``, and None for other pools.
     """
     layers = [_encode_layer(layer) for layer in block.layers]
     tail = [] if scale is None or shift is None else [scale, shift]
@@ -59,7 +59,7 @@ def _encode_layer(layer: Layer) -> tuple[NDArray[np.int64], Array]:
 def _rising_first(
     index: NDArray[np.int64], clamped: Clamped, groups: int
 ) -> tuple[NDArray[np.int64], Array, Array, NDArray[np.int64]]:
-    """Each group's inputs in another order, those clamped from below first; the number of those by group at the end."""
+    """Index, bound and weight with the inputs clamped from below first in each group, and the number of these."""
     falling_GR = np.isfinite(clamped.high).reshape(groups, -1)
     order_GR = np.argsort(falling_GR, axis=1, kind="stable")
     bound_GR = np.where(falling_GR, clamped.high.reshape(groups, -1), clamped.low.reshape(groups, -1))

@@ -1,17 +1,17 @@
-/* Part of kernels.h: where things lie in the scratch memory of a call. */
+/* Part of kernels.h: the layout of the scratch memory of a call. */
 
 typedef struct {
-    int H, W, pitch, share, columns;     /* vectors of a row; with share 2, of two rows: 1 */
-    int step, rows;                      /* rows of the image at a time, and rows of a plane of z */
-    long feature_plane, z_plane, lead;   /* floats; the first row of z starts at lead */
+    int H, W, pitch, share, columns;     /* columns: vectors in a row; 1 if two rows share one */
+    int step, rows;                      /* rows of the image at a time; rows of a plane of z */
+    long feature_plane, z_plane, lead;   /* in floats; the first row of z starts at lead */
     int masked;                          /* whether a row ends within a vector */
-    const mask *keep;                    /* by vector from the start of a row on, and as many more as a tile takes */
+    const mask *keep;                    /* by vector of a row, plus as many as a tile spans */
 } NAME(geometry);
 #define geometry NAME(geometry)
 
 typedef struct {
-    int z_first, z_done, done; /* z's first row, and rows done: of z, of features */
-    float *z, *x;              /* the 1x1 convolution's outputs, and its inputs at some vectors, by group */
+    int z_first, z_done, done; /* z's first row, and the rows done of z and of features */
+    float *z, *x;              /* the 1x1 convolution's outputs, and its gathered inputs by group */
     long x_group;
 } NAME(progress);
 #define progress NAME(progress)
@@ -23,9 +23,9 @@ static int NAME(widest)(const dense_block *b) {
     return planes;
 }
 
-enum { NAME(AHEAD) = 8 }; /* vectors of a tile, at most */
+enum { NAME(AHEAD) = 8 }; /* at most so many vectors in a tile */
 
-INLINE long NAME(plane)(long floats) { /* whole vectors, and an odd number: neighbouring planes meet in no cache set */
+INLINE long NAME(plane)(long floats) { /* an odd number of whole vectors: neighbours use other cache sets */
     return ((floats + LANES - 1) / LANES | 1) * LANES;
 }
 
@@ -52,11 +52,11 @@ static mask *NAME(make_keep)(geometry *g, mask *keep) {
     return keep + g->columns + NAME(AHEAD);
 }
 
-static unsigned long NAME(z_floats)(const dense_block *b, const geometry *g) { /* in strips every layer has its own */
+static unsigned long NAME(z_floats)(const dense_block *b, const geometry *g) { /* in strips, each layer has its own */
     return (g->step < g->H ? b->layers : 1) * NAME(widest)(b) * g->z_plane;
 }
 
-/* A group's gathered inputs: as many vectors as the widest tile takes. */
+/* A group's gathered inputs, for as many vectors as the widest tile has. */
 static long NAME(x_floats)(const dense_block *b) {
     long most = 0;
     for (int l = 0; l < b->layers; l++)
@@ -88,7 +88,7 @@ static void NAME(zero_row)(const geometry *g, int first, int last, const progres
         memset(p->z + c * g->z_plane + g->lead + (long)(row - p->z_first) * g->pitch, 0, g->pitch * sizeof(float));
 }
 
-/* Zeros above the image, and beside it where no vector of a row reaches. */
+/* Zeros above the image, and beside it where no vector of a row is stored. */
 static void NAME(clear_edges)(const geometry *g, float *z, long planes) {
     const int beside = g->pitch - g->columns * LANES;
     for (long c = 0; c < planes; c++) {

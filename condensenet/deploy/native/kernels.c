@@ -1,4 +1,4 @@
-/* The kernels for each instruction set, and which of them this CPU runs. */
+/* The kernels for each instruction set, and the choice for this CPU. */
 
 #include "block.h"
 
@@ -11,7 +11,7 @@
 #include <arm_neon.h>
 #endif
 
-enum { CACHE_BYTES = 3 << 19, STRIP = 16 }; /* where the features are more, so many rows go through all layers at a time */
+enum { CACHE_BYTES = 3 << 19, STRIP = 16 }; /* features that exceed the cache go through all layers in strips of rows */
 
 #if defined(__x86_64__)
 #pragma GCC push_options
@@ -58,7 +58,7 @@ enum { CACHE_BYTES = 3 << 19, STRIP = 16 }; /* where the features are more, so m
 #include "kernels.h"
 
 const dense_kernels *dense_kernels_of_this_cpu(void) {
-    const char *most = getenv("CONDENSENET_LANES"); /* for tests: floats of a vector, at most */
+    const char *most = getenv("CONDENSENET_LANES"); /* for tests: at most so many floats in a vector */
     const int lanes = most ? atoi(most) : 16;
     (void)lanes;
 #if defined(__x86_64__)

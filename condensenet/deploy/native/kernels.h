@@ -1,11 +1,11 @@
-/* The kernels of a dense block, written once in GCC's vector extensions and compiled for each instruction set by
-   kernels.c, which defines LANES, NAME(), the widest tiles TILE and TILE_3X3 of outputs, and LARGER and SMALLER: of two
-   vectors, lane by lane, the second where they do not compare, so that a NaN stays one.
+/* The kernels of a dense block, written once with GCC's vector extensions and compiled for each instruction set by
+   kernels.c, which defines LANES, NAME(), the widest tiles of outputs TILE and TILE_3X3, and LARGER and SMALLER, which
+   pick the second operand where one is NaN, so a NaN in it is kept.
 
-   A plane has rows of `pitch` floats, at least one more than the width, the rest zero: the zero to the right of a row
-   is also the zero to the left of the next, and all rows start on a whole vector. Where two rows fit into one vector
-   they share it (`share` is 2). Planes of features are not zero beside the image: only the 1x1 convolution reads
-   them, whose outputs there are set to zero. */
+   A plane has rows of `pitch` floats, at least one more than the width, and the rest is zero. So the zero to the right
+   of a row is also the zero to the left of the next, and every row starts on a whole vector. Two rows that fit into
+   one vector share it (`share` is 2). Planes of features are not zero beside the image: only the 1x1 convolution reads
+   them, and its outputs there are set to zero. */
 
 typedef float NAME(vec) __attribute__((vector_size(4 * LANES)));
 typedef float NAME(vec_u) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -14,7 +14,7 @@ typedef int NAME(mask) __attribute__((vector_size(4 * LANES)));
 #define vec_u NAME(vec_u)
 #define mask NAME(mask)
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 32") /* sums stay in registers only where no loop indexes them */
+#define UNROLL _Pragma("GCC unroll 32") /* sums stay in registers only if no loop indexes them */
 
 INLINE vec NAME(load)(const float *p) { return *(const vec_u *)p; }
 INLINE void NAME(store)(float *p, vec v) { *(vec_u *)p = v; }
@@ -28,7 +28,7 @@ INLINE vec NAME(all)(float x) { return x - (vec){0}; } /* x + 0 would be an addi
 #include "spatial.h"
 #include "edges.h"
 
-/* Moves what the next rows still need to the front of z: the last row done of the features, the one above the next. */
+/* Moves the rows of z that the next features need to its front, from the last finished row of features on. */
 static void NAME(slide)(const geometry *g, int planes, progress *p) {
     const int drop = p->done - 1 - p->z_first, kept = p->z_done - (p->done - 1);
     for (int c = 0; c < planes; c++) {
@@ -38,7 +38,7 @@ static void NAME(slide)(const geometry *g, int planes, progress *p) {
     p->z_first += drop;
 }
 
-/* Takes a layer as far as the features it reads go, rows below `ready`; returns how far its own go then. */
+/* Computes a layer as far as its input features are ready (rows below `ready`); returns its own finished rows. */
 static int NAME(advance)(const geometry *g, const dense_layer *l, float *features, progress *p, int ready) {
     const int planes = l->groups * l->outs, to = ready == g->H ? g->H : ready - 1;
     NAME(pointwise)(g, l, 0, l->groups, features, p, p->z_done, ready);
@@ -52,7 +52,7 @@ static int NAME(advance)(const geometry *g, const dense_layer *l, float *feature
     return p->done;
 }
 
-/* Strip by strip through all layers, so that what one of them makes the next finds in the cache. */
+/* Strip by strip through all layers, so each finds the output of the previous one in the cache. */
 static void NAME(run_strips)(const dense_block *b, geometry *g, const float *image, float *features, float *z, float *x,
                              float *out) {
     const int planes = NAME(widest)(b);
@@ -62,7 +62,7 @@ static void NAME(run_strips)(const dense_block *b, geometry *g, const float *ima
     int taken = 0, given = 0, ready = 0;
     while (taken < g->H) {
         const int from = taken;
-        taken += taken == 0 && g->step < g->H ? b->layers + (g->H - b->layers) % g->step : g->step; /* the last one is whole */
+        taken += taken == 0 && g->step < g->H ? b->layers + (g->H - b->layers) % g->step : g->step; /* so the last strip is full */
         if (taken > g->H) taken = g->H;
         NAME(take_rows)(g, b->inputs, 0, 1, image, features, from, taken);
         ready = taken;
@@ -72,8 +72,9 @@ static void NAME(run_strips)(const dense_block *b, geometry *g, const float *ima
     }
 }
 
-/* One image by several threads: phases whose parts whoever is there takes one by one, each phase after the last. Nobody
-   is waited for that has not begun, so that the threads need not all come; and there is one call of them for a block. */
+/* One image by several threads, in phases: every thread takes the next part of a phase, and the next phase starts when
+   all parts are finished. Only parts that were taken are waited for, so not all threads need to take part, and a block
+   needs only one call of the thread pool. */
 typedef struct {
     const dense_block *b;
     const geometry *g;
@@ -83,7 +84,7 @@ typedef struct {
     int *taken, *finished; /* parts, by phase */
 } NAME(job);
 
-enum { NAME(CHUNKS) = 8 }; /* of channels that come in or go out */
+enum { NAME(CHUNKS) = 8 }; /* of input or output channels */
 
 static int NAME(phases)(const dense_block *b) { return 2 * b->layers + 2; }
 
@@ -120,7 +121,7 @@ static void NAME(take_part)(void *arguments, unsigned long number) {
             __atomic_fetch_add(&j->finished[phase], 1, __ATOMIC_RELEASE);
         }
         for (int turns = 0; __atomic_load_n(&j->finished[phase], __ATOMIC_ACQUIRE) < parts; turns++)
-            if (turns > 10000) sched_yield(); /* microseconds at most, unless the other thread has lost its core */
+            if (turns > 10000) sched_yield(); /* a wait of microseconds, unless the other thread lost its core */
     }
 }
 

@@ -15,12 +15,12 @@ void *large_alloc(size_t bytes) {
     bytes = rounded(bytes, LARGE_PAGE);
     void *room = aligned_alloc(LARGE_PAGE, bytes);
 #ifdef MADV_HUGEPAGE
-    if (room) madvise(room, bytes, MADV_HUGEPAGE); /* advice: without it the pages are small */
+    if (room) madvise(room, bytes, MADV_HUGEPAGE); /* only advice: it may fail */
 #endif
     return room;
 }
 
-/* A scratch's size stands in the line before it. */
+/* The size of a scratch is in the cache line before it. */
 static void *spare[SPARE];
 
 void *scratch_borrow(size_t bytes) {

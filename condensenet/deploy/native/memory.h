@@ -3,14 +3,14 @@
 
 #include <stddef.h>
 
-/* Memory aligned for vectors, in large pages where it fills them and the system has them: a network walks through more
-   memory than the processor has page addresses at hand. NULL if there is none. To be freed with free(). */
+/* Memory aligned for vectors, in huge pages if it is large enough and the system has them: a network touches more
+   memory than the TLB covers with small pages. NULL if there is none. To be freed with free(). */
 void *large_alloc(size_t bytes);
 
-/* Scratch memory of at least so many bytes, content unknown, that all operators of the process share: what the last
-   block left in the cache the next one uses. Each call of borrow() has its own until it is given back. */
+/* Uninitialized scratch memory of at least so many bytes, from a pool shared by all operators of the process: a block
+   reuses what the last one left in the cache. It belongs to the caller of borrow() until it is given back. */
 void *scratch_borrow(size_t bytes);
 void scratch_give_back(void *scratch);
-void scratch_free_all(void); /* what nobody has borrowed */
+void scratch_free_all(void); /* all that is not borrowed */
 
 #endif

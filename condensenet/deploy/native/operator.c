@@ -1,7 +1,7 @@
 /* The operator DenseBlock of the domain "condensenet" for ONNX Runtime's CPU provider.
 
    Inputs: features (N, I, H, W), and the block as integers and numbers (parse.h), both constant. Output: all features
-   (N, F, H, W); or their 2x2 means (N, F, H / 2, W / 2); or their mean over all pixels after BN and ReLU (N, F). */
+   (N, F, H, W), their 2x2 means (N, F, H / 2, W / 2), or their mean over all pixels after BN and ReLU (N, F). */
 
 #include "memory.h"
 #include "ort.h"
@@ -11,13 +11,13 @@
 #include <string.h>
 #include <time.h>
 
-static int operators; /* that exist: the last one frees the scratch memory */
+static int operators; /* existing ones: the last one frees the scratch memory */
 
 typedef struct {
     const OrtApi *api;
     dense_block *block;
     const dense_kernels *kernels;
-    int looked, together;          /* how often two threads were looked for, and whether they met */
+    int looked, together;          /* attempts to detect two threads, and whether one succeeded */
 } operator;
 
 #define TRY(call) do { OrtStatus *failed = (call); if (failed) return failed; } while (0)
@@ -75,13 +75,13 @@ typedef struct { const OrtApi *api; OrtKernelContext *context; } session_pool;
 static void run_parts(void *pool, void (*task)(void *, unsigned long), unsigned long parts, void *arguments) {
     const session_pool *s = pool;
     const OrtApi *api = s->api;
-    if (KernelContext_ParallelFor(s->context, task, parts, 0, arguments)) /* not started: one after the other then */
+    if (KernelContext_ParallelFor(s->context, task, parts, 0, arguments)) /* not started: run them in turn */
         for (unsigned long part = 0; part < parts; part++) task(arguments, part);
 }
 
 enum { LOOKS = 4, MEETING_NS = 2000000 };
 
-/* Whether two parts of a task meet, within some milliseconds: nothing tells how many threads a session has. */
+/* Whether two parts run at the same time within 2 ms: the API does not expose the number of threads of a session. */
 static void meet(void *arguments, unsigned long part) {
     (void)part;
     int *arrived = arguments;
@@ -95,10 +95,10 @@ static void meet(void *arguments, unsigned long part) {
         }
         clock_gettime(CLOCK_MONOTONIC, &now);
     } while ((now.tv_sec - start.tv_sec) * 1000000000L + now.tv_nsec - start.tv_nsec < MEETING_NS);
-    __atomic_fetch_sub(&arrived[0], 1, __ATOMIC_ACQ_REL); /* alone: the other one comes after this one */
+    __atomic_fetch_sub(&arrived[0], 1, __ATOMIC_ACQ_REL); /* alone: the other part runs after this one */
 }
 
-/* Looks again in the first runs if there was one thread alone: the other may just have been busy elsewhere. */
+/* Tries again in the first runs if only one thread was seen: the other may have been busy. */
 static int has_threads(operator *o, session_pool *pool) {
     if (!__atomic_load_n(&o->together, __ATOMIC_RELAXED) && __atomic_load_n(&o->looked, __ATOMIC_RELAXED) < LOOKS) {
         int arrived[2] = {0, 0};
@@ -199,11 +199,11 @@ static const OrtCustomOp dense_block_operator = {
     .GetEndVersion = last_version,
 };
 
-/* What ONNX Runtime calls in a library of operators. The domain is made once and kept: sessions may outlive it. */
+/* The entry point of a custom operator library. The domain is made once and never freed, since sessions use it. */
 __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
     static OrtCustomOpDomain *kept;
     const OrtApi *api = base->GetApi(ORT_VERSION);
-    if (!api) return NULL; /* an older runtime: it will say that it does not know the operator */
+    if (!api) return NULL; /* an older runtime, which will report an unknown operator */
     OrtCustomOpDomain *domain = __atomic_load_n(&kept, __ATOMIC_ACQUIRE);
     if (!domain) {
         TRY(CreateCustomOpDomain("condensenet", &domain));

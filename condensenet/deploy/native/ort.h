@@ -1,6 +1,6 @@
-/* The little of ONNX Runtime's C interface that one operator needs, for there is no header to build against where only
-   the Python package is installed. The interface is a table of functions that only grows: an entry keeps its place in
-   all versions. Source: onnxruntime_c_api.h, struct OrtApi and struct OrtCustomOp, of version 17 and later. */
+/* The part of ONNX Runtime's C API that one operator needs, since the Python package comes without headers. The API is
+   a table of functions that only grows: an entry keeps its index in all versions. Source: onnxruntime_c_api.h, struct
+   OrtApi and struct OrtCustomOp, of version 17 and later. */
 
 #ifndef CONDENSENET_ORT_H
 #define CONDENSENET_ORT_H
@@ -61,7 +61,7 @@ struct OrtCustomOp {
     OrtStatus *(*InferOutputShapeFn)(const OrtCustomOp *, void *);
     int (*GetStartVersion)(const OrtCustomOp *);
     int (*GetEndVersion)(const OrtCustomOp *);
-    void *later[4]; /* entries of later versions, which are not read at this one */
+    void *later[4]; /* entries of later versions, not read by this one */
 };
 
 #endif

@@ -1,4 +1,4 @@
-/* A dense block from the two lists of numbers that the file holds: checked, and laid out for the kernels. */
+/* A dense block from the two lists in the file: checked, and laid out for the kernels. */
 
 #include "memory.h"
 #include "parse.h"
@@ -8,9 +8,9 @@
 
 typedef struct { const int64_t *next, *end; } integers;
 typedef struct { const float *next, *end; } floats;
-typedef struct { char *next; } room; /* one piece of memory for all that a block holds, in the order of its use */
+typedef struct { char *next; } room; /* one allocation for all data of a block, in order of use */
 
-enum { LARGEST = 1 << 20, LINE = 64, MOST_LAYERS = 4096 }; /* of any count in the file: keeps products of two within a long */
+enum { LARGEST = 1 << 20, LINE = 64, MOST_LAYERS = 4096 }; /* of counts: a product of two fits into a long */
 
 static void *carve(room *in, long count, size_t size) {
     void *piece = in->next;
@@ -43,7 +43,7 @@ static float *copy(floats *from, long count, room *in) {
     return source ? memcpy(carve(in, count, sizeof(float)), source, count * sizeof(float)) : NULL;
 }
 
-/* (G, K, R) to, by group and by tile of outputs, (R, tile). */
+/* From (G, K, R) to (R, tile) by group and by tile of outputs. */
 static float *tile_1x1(const dense_layer *l, int widest, const float *w, room *in) {
     float *tiled = w ? carve(in, (long)l->groups * l->outs * l->reads, sizeof(float)) : NULL, *to = tiled;
     for (int g = 0; tiled && g < l->groups; g++)
@@ -55,7 +55,7 @@ static float *tile_1x1(const dense_layer *l, int widest, const float *w, room *i
     return tiled;
 }
 
-/* (groups, makes, ins, row, column) to, by group and by tile of outputs, (ins, column, tile, row). */
+/* From (groups, makes, ins, row, column) to (ins, column, tile, row) by group and by tile of outputs. */
 static float *tile_3x3(const dense_layer *l, int widest, const float *w, room *in) {
     float *tiled = w ? carve(in, 9L * l->groups_3x3 * l->makes * l->ins, sizeof(float)) : NULL, *to = tiled;
     for (int g = 0; tiled && g < l->groups_3x3; g++)
@@ -118,7 +118,7 @@ static int parse(dense_block *b, integers ints, floats numbers, const dense_kern
 dense_block *parse_block(const int64_t *ints, size_t n_ints, const float *numbers, size_t n_numbers,
                          const dense_kernels *kernels) {
     const size_t layers = n_ints < 3 || ints[2] < 0 || ints[2] > MOST_LAYERS ? 0 : ints[2];
-    const size_t pieces = 7 * layers + 4; /* each begins on a line */
+    const size_t pieces = 7 * layers + 4; /* each starts on a cache line */
     dense_block *b = large_alloc(sizeof *b + layers * sizeof(dense_layer) + (n_ints + n_numbers) * 4 + pieces * LINE);
     if (!b) return NULL;
     room in = {(char *)b};

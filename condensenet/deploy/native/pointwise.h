@@ -1,6 +1,6 @@
 /* Part of kernels.h: the 1x1 group convolution, from features to z. */
 
-/* Q vectors of pixels of all inputs of a group, clamped, one input behind the other. */
+/* Q vectors of pixels of all inputs of a group, clamped, one input after the other. */
 INLINE void NAME(gather)(const int Q, const geometry *g, const dense_layer *l, int group, const float *features, long at,
                          float *to) {
     const int *index = l->index + (long)group * l->reads;
@@ -15,8 +15,8 @@ INLINE void NAME(gather)(const int Q, const geometry *g, const dense_layer *l, i
 }
 
 /* C outputs at Q vectors of pixels: bias + sum over the inputs r of weight[r][c] * x[r], clamped at zero.
-   On the way it fetches, step by step, what comes next in memory: the weights of a deep layer fill the second-level
-   cache and come too late when they are asked for only when they are needed. */
+   Meanwhile it prefetches what comes next in memory, step by step: the weights of a deep layer fill the second-level
+   cache and would arrive too late if loaded only on use. */
 INLINE void NAME(pointwise_tile)(const int C, const int Q, const dense_layer *l, int group, int c0, const float *weight,
                                  const float *x, long stride, const char *ahead, long step, vec *sum) {
     UNROLL for (int c = 0; c < C; c++) {
@@ -44,7 +44,7 @@ INLINE void NAME(into_z)(const int C, const int Q, const geometry *g, const dens
     }
 }
 
-INLINE long NAME(step)(const dense_layer *l, long bytes) { /* by input and output, rounded up */
+INLINE long NAME(step)(const dense_layer *l, long bytes) { /* per input and output, rounded up */
     const long weights = (long)l->outs * (l->reads | 1);
     return (bytes + weights - 1) / weights;
 }
@@ -71,10 +71,10 @@ INLINE void NAME(pointwise_outputs)(const int Q, const geometry *g, const dense_
 /* Rows [from, to) of z's planes, of the 1x1 groups [first, last). */
 static void NAME(pointwise)(const geometry *g, const dense_layer *l, int first, int last, const float *features,
                             const progress *p, int from, int to) {
-    const int whole = g->share == 2 || g->columns * LANES == g->pitch; /* rows without a gap between them */
-    const int runs = whole ? 1 : to - from, few = TILE >= 8 && l->outs < 8; /* outputs: then more vectors at a time */
+    const int whole = g->share == 2 || g->columns * LANES == g->pitch; /* no gap between rows */
+    const int runs = whole ? 1 : to - from, few = TILE >= 8 && l->outs < 8; /* few outputs: more vectors at a time */
     const int vectors = whole ? ((to - from) * g->pitch + LANES - 1) / LANES : g->columns;
-    const long bytes = l->ahead_bytes / ((long)l->groups * runs * vectors + 1); /* to fetch by vector */
+    const long bytes = l->ahead_bytes / ((long)l->groups * runs * vectors + 1); /* to prefetch per vector */
     for (int group = first; group < last; group++)
         for (int run = 0; run < runs; run++) {
             const long at = (long)(from + run) * g->pitch, z_at = g->lead + (long)(from + run - p->z_first) * g->pitch;

@@ -1,7 +1,7 @@
 /* Part of kernels.h: the 3x3 group convolution, from z to new features. */
 
-/* The vector that starts one float before `at` (column 0), at it, or one behind it, by whole lines alone: what lies
-   across two cache lines costs more to load than to make of them, where a vector is a line. */
+/* The vector that starts one float before `at` (column 0), at it (1) or one after it (2), from aligned loads only: if a
+   vector is as long as a cache line, a load across two lines costs more than a shuffle. */
 INLINE vec NAME(beside)(const float *at, const int column) {
     mask order;
     UNROLL for (int i = 0; i < LANES; i++) order[i] = column == 0 ? LANES - 1 + i : 1 + i;
@@ -10,8 +10,8 @@ INLINE vec NAME(beside)(const float *at, const int column) {
     return __builtin_shuffle(load(left), load(left + LANES), order);
 }
 
-/* C outputs of a column of T vectors. S rows share a vector: then taps lie half a vector apart. With few outputs to use
-   a vector for, loads are what it takes: then `whole` ones. However it is tiled, each sum is of the same order. */
+/* C outputs of a column of T vectors. If S = 2 rows share a vector, taps are half a vector apart. With few outputs per
+   loaded vector, loads are the bottleneck: then only aligned ones (`whole`). Sums have the same order in any tiling. */
 INLINE void NAME(spatial_tile)(const int C, const int T, const int S, const int whole, const geometry *g, int ins,
                                const float *weight, const float *z, float *out) {
     vec sum[16];

@@ -1,4 +1,4 @@
-"""The yardstick that is written without torch and onnx: the same network as the one that PyTorch exports."""
+"""The reference model that is written without torch and onnx: the same network as in PyTorch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture
 def trained() -> nn.Module:
-    """MobileNetV1 for two channels and five classes with batch norms that have seen something."""
+    """MobileNetV1 for two channels and five classes with batch norms that are not the identity."""
     torch.manual_seed(0)
     model = mobilenet_v1(5, 2).eval()
     with torch.no_grad():
@@ -38,7 +38,7 @@ def trained() -> nn.Module:
 
 
 def folded(model: nn.Module) -> Iterator[np.ndarray]:
-    """Weight and bias of every convolution with the batch norm behind it, then of the classifier."""
+    """Weight and bias of every convolution with the batch norm after it, then of the classifier."""
     layers = list(model.features)
     for conv, norm in zip(layers[::3], layers[1::3], strict=True):
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
@@ -50,17 +50,17 @@ def folded(model: nn.Module) -> Iterator[np.ndarray]:
 
 @pytest.mark.parametrize("size", [(32, 32), (37, 50)])
 def test_it_computes_what_the_network_in_torch_computes(trained: nn.Module, size: tuple[int, int], tmp_path: Path):
-    path = write_mobilenet_v1(tmp_path / "yard.onnx", (2, *size), 5, weights=list(folded(trained)))
+    path = write_mobilenet_v1(tmp_path / "mobilenet.onnx", (2, *size), 5, weights=list(folded(trained)))
     onnx.checker.check_model(onnx.load(path), full_check=True)
     images = torch.randn(3, 2, *size)
-    (found,) = open_session(path, 1).run(["logits"], {"image": images.numpy()})
+    (logits,) = open_session(path, 1).run(["logits"], {"image": images.numpy()})
     with torch.inference_mode():
         expected = trained(images).numpy()
-    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_with_random_weights_it_costs_the_same_and_its_logits_are_ordinary_numbers(tmp_path: Path) -> None:
-    path = write_mobilenet_v1(tmp_path / "yard.onnx", (3, 64, 64), 10)
+    path = write_mobilenet_v1(tmp_path / "mobilenet.onnx", (3, 64, 64), 10)
     assert input_shape(path) == (3, 64, 64)
     arrays = random_weights(3, 10)
     weights = sum(array.size for array in arrays[::2]) + 10  # the classifier's bias; the norms' parameters are folded
@@ -79,7 +79,7 @@ def test_the_strides_are_the_papers() -> None:
 
 
 def test_writing_it_needs_neither_torch_nor_onnx(checkout: Path, tmp_path: Path) -> None:
-    code = "import sys, condensenet.deploy.latency.mobilenet as y; y.write_mobilenet_v1(sys.argv[1], (1, 8, 8), 10); "
+    code = "import sys, condensenet.deploy.latency.mobilenet as m; m.write_mobilenet_v1(sys.argv[1], (1, 8, 8), 10); "
     code += "sys.exit(bool({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
-    command = [sys.executable, "-c", code, str(tmp_path / "yard.onnx")]
+    command = [sys.executable, "-c", code, str(tmp_path / "mobilenet.onnx")]
     assert subprocess.run(command, cwd=checkout, check=False).returncode == 0

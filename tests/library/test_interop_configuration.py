@@ -1,4 +1,4 @@
-"""The configuration of an authors' checkpoint, found in the checkpoint alone or asked for."""
+"""The configuration of an authors' checkpoint: inferred from it, and what the caller has to set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from networks import authors_forward, configs, random_network, relative_differen
 
 from condensenet import CondenseNet, ModelConfig, convert, load_authors_checkpoint, presets
 from condensenet.interop import authors_state_dict, halve_classifier
-from condensenet.interop.inference import told_groups
+from condensenet.interop.configuration import infer_groups
 
 CIFAR = ModelConfig(block_depths=(2, 1, 1), growth_rates=(8, 8, 16))  # the authors' number of blocks and classes
 FIRST = "features.denseblock_1.denselayer_1.conv_1"
@@ -30,13 +30,13 @@ def _at(config: ModelConfig, stage: int, seed: int = 0) -> CondenseNet:
 
 
 def _stem(config: ModelConfig) -> dict[str, str]:
-    """What must be said of a network that is none of the authors' CIFAR and ImageNet ones."""
+    """The keyword that a network other than the authors' CIFAR and ImageNet ones needs."""
     theirs = {(3, 10, "cifar"), (3, 100, "cifar"), (5, 1000, "imagenet")}
     return {} if (len(config.block_depths), config.num_classes, config.stem) in theirs else {"stem": config.stem}
 
 
 def _of_file(config: ModelConfig) -> ModelConfig:
-    """What a file can tell of ``config``: no dropout, and no reduction without a transition."""
+    """What of ``config`` can be inferred from a file: no dropout, and no reduction without a transition."""
     reduction = config.reduction if len(config.block_depths) > 1 else None
     return dataclasses.replace(config, dropout=0.0, reduction=reduction)
 
@@ -132,7 +132,7 @@ def test_the_reduction_is_the_simplest_that_leads_to_the_same_channels(reduction
         assert loaded.config == config
 
 
-def test_presets_are_found_again():
+def test_presets_are_inferred():
     for name in ("condensenet-50", "condensenet-74-g8", "light-94"):
         config = presets[name]
         grouped = convert(_at(config, config.num_condensing_stages))
@@ -158,14 +158,14 @@ def test_their_plain_densenet_is_one_group_without_condensation(reduction, group
 def test_how_many_groups_masks_are_of():
     one = torch.tensor([[1, 1, 0, 0, 1, 0]]).bool()
     two = torch.tensor([[1, 1, 0, 0, 1, 0], [0, 1, 1, 0, 0, 1]]).bool()
-    assert told_groups([]) == (1, False)
-    assert told_groups([torch.ones(4, 6).bool()]) == (1, False)
-    assert told_groups([two.repeat(3, 1)]) == (2, False)  # four groups are so by chance once in 20 ** 2
-    assert told_groups([two.repeat(3, 1)] * 3) == (2, True)  # once in 64 million
-    assert told_groups([one.repeat(6, 1)] * 4) == (1, False)
-    assert told_groups([one.repeat(6, 1)] * 5) == (1, True)
+    assert infer_groups([]) == (1, False)
+    assert infer_groups([torch.ones(4, 6).bool()]) == (1, False)
+    assert infer_groups([two.repeat(3, 1)]) == (2, False)  # four groups look so by chance once in 20 ** 2
+    assert infer_groups([two.repeat(3, 1)] * 3) == (2, True)  # once in 64 million
+    assert infer_groups([one.repeat(6, 1)] * 4) == (1, False)
+    assert infer_groups([one.repeat(6, 1)] * 5) == (1, True)
     three = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 1, 1]]).bool()
-    assert told_groups([two.repeat(3, 1), three.repeat(2, 1)])[0] == 6
+    assert infer_groups([two.repeat(3, 1), three.repeat(2, 1)])[0] == 6
 
 
 def test_so_few_masks_that_chance_explains_them_are_asked_about():
@@ -187,7 +187,7 @@ def test_what_is_given_must_fit(form):
             load_authors_checkpoint(state, **wrong)
     with pytest.raises(ValueError, match="stem='vgg' is not allowed"):
         load_authors_checkpoint(state, stem="vgg")
-    with pytest.raises(ValueError, match="groups_1x1 beside config is not allowed: config says it all"):
+    with pytest.raises(ValueError, match="groups_1x1 beside config is not allowed: config has all settings"):
         load_authors_checkpoint(state, CIFAR, groups_1x1=4)
     with pytest.raises(TypeError, match="config must be a ModelConfig, not a dict"):
         load_authors_checkpoint(state, {"groups_1x1": 4})

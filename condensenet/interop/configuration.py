@@ -1,7 +1,7 @@
-"""The configuration that an authors' checkpoint tells, and the questions about what it does not tell.
+"""The configuration of an authors' checkpoint, inferred from its tensors, and what they leave open.
 
-Only the first layer of each kind is asked; loading then checks every layer against the result.
-Shapes: O outputs, I inputs, G groups, R = I / C inputs that a group keeps in the end.
+Only the first layer of each kind is read here; loading then checks every layer against the result.
+Shapes: O outputs, I inputs, G groups, R = I / C inputs that a group keeps after pruning.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor
 from condensenet.config import ModelConfig
 from condensenet.interop.layout import Layers, dense_layer, form_of, layers_by_block, require, transition
 
-BY_CHANCE = 1e-6  # rarer coincidences of masks are none
-STEMS = {(3, 10): "cifar", (3, 100): "cifar", (5, 1000): "imagenet"}  # by blocks and classes, in their main.py
+MAX_CHANCE = 1e-6  # masks that repeat with a smaller probability do not repeat by chance
+STEMS = {(3, 10): "cifar", (3, 100): "cifar", (5, 1000): "imagenet"}  # by blocks and classes, as in their main.py
 
 
 def infer_config(layers: Layers, given: Mapping[str, Any]) -> ModelConfig:
-    """The configuration of these layers; ``given`` are fields that are known already.
+    """The configuration of these layers; ``given`` are fields that the caller sets.
 
-    Raises ``ValueError`` naming the first layer that makes no sense, or all fields that must be given.
+    Raises ``ValueError`` naming the first layer that is inconsistent, or all fields that the caller has to set.
     """
-    fields, questions = _shapes(layers), {}
+    fields, missing = _shapes(layers), {}
     stem = STEMS.get((len(fields["block_depths"]), fields["num_classes"]))
     if stem is None:
-        questions["stem"] = (
+        missing["stem"] = (
             f"no tensor holds its stride, and {len(fields['block_depths'])} blocks with {fields['num_classes']} "
             f"classes are neither the authors' CIFAR networks (3 blocks, 10 or 100 classes) nor their ImageNet ones "
             f"(5 blocks, 1000 classes): 'cifar' is stride 1, 'imagenet' stride 2"
@@ -38,16 +38,16 @@ def infer_config(layers: Layers, given: Mapping[str, Any]) -> ModelConfig:
     if form_of(layers) == "grouped":
         fields.update(_groups_of_index(layers))
     else:
-        fields.update(_groups_of_masks(layers, questions))
+        fields.update(_groups_of_masks(layers, missing))
     fields.update(given)
-    _ask({name: why for name, why in questions.items() if name not in given})
+    _check_complete({name: reason for name, reason in missing.items() if name not in given})
     return _with_reduction(layers, ModelConfig(**fields))
 
 
-def told_groups(masks: Iterable[Tensor]) -> tuple[int, bool]:
-    """(number of groups that these masks are of, whether more groups would look so by no chance).
+def infer_groups(masks: Iterable[Tensor]) -> tuple[int, bool]:
+    """(the least number of groups that explains these masks, whether a larger one is too improbable).
 
-    Each mask is (rows, I), boolean, True for kept; its rows repeat with the period of the groups.
+    Each mask is (rows, I), boolean, True for kept; its rows repeat with the number of groups as their period.
     """
     groups, log_chance = 1, 0.0
     for mask in masks:
@@ -56,32 +56,32 @@ def told_groups(masks: Iterable[Tensor]) -> tuple[int, bool]:
             period = _period(mask)
             groups = lcm(groups, period)
             log_chance -= period * log10(max(1, comb(mask.shape[1], kept)))
-    return groups, log_chance < log10(BY_CHANCE)
+    return groups, log_chance < log10(MAX_CHANCE)
 
 
 def _period(mask: Tensor) -> int:
-    """After how many rows the mask repeats."""
+    """The number of rows after which the mask repeats."""
     return next(p for p in _divisors(len(mask)) if bool((mask == mask[:p].repeat(len(mask) // p, 1)).all()))
 
 
-def _ask(questions: Mapping[str, str]) -> None:
-    if questions:
-        reasons = ", ".join(f"{name} ({why})" for name, why in questions.items())
-        call = ", ".join(f"{name}=..." for name in questions)
+def _check_complete(missing: Mapping[str, str]) -> None:
+    if missing:
+        reasons = ", ".join(f"{name} ({reason})" for name, reason in missing.items())
+        call = ", ".join(f"{name}=..." for name in missing)
         raise ValueError(
             f"the checkpoint does not tell {reasons}: "
-            f"call load_authors_checkpoint(checkpoint, {call}), or give it a whole config"
+            f"call load_authors_checkpoint(checkpoint, {call}), or pass a complete config"
         )
 
 
 def _shapes(layers: Layers) -> dict[str, Any]:
-    """The fields that shapes alone tell, in the training form as in the converted one."""
+    """The fields that follow from shapes alone, in the training form and in the converted one."""
     depths = _block_depths(layers)
     rates = tuple(_size(layers, dense_layer(block, 1, 2), "conv.weight", 0) for block in range(1, len(depths) + 1))
     conv_1, conv_2 = dense_layer(1, 1, 1), dense_layer(1, 1, 2)
     stem, width = _size(layers, "features.init_conv", "weight", 0), _size(layers, conv_1, "conv.weight", 0)
-    twice = f"its {stem} outputs are not twice the {rates[0]} outputs of {conv_2}"
-    require(stem == 2 * rates[0], "features.init_conv", twice)
+    message = f"its {stem} outputs are not twice the {rates[0]} outputs of {conv_2}"
+    require(stem == 2 * rates[0], "features.init_conv", message)
     head = "linear.weight" if "linear.weight" in layers.get("classifier", {}) else "weight"
     return {
         "block_depths": depths,
@@ -106,21 +106,21 @@ def _block_depths(layers: Layers) -> tuple[int, ...]:
 
 
 def _size(layers: Layers, layer: str, name: str, axis: int) -> int:
-    """One side of a convolution's or linear layer's weights."""
+    """One dimension of the weights of a convolution or linear layer."""
     require(layer in layers, layer, "the checkpoint lacks it")
     require(name in layers[layer], layer, f"{name} is missing")
-    shape, sides = tuple(layers[layer][name].shape), 2 if layer == "classifier" else 4
-    require(len(shape) == sides and min(shape) > 0, layer, f"{name} has shape {shape}, not of {sides} dimensions")
+    shape, rank = tuple(layers[layer][name].shape), 2 if layer == "classifier" else 4
+    require(len(shape) == rank and min(shape) > 0, layer, f"{name} has shape {shape}, not of {rank} dimensions")
     return shape[axis]
 
 
 def _quotient(layer: str, what: str, value: int, by: int, of: str = "the inputs of a filter") -> int:
-    require(value % by == 0, layer, f"its {value} {what} are no multiple of {by}, {of}")
+    require(value % by == 0, layer, f"its {value} {what} are not a multiple of {by}, {of}")
     return value // by
 
 
 def _groups_of_index(layers: Layers) -> dict[str, int]:
-    """G and C: the index has G * R entries, a filter R inputs, and the first layer gets all that the stem gives."""
+    """G and C: the index has G * R entries, a filter R inputs, and the first layer reads all outputs of the stem."""
     layer = dense_layer(1, 1, 1)
     require("index" in layers[layer], layer, "index is missing")
     inputs, kept = _size(layers, "features.init_conv", "weight", 0), _size(layers, layer, "conv.weight", 1)
@@ -132,62 +132,67 @@ def _groups_of_index(layers: Layers) -> dict[str, int]:
     }
 
 
-def _groups_of_masks(layers: Layers, questions: dict[str, str]) -> dict[str, int]:
-    """G and C as far as the masks of a training form tell them; what they do not tell becomes a question."""
+def _groups_of_masks(layers: Layers, missing: dict[str, str]) -> dict[str, int]:
+    """G and C as far as they follow from the masks of a training form; else the reason is put into ``missing``."""
     masks = {name: tensors["_mask"] for name, tensors in layers.items() if "_mask" in tensors}
-    if not masks:  # their plain DenseNet
-        first = dense_layer(1, 1, 1)
-        inputs, read = _size(layers, "features.init_conv", "weight", 0), _size(layers, first, "conv.weight", 1)
-        ordinary = f"a filter reads {read} of {inputs} inputs without mask or index: an ordinary group convolution"
-        require(inputs == read, first, ordinary)
-        return {"groups_1x1": 1, "condensation_factor": 1}
+    if not masks:
+        return _groups_of_densenet(layers)
     for name, mask in masks.items():
         require(mask.dim() == 4 and mask.numel() > 0, name, f"_mask has shape {tuple(mask.shape)}, not of 4 dimensions")
-    masked = {name: mask.flatten(1) != 0 for name, mask in masks.items()}
-    found: dict[str, int] = {}
-    groups, sure = told_groups(masked.values())
-    if gcd(*(size for mask in masked.values() for size in mask.shape)) % groups:  # a broken mask: checked later
-        groups = mode(_period(mask) for mask in masked.values() if not mask.all())
-    if sure:
-        found["groups_1x1"] = groups
-    elif all(bool(mask.all()) for mask in masked.values()):
-        questions["groups_1x1"] = "nothing is dropped yet: it changes no logits now, but what will be dropped"
+    kept = {name: mask.flatten(1) != 0 for name, mask in masks.items()}
+    fields: dict[str, int] = {}
+    groups, certain = infer_groups(kept.values())
+    if gcd(*(size for mask in kept.values() for size in mask.shape)) % groups:  # a broken mask, reported by loading
+        groups = mode(_period(mask) for mask in kept.values() if not mask.all())
+    if certain:
+        fields["groups_1x1"] = groups
+    elif all(bool(mask.all()) for mask in kept.values()):
+        missing["groups_1x1"] = "nothing is dropped yet: it changes no logits now, but what will be dropped"
     else:
-        questions["groups_1x1"] = f"the masks are of {groups} groups, but so few could be of more by chance"
-    *others, last = _factors(layers, masked)
+        missing["groups_1x1"] = f"the masks are of {groups} groups, but so few could be of more by chance"
+    *others, last = _possible_factors(layers, kept)
     if others:
-        questions["condensation_factor"] = f"{', '.join(map(str, others))} and {last} lead to these masks"
+        missing["condensation_factor"] = f"{', '.join(map(str, others))} and {last} lead to these masks"
     else:
-        found["condensation_factor"] = last
-    return found
+        fields["condensation_factor"] = last
+    return fields
 
 
-def _factors(layers: Layers, masked: Mapping[str, Tensor]) -> list[int]:
-    """Every C that leads to the masks of all layers, at or before the condensing stage that each claims.
+def _groups_of_densenet(layers: Layers) -> dict[str, int]:
+    """Of the authors' plain DenseNet, which has neither mask nor index."""
+    first = dense_layer(1, 1, 1)
+    inputs, read = _size(layers, "features.init_conv", "weight", 0), _size(layers, first, "conv.weight", 1)
+    message = f"a filter reads {read} of {inputs} inputs without mask or index: an ordinary group convolution"
+    require(inputs == read, first, message)
+    return {"groups_1x1": 1, "condensation_factor": 1}
 
-    Before it, because their code drops too little after a skipped stage. A stage of 0 claims nothing.
+
+def _possible_factors(layers: Layers, kept: Mapping[str, Tensor]) -> list[int]:
+    """Every C that leads to the masks of all layers, at the condensing stage that each states or an earlier one.
+
+    Earlier, because the authors' code drops too little after a skipped stage. A stage of 0 states nothing.
     """
-    factors = _divisors(gcd(*(mask.shape[1] for mask in masked.values())))
-    for name, mask in masked.items():
+    factors = _divisors(gcd(*(mask.shape[1] for mask in kept.values())))
+    for name, mask in kept.items():
         inputs, dropped = mask.shape[1], int((~mask[0]).sum())
         stage = layers[name].get("_stage")
-        claimed = 0 if stage is None or stage.numel() != 1 else int(stage.nan_to_num().item())
+        stated = 0 if stage is None or stage.numel() != 1 else int(stage.nan_to_num().item())
         before = factors
         factors = [
             factor
             for factor in before
-            if dropped * factor % inputs == 0 and dropped * factor // inputs <= (claimed or factor - 1) <= factor - 1
+            if dropped * factor % inputs == 0 and dropped * factor // inputs <= (stated or factor - 1) <= factor - 1
         ]
         require(
             bool(factors),
             name,
-            f"{dropped} of {inputs} inputs dropped at stage {claimed} goes with no condensation factor of {before}",
+            f"{dropped} of {inputs} inputs dropped at stage {stated} goes with no condensation factor of {before}",
         )
     return factors
 
 
 def _with_reduction(layers: Layers, config: ModelConfig) -> ModelConfig:
-    """The configuration with the simplest reduction that leads to the channels of the transitions, if there are any."""
+    """``config`` with the simplest reduction that gives the channels of the transitions, if there are any."""
     low, high = 0.0, 1.0
     channels, groups = config.stem_channels, config.groups_1x1
     widths = {}
@@ -195,16 +200,18 @@ def _with_reduction(layers: Layers, config: ModelConfig) -> ModelConfig:
         channels += depth * rate
         name = transition(block)
         if name in layers and block < len(config.block_depths):
-            wanted = _size(layers, name, "conv.weight", 0)
-            low, high = max(low, (wanted - groups) / channels), min(high, wanted / channels)
-            require(low < high, name, f"no reduction leads to {wanted} of {channels} channels here and to those before")
-            widths[name] = (channels, wanted)
-            channels = wanted
+            outputs = _size(layers, name, "conv.weight", 0)
+            low, high = max(low, (outputs - groups) / channels), min(high, outputs / channels)
+            require(
+                low < high, name, f"no reduction leads to {outputs} of {channels} channels here and to those before"
+            )
+            widths[name] = (channels, outputs)
+            channels = outputs
     if not widths:
         return config
-    for share in (0.5, *(floor(high * 10**digits) / 10**digits for digits in range(10)), high):
-        if low < share <= high:
-            candidate = replace(config, reduction=share)
+    for reduction in (0.5, *(floor(high * 10**digits) / 10**digits for digits in range(10)), high):
+        if low < reduction <= high:
+            candidate = replace(config, reduction=reduction)
             if all(candidate.transition_channels(inputs) == outputs for inputs, outputs in widths.values()):
                 return candidate
     name, (inputs, outputs) = next(iter(widths.items()))

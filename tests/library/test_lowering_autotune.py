@@ -1,4 +1,4 @@
-"""The planner: measures, remembers, survives being killed, and gives a plan that needs no measuring again."""
+"""Autotuning: it measures, caches its times, survives being killed, and its plan can be used again."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import torch
 from networks import condensed
 
 from condensenet import CondenseNet, ModelConfig, convert
-from condensenet.deploy.export import compare_onnx
-from condensenet.deploy.lowering import Plan, blocks, graph, lower, measure_plan, planner, portable_plan
-from condensenet.deploy.lowering.network import read_network
-from condensenet.deploy.lowering.places import places, trials
-from condensenet.deploy.lowering.timing import Times
+from condensenet.deploy.compare import compare_onnx
+from condensenet.deploy.lowering import Plan, autotune, blocks, graph, lower, measure_plan, portable_plan
+from condensenet.deploy.lowering.autotune import candidates
+from condensenet.deploy.lowering.reading import read_network
+from condensenet.deploy.lowering.timing_cache import TimingCache
+from condensenet.deploy.lowering.workloads import workloads
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -28,7 +29,7 @@ pytest.importorskip("onnxruntime")
 CONFIG = ModelConfig(
     block_depths=(2, 2), growth_rates=(4, 8), groups_1x1=2, groups_3x3=2, condensation_factor=2, num_classes=3
 )
-SITES = 6  # four layers, two blocks
+WORKLOADS = 6  # four layers, two blocks
 
 
 def network() -> CondenseNet:
@@ -41,8 +42,8 @@ def test_a_measured_plan_is_exact_reusable_and_says_where_it_was_measured(tmp_pa
     assert plan.kind == "measured"
     assert plan.machine is not None
     assert plan.machine["threads"] == 1
-    for name, place in places(read_network(model)):
-        assert plan.times_us[name].keys() == set(trials(place))
+    for name, workload in workloads(read_network(model)):
+        assert plan.times_us[name].keys() == set(candidates(workload))
     path = lower(model, tmp_path / "a.onnx", 16, plan=plan)
     compare_onnx(model, path, [torch.randn(4, 3, 16, 16)])
     elsewhere = replace(plan, machine={**plan.machine, "cpu": "another"})
@@ -58,15 +59,15 @@ def test_the_cache_saves_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     model, cache = network(), tmp_path / "times.json"
     first = measure_plan(model, 16, cache=cache)
     timed: list[set[str]] = []
-    original = planner.time_in_turn
+    original = autotune.time_in_turn
 
     def spy(models, *rest):  # type: ignore[no-untyped-def]
         timed.append(set(models))
         return original(models, *rest)
 
-    monkeypatch.setattr(planner, "time_in_turn", spy)
+    monkeypatch.setattr(autotune, "time_in_turn", spy)
     second = measure_plan(model, 16, cache=cache)
-    assert len(timed) == 1  # the whole graphs alone
+    assert len(timed) == 1  # only the whole networks
     assert {name: second.times_us[name] for name in second.variants} == {
         name: first.times_us[name] for name in first.variants
     }
@@ -76,10 +77,10 @@ NAN = b'{"format": "condensenet lowering times 1", "times_us": {"a": {"b": NaN}}
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"\xff", b'{"format": "other"}', b'{"times_us": {"a": 1}}', NAN])
-def test_a_damaged_cache_is_left_out_with_a_warning(tmp_path: Path, junk: bytes) -> None:
+def test_a_damaged_cache_is_ignored_with_a_warning(tmp_path: Path, junk: bytes) -> None:
     cache = tmp_path / "times.json"
     cache.write_bytes(junk)
-    with pytest.warns(UserWarning, match="is left out, it holds no times"):
+    with pytest.warns(UserWarning, match="is ignored, it is not a timing cache"):
         measure_plan(network(), 16, cache=cache)
     assert json.loads(cache.read_text())["times_us"]
 
@@ -98,14 +99,14 @@ SLOW = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_lowering_planner import network
-from condensenet.deploy.lowering import measure_plan, planner
-original = planner.time_in_turn
+from test_lowering_autotune import network
+from condensenet.deploy.lowering import autotune, measure_plan
+original = autotune.time_in_turn
 def slow(*rest):
-    found = original(*rest)
+    times_us = original(*rest)
     time.sleep(0.2)
-    return found
-planner.time_in_turn = slow
+    return times_us
+autotune.time_in_turn = slow
 measure_plan(network(), 16, cache=Path(sys.argv[1]))
 """
 
@@ -119,19 +120,19 @@ def test_a_killed_planner_goes_on_from_what_it_measured(tmp_path: Path, monkeypa
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     kept = json.loads(cache.read_text())["times_us"]
-    assert 0 < len(kept) < SITES
+    assert 0 < len(kept) < WORKLOADS
     timed = []
-    original = planner.time_in_turn
-    monkeypatch.setattr(planner, "time_in_turn", lambda *rest: timed.append(1) or original(*rest))
+    original = autotune.time_in_turn
+    monkeypatch.setattr(autotune, "time_in_turn", lambda *rest: timed.append(1) or original(*rest))
     plan = measure_plan(network(), 16, cache=cache)
-    assert len(timed) == SITES - len(kept) + 1
-    found = json.loads(cache.read_text())["times_us"]
-    assert {key: found[key] for key in kept} == kept
+    assert len(timed) == WORKLOADS - len(kept) + 1
+    times_us = json.loads(cache.read_text())["times_us"]
+    assert {key: times_us[key] for key in kept} == kept
     assert plan.variants.keys() == portable_plan(network(), 16).variants.keys()
 
 
 def test_what_the_runtime_cannot_load_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with an older ONNX Runtime, which knows no TensorScatter."""
+    """As in an older ONNX Runtime, which lacks TensorScatter."""
     monkeypatch.setattr(blocks, "SCATTER_OPSET", 99)
     monkeypatch.setitem(graph.IR_VERSIONS, 99, 99)
     plan = measure_plan(network(), 16)
@@ -140,12 +141,12 @@ def test_what_the_runtime_cannot_load_is_not_chosen(tmp_path: Path, monkeypatch:
     lower(network(), tmp_path / "model.onnx", 16, plan=plan)
 
 
-def test_planners_that_share_a_cache_keep_each_others_times(tmp_path: Path) -> None:
+def test_processes_that_share_a_cache_keep_each_others_times(tmp_path: Path) -> None:
     path = tmp_path / "times.json"
-    one, other = Times(path), Times(path)  # both began before either wrote
+    one, other = TimingCache(path), TimingCache(path)  # both began before either wrote
     one.put({"site": 1}, {"a": 2.0})
     other.put({"site": 2}, {"b": 3.0})
-    kept = Times(path)
+    kept = TimingCache(path)
     assert (kept.get({"site": 1}), kept.get({"site": 2})) == ({"a": 2.0}, {"b": 3.0})
 
 
