@@ -18,7 +18,7 @@ from ruamel.yaml.error import YAMLError
 
 from tasks import paths
 from tasks.headline import as_number, final_metrics
-from tasks.report.drawing import SERIES
+from tasks.report.figures.style import SERIES
 
 if TYPE_CHECKING:  # importing them imports torch, which delivering does not need
     from tasks.params import Params, Setting

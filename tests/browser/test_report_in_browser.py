@@ -46,7 +46,7 @@ def page(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tasks import paths
     from tasks.report import __main__ as report
     from tasks.report.published import read_published
-    from tasks.report.read import read_study
+    from tasks.report.results import read_study
 
     params = digits(checkout)
     published = read_published(checkout / "conf" / "published.yaml")

@@ -1,4 +1,4 @@
-"""Published figures: every one has a mark and a source, and is never mistaken for a measured one."""
+"""Published figures: each has a mark and a source, and none can be mistaken for a measured one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from report_outputs import digits
 from condensenet.models.presets import presets
 from tasks.errors import UserError
 from tasks.params import DataParams
-from tasks.report.content import figure_text, published_text
-from tasks.report.details import image_set_notes
-from tasks.report.published import Figure, Published, dataset_of, parse, read_published
-from tasks.report.read import Study
+from tasks.report.published import Published, PublishedFigure, dataset_of, parse, read_published
+from tasks.report.results import Study
+from tasks.report.tables.literature import figure_text, image_set_notes, published_text
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +50,9 @@ def test_a_network_is_matched_by_what_it_is_and_not_by_the_settings_name(publish
 
 
 def test_what_was_not_read_at_its_source_carries_its_mark(published: Published) -> None:
-    assert figure_text(Figure(24.08, "M"), "cifar100_error_pct") == "24.08 [M]"
-    assert figure_text(Figure(24.08, "V"), "cifar100_error_pct") == "24.08"
-    marks = {figure.mark for model in published.models for found in model.figures.values() for figure in found}
+    assert figure_text(PublishedFigure(24.08, "M"), "cifar100_error_pct") == "24.08 [M]"
+    assert figure_text(PublishedFigure(24.08, "V"), "cifar100_error_pct") == "24.08"
+    marks = {figure.mark for model in published.models for figures in model.figures.values() for figure in figures}
     assert marks == {"V", "M"}
 
 
@@ -83,7 +82,7 @@ def test_a_broken_file_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_the_data_set_is_told_by_the_source_or_the_start_of_the_studys_name(checkout: Path) -> None:
+def test_the_data_set_follows_from_the_source_or_the_start_of_the_studys_name(checkout: Path) -> None:
     params = digits(checkout)
     assert dataset_of(params) is None
     cifar = dataclasses.replace(params, study="groups", data=DataParams(source="cifar10"))
@@ -93,11 +92,11 @@ def test_the_data_set_is_told_by_the_source_or_the_start_of_the_studys_name(chec
     assert dataset_of(dataclasses.replace(params, study="flowers", data=parquet)) is None
 
 
-def test_other_images_than_the_published_ones_are_told(checkout: Path) -> None:
+def test_a_note_says_that_the_images_are_not_the_published_ones(checkout: Path) -> None:
     params = dataclasses.replace(digits(checkout), data=DataParams(source="parquet", path="images"))
     study = Study(params=params, manifest={"splits": {"test": 5}}, yardstick=None, results=[])
     first, second = image_set_notes(study, "cifar10")
     assert first == "Not the same test images: measured on 5, published on 10,000."
     assert "original pixels" in second
-    whole = dataclasses.replace(study, manifest={"splits": {"test": 50_000}})
-    assert image_set_notes(whole, "imagenet") == []
+    all_images = dataclasses.replace(study, manifest={"splits": {"test": 50_000}})
+    assert image_set_notes(all_images, "imagenet") == []
