@@ -16,9 +16,11 @@ from tasks.headline import final_metrics
 from tasks.outputs import write_csv
 from tasks.report import formats
 from tasks.report.machines import machine_notes
+from tasks.report.published import read_published
 from tasks.report.results import SettingResult, read_study, wilson_interval_pct
 from tasks.report.summary import make_row, read_table
 from tasks.report.tables.classes import class_table
+from tasks.report.tables.headline import comparison, headline_table
 from tasks.report.tables.latency import form_table
 from tasks.report.terminal import format_table, print_table
 
@@ -55,6 +57,31 @@ def test_a_latency_of_before_forms_were_named_is_of_the_exported_file(study_fold
     row = make_row(read_study(params).results[2])
     assert row["latency_ms"] == pytest.approx(0.32)
     assert row["latency_ms_plain"] is None
+
+
+def test_the_headline_table_keeps_measured_and_published_apart(study_folder: Path, checkout: Path) -> None:
+    published = read_published(checkout / paths.PUBLISHED)
+    table = headline_table(read_study(digits(checkout)), published)
+    titles = [column.title for column in table.columns]
+    row = dict(zip(titles, table.rows[2], strict=True))
+    assert (row["setting"].text, row["G"].text, row["C"].text) == ("g4-c2", "4", "2")
+    assert (row["test error"].text, row["test error"].detail) == ("3.06", "1.7–5.4")  # 11 of 360, Wilson
+    assert (row["latency"].text, row["latency"].detail) == ("0.320", "0.304–0.352")  # 0.95 and 1.1 of the median
+    assert (row["ratio to MobileNetV1"].text, row["plain export"].text) == ("0.64", "0.480")
+    assert row["throughput"].text == "6,250"  # the largest batch on two threads: 0.16 ms an image
+    assert row["published error"].text == "–"
+    assert [column.title for column in table.columns if column.is_published] == ["published error"]
+
+
+def test_the_comparison_says_whether_the_errors_differ(study_folder: Path, checkout: Path) -> None:
+    study = read_study(digits(checkout))
+    sentence = comparison(study)
+    assert sentence.startswith("g4-c4 needs 25% of the multiply-adds of g1-c1, at a test error of 3.33% against 2.50%")
+    assert "the 95% intervals overlap" in sentence
+    params = digits(checkout)
+    path = params.paths.setting("evaluate", "g4-c4") / paths.METRICS
+    write_json(path, {"images": 360, "pytorch": {}, "onnxruntime": {"top1_error_pct": 50.0}, "disagreements": 0})
+    assert "overlap" not in comparison(read_study(params))
 
 
 def test_every_form_has_its_figures_and_a_dropped_one_its_reason(study_folder: Path, checkout: Path) -> None:

@@ -16,6 +16,7 @@ from tasks.report.results import SettingResult, Study
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 UNITS = ((1e9, "billion"), (1e6, "million"), (1e3, "thousand"))
 LABEL_SIZE = 8.5  # points
@@ -110,11 +111,14 @@ def scatter(points: Sequence[Point], *, x_label: str, reference: tuple[float, st
         for point in points:
             _draw_point(axes, point)
         _set_limits(axes, points, reference)
-        if reference is not None:
-            _draw_reference(axes, *reference)
         axes.set_xlabel(x_label)
         axes.set_ylabel("test error (top-1), %")
-        _label_points(axes, points, reference)
+        segments = [segment for point in points for segment in point.whiskers]
+        if reference is not None:
+            text = _draw_reference(axes, *reference)
+            figure.draw_without_rendering()  # lays the figure out: only then has the text its place
+            segments += _reference_segments(axes, reference[0], text)
+        _label_points(axes, points, segments)
     return figure
 
 
@@ -141,9 +145,10 @@ def _set_limits(axes: Axes, points: Sequence[Point], reference: tuple[float, str
     axes.set_ylim(0, max(top * 1.12, 1))
 
 
-def _draw_reference(axes: Axes, x: float, name: str) -> None:
+def _draw_reference(axes: Axes, x: float, name: str) -> Annotation:
+    """Draw a vertical line and return its name."""
     axes.axvline(x, color=style.MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
-    axes.annotate(
+    return axes.annotate(
         name,
         (x, 1),
         xycoords=("data", "axes fraction"),
@@ -157,13 +162,17 @@ def _draw_reference(axes: Axes, x: float, name: str) -> None:
     )
 
 
-def _label_points(axes: Axes, points: Sequence[Point], reference: tuple[float, str] | None) -> None:
-    """Each name near its point, clear of marks, whiskers and the reference line."""
+def _reference_segments(axes: Axes, x: float, text: Annotation) -> list[Segment]:
+    """The reference line, and the edge of its name."""
+    box = text.get_window_extent().transformed(axes.transData.inverted())
+    return [([x, x], [*axes.get_ylim()]), ([box.x0, box.x0], [box.y0, box.y1])]
+
+
+def _label_points(axes: Axes, points: Sequence[Point], segments: Sequence[Segment]) -> None:
+    """Write each name near its point, clear of all marks and ``segments``."""
     import textalloc
 
     marks = [(p.x, p.y) for p in points] + [(p.x, p.published) for p in points if p.published is not None]
-    lines = [whisker for point in points for whisker in point.whiskers]
-    lines += [([reference[0]] * 2, [*axes.get_ylim()])] if reference is not None else []
     textalloc.allocate(
         axes,
         [point.x for point in points],
@@ -173,8 +182,8 @@ def _label_points(axes: Axes, points: Sequence[Point], reference: tuple[float, s
         y_scatter=[y for _, y in marks],
         scatter_sizes=[MARK_RADIUS] * len(marks),  # type: ignore[list-item]  # one number for each mark
         text_scatter_sizes=[MARK_RADIUS - 2] * len(points),  # type: ignore[list-item]
-        x_lines=[x for x, _ in lines],
-        y_lines=[y for _, y in lines],
+        x_lines=[x for x, _ in segments],
+        y_lines=[y for _, y in segments],
         textsize=LABEL_SIZE,
         textcolor=style.INK,
         linecolor=style.MUTED,

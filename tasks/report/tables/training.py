@@ -21,7 +21,7 @@ COLUMNS = (
 
 
 def training_table(study: Study) -> Table:
-    return Table("Training", COLUMNS, setting_rows(study, _values), [split_note(study)])
+    return Table("Training runs", COLUMNS, setting_rows(study, _values), [split_note(study)])
 
 
 def _values(result: SettingResult) -> list[str]:
