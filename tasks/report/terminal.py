@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
@@ -33,13 +32,6 @@ def print_table(rows: Sequence[Row], file: TextIO | None = None) -> None:
     console.print(table)
     for note in _notes(rows):
         console.print(Text(note))
-
-
-def format_table(rows: Sequence[Row]) -> str:
-    """What ``print_table`` prints in a pipe."""
-    file = io.StringIO()
-    print_table(rows, file)
-    return file.getvalue()
 
 
 def _figures(row: Row) -> tuple[str, ...]:

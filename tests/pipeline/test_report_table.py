@@ -8,21 +8,27 @@ import re
 from pathlib import Path
 
 import pytest
-from report_outputs import digits, write_json, write_study
+from report_outputs import digits, write_study
 
 from tasks import paths
 from tasks.errors import UserError
 from tasks.headline import final_metrics
-from tasks.outputs import write_csv
+from tasks.outputs import write_csv, write_json
 from tasks.report import formats
 from tasks.report.machines import machine_notes
 from tasks.report.published import read_published
 from tasks.report.results import SettingResult, read_study, wilson_interval_pct
-from tasks.report.summary import make_row, read_table
+from tasks.report.summary import Value, make_row, read_table
 from tasks.report.tables.classes import class_table
 from tasks.report.tables.headline import comparison, headline_table
 from tasks.report.tables.latency import form_table
-from tasks.report.terminal import format_table, print_table
+from tasks.report.terminal import print_table
+
+
+def format_table(rows: list[dict[str, Value]]) -> str:
+    """What ``print_table`` writes into a pipe."""
+    print_table(rows, file := io.StringIO())
+    return file.getvalue()
 
 
 @pytest.fixture
