@@ -192,4 +192,5 @@ def _label_points(axes: Axes, points: Sequence[Point], segments: Sequence[Segmen
         min_distance=0.008,
         max_distance=0.3,
         nbr_candidates=1000,
+        va="bottom",
     )
