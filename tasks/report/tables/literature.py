@@ -76,8 +76,8 @@ def _measured(model: PublishedModel, name: str, study: Study, published: Publish
 def comparison_table(study: Study, published: Published) -> Table | None:
     """Measured and published figures of the same networks, side by side; None if none was published."""
     dataset = dataset_of(study.params)
-    titles = {f"{dataset}_error_pct": "test error", f"{dataset}_top5_error_pct": "top-5 error", **COUNTS}
-    del titles["macs"]
+    titles = {f"{dataset}_error_pct": "test error", f"{dataset}_top5_error_pct": "top-5 error"}
+    titles |= {name: COUNTS[name] for name in ("paper_flops", "params")}
     matches = {result.name: published.match(result.setting.model, dataset) for result in study.results}
     names = [name for name in titles if any(model is not None and name in model.figures for model in matches.values())]
     if not names:
