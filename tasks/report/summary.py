@@ -19,9 +19,15 @@ INTEGERS = (
     *("groups", "condensation_factor", "test_images", "macs", "paper_flops", "params", "file_bytes"),
     *("latency_batch", "latency_threads"),
 )
-OTHER_FORMS = tuple(form for form in paths.ALL_FORMS if form != paths.LOWERED)
 CURVES = ("epoch", "condensing_stage", "train_loss", "train_error_pct", "validation_loss", "validation_error_pct")
 FROM_TRAINING = ("epochs", "train_loss", "train_error_pct", "validation_error_pct", "seconds")
+HEADLINE = (
+    *("test_error_pct", "macs", "paper_flops", "params", "latency_ms", "latency_ratio", "file_bytes"),
+    "test_top5_error_pct",
+)
+OTHER_FORMS = tuple(
+    f"{name}_{form}" for form in paths.ALL_FORMS if form != paths.LOWERED for name in ("latency_ms", "latency_ratio")
+)
 FROM_TABLE = (
     *("test_error_pct", "test_top5_error_pct", "macs", "paper_flops", "params"),
     *("latency_ms", "latency_ratio", "latency_ms_plain", "latency_ratio_plain", "file_bytes"),
@@ -35,21 +41,11 @@ def make_row(result: SettingResult) -> dict[str, Value]:
         "setting": result.name,
         "groups": result.setting.model.groups_1x1,
         "condensation_factor": result.setting.model.condensation_factor,
-        "test_error_pct": metrics.get("test_error_pct"),
-        "macs": metrics.get("macs"),
-        "paper_flops": metrics.get("paper_flops"),
-        "params": metrics.get("params"),
-        "latency_ms": metrics.get("latency_ms"),
-        "latency_ratio": metrics.get("latency_ratio"),
-        "file_bytes": metrics.get("file_bytes"),
-        "test_top5_error_pct": metrics.get("test_top5_error_pct"),
+        **{name: metrics.get(name) for name in HEADLINE},
         "test_images": (result.evaluation or {}).get("images"),
         "latency_p10_ms": latency.get("p10_ms"),
         "latency_p90_ms": latency.get("p90_ms"),
-    }
-    for form in OTHER_FORMS:
-        row |= {name: metrics.get(name) for name in (f"latency_ms_{form}", f"latency_ratio_{form}")}
-    row |= {
+        **{name: metrics.get(name) for name in OTHER_FORMS},
         "yardstick_latency_ms": latency.get("yardstick_median_ms"),
         "latency_batch": latency.get("batch"),
         "latency_threads": latency.get("threads"),
