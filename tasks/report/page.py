@@ -10,7 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tasks.report.figures import saving, style
+from tasks.colours import SERIES
+from tasks.report.figures import saving
 from tasks.report.figures.saving import ReportFigure
 from tasks.report.published import Published
 from tasks.report.results import Study
@@ -35,7 +36,7 @@ def render(study: Study, published: Published, figures: Mapping[str, Sequence[Re
         facts=data_facts(study),
         figures=figures,
         connections={name: list(group) for name, group in groupby(figures["connections"], lambda f: f.setting)},
-        colours=len(style.SERIES),
+        colours=len(SERIES),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tasks.colours import SERIES
 from tasks.report import formats
 from tasks.report.figures import style
 from tasks.report.figures.saving import ReportFigure
@@ -83,7 +84,7 @@ def training_curves(results: Sequence[SettingResult], losses: tuple[float, float
 def _draw_curves(axes: Axes, result: SettingResult, quantity: str) -> None:
     epochs = [row["epoch"] for row in result.history]
     dots = "o" if len(epochs) == 1 else ""
-    for colour, split in zip(style.SERIES, ("train", "validation"), strict=False):
+    for colour, split in zip(SERIES, ("train", "validation"), strict=False):
         values = [row[f"{split}_{quantity}"] for row in result.history]
         axes.plot(epochs, values, marker=dots, markersize=4, color=colour)
     for epoch, _ in result.dropping_epochs:  # a line in the middle of the epoch
@@ -112,8 +113,8 @@ def _draw_legend(figure: Figure, results: Sequence[SettingResult]) -> None:
 
     splits = " or ".join(sorted({result.validation_split for result in results}))
     handles = [
-        Line2D([], [], color=style.SERIES[0], label="training images"),
-        Line2D([], [], color=style.SERIES[1], label=f"{splits} images"),
+        Line2D([], [], color=SERIES[0], label="training images"),
+        Line2D([], [], color=SERIES[1], label=f"{splits} images"),
     ]
     if any(result.dropping_epochs for result in results):
         label = "condensing stage (its number)"

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from tasks.colours import SERIES
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Each becomes a CSS variable in the page, so the dark colour scheme can change it.
 INK, MUTED, GRID, SURFACE = "#1d2430", "#5c6675", "#dfe3e8", "#fefefe"
-# Okabe and Ito's palette, which people with any kind of colour vision can distinguish.
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 MARKERS = "os^Dvp"
 CSS_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface"}
 CSS_VARIABLES |= {colour: f"series-{index}" for index, colour in enumerate(SERIES)}
