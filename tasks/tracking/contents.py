@@ -17,8 +17,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tasks import paths
+from tasks.colours import SERIES
 from tasks.headline import as_number, final_metrics
-from tasks.report.figures.style import SERIES
 
 if TYPE_CHECKING:  # importing them imports torch, which delivering does not need
     from tasks.params import Params, Setting
