@@ -44,7 +44,7 @@ def _figures(row: Row) -> tuple[str, ...]:
         formats.short_count(row["params"]),
         formats.milliseconds(row["latency_ms"]),
         formats.ratio(row["latency_ratio"]),
-        formats.milliseconds(row["latency_ms_plain"]),
+        formats.milliseconds(row.get("latency_ms_plain")),  # older tables lack it
         formats.file_size(row["file_bytes"]),
     )
 

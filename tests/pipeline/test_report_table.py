@@ -174,6 +174,14 @@ def test_a_pipe_gets_plain_text_with_one_line_a_setting(study_folder: Path, chec
     assert tuple(re.split(r" {2,}", line.strip())) == ("g4-c2", "4", "2", *FIGURES_OF_G4_C2)
 
 
+def test_an_older_table_without_the_plain_form_is_printed(study_folder: Path, checkout: Path) -> None:
+    row = make_row(read_study(digits(checkout)).results[2])
+    del row["latency_ms_plain"]
+    line = next(line for line in format_table([row]).splitlines() if line.startswith("g4-c2 "))
+    assert "0.320" in line
+    assert "not run" in line
+
+
 def test_the_terminal_table_names_the_machine(study_folder: Path, checkout: Path) -> None:
     text = " ".join(format_table([make_row(result) for result in read_study(digits(checkout)).results]).split())
     assert "ONNX Runtime 1.31.1, Python 3.11.2; Example CPU @ 2.00GHz (x86_64), 2 cores" in text
