@@ -130,19 +130,19 @@ def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Images a second, and the time of a step, against MACs, with the line; a PNG or an SVG by the file's ending."""
-    from tasks.report import drawing
+    from tasks.report.figures import style
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with drawing.style():
-        figure = drawing.new_figure(8.0, 3.2)
+    with style.figure_style():
+        figure = style.new_figure(8.0, 3.2)
         speed, steps = figure.subplots(1, 2)
         for index, phase in enumerate(dict.fromkeys(row["phase"] for row in rows)):
             own = sorted((row for row in rows if row["phase"] == phase), key=lambda row: row["macs"])
             macs = np.array([row["macs"] for row in own]) / 1e6
             smooth = np.linspace(macs[0], macs[-1], 100)
             line_ms = own[0]["line_ms"] + own[0]["line_ms_per_mmac"] * smooth
-            look = {"color": drawing.colour(index)}
-            mark = {**look, "marker": drawing.marker(index), "linestyle": "none"}
+            look = {"color": style.colour(index)}
+            mark = {**look, "marker": style.marker(index), "linestyle": "none"}
             speed.plot(macs, [row["images_per_s"] for row in own], **mark)
             speed.plot(smooth, 1000 * own[0]["batch_size"] / line_ms, **look)
             steps.plot(macs, [row["step_ms"] for row in own], label=f"{phase}, r² {own[0]['r2']:.3f}", **mark)

@@ -79,7 +79,7 @@ def maybe(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value)
 
 
-def figure(found: published.Figure | None, form: str, unit: float = 1.0) -> str:
+def figure(found: published.PublishedFigure | None, form: str, unit: float = 1.0) -> str:
     """A published figure; one that was not read at its source keeps its mark."""
     if found is None:
         return "–"

@@ -8,7 +8,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks import paths
 from tasks.params import Params
-from tasks.report.table import read_table
+from tasks.report.summary import read_table
 
 
 def publish(params: Params) -> None:

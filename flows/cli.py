@@ -15,8 +15,9 @@ from flows.terminal import at_terminal
 from tasks import params, paths
 from tasks.console import say
 from tasks.errors import UserError
-from tasks.report.read import read_setting
-from tasks.report.table import make_row, print_table, read_table
+from tasks.report.results import read_setting
+from tasks.report.summary import make_row, read_table
+from tasks.report.terminal import print_table
 
 
 def main() -> None:

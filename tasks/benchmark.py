@@ -16,9 +16,9 @@ from condensenet.deploy.runtime import operator_library
 from tasks import locks, outputs, paths, tracking
 from tasks.console import say
 from tasks.errors import one_line, run_main
+from tasks.headline import latency_metrics
 from tasks.params import Params, Setting, stage_arguments
 from tasks.paths import NATIVE
-from tasks.tracking.contents import latency_metrics
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from condensenet.models.storage import save_model
 from tasks import locks, outputs, paths, tracking
 from tasks.console import say
 from tasks.errors import UserError, run_main
+from tasks.headline import cost_metrics
 from tasks.params import stage_arguments
-from tasks.tracking.contents import cost_metrics
 
 TOLERANCE = 1e-5  # of the largest difference of a logit, relative to the largest logit
 IMAGES = 8

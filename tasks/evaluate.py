@@ -17,8 +17,8 @@ from condensenet.deploy.compare import onnx_logits, torch_logits
 from tasks import locks, outputs, paths, tracking
 from tasks.console import progress, say
 from tasks.errors import one_line, run_main
+from tasks.headline import evaluation_metrics
 from tasks.params import Params, Setting, stage_arguments
-from tasks.tracking.contents import evaluation_metrics
 
 TOP = 5
 

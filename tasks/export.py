@@ -32,9 +32,9 @@ from tasks.export_forms import (
     time_int8,
     write_forms,
 )
+from tasks.headline import export_metrics
 from tasks.params import Params, Setting, stage_arguments
 from tasks.paths import INT8, LOWERED, NATIVE
-from tasks.tracking.contents import export_metrics
 
 BATCH_SIZE = 64
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,16 +35,16 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
-def write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """A header of the first row's names, then all rows, of which there must be one; lines end with \\n."""
-    write_text(path, as_csv(rows))
+def write_csv(path: Path, rows: Iterable[Mapping[str, object]], names: Sequence[str] | None = None) -> None:
+    """A header of ``names`` (default: the first row's, so there must be one), then all rows; lines end with \\n."""
+    write_text(path, as_csv(rows, names))
 
 
-def as_csv(rows: Iterable[Mapping[str, object]]) -> str:
+def as_csv(rows: Iterable[Mapping[str, object]], names: Sequence[str] | None = None) -> str:
     """The text that ``write_csv`` writes."""
     rows = list(rows)
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(file, names or list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()

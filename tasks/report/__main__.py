@@ -1,4 +1,4 @@
-"""Run as ``python -m tasks.report``: reads every stage's outputs, writes the report and completes the MLflow runs."""
+"""``python -m tasks.report``: reads every stage's outputs, writes the report and completes the MLflow runs."""
 
 from __future__ import annotations
 
@@ -9,55 +9,60 @@ from tasks import locks, outputs, paths, tracking
 from tasks.console import say
 from tasks.errors import run_main
 from tasks.params import load
-from tasks.report import drawing, markdown, page, tracked
-from tasks.report.pictures import Picture, connection_maps, curves, scatters
+from tasks.report import markdown, page, summary
+from tasks.report.figures import saving
+from tasks.report.figures.connection_maps import connection_figures
+from tasks.report.figures.curves import curve_figures
+from tasks.report.figures.saving import ReportFigure
+from tasks.report.figures.scatter import error_figures
 from tasks.report.published import Published, read_published
-from tasks.report.read import Study, read_study
-from tasks.report.table import make_row
+from tasks.report.results import Study, read_study
+
+Figures = dict[str, list[ReportFigure]]
 
 
 def main() -> None:
     params, published = load(), read_published()
     with locks.shared_machine():
         study = read_study(params)
-        pictures = draw(study, published)
-        write(study, published, pictures)
-        complete_runs(study, pictures)
+        figures = draw(study, published)
+        write(study, published, figures)
+        complete_runs(study, figures)
     say(f"report: {study.params.paths.report / paths.REPORT_HTML}")
 
 
-def draw(study: Study, published: Published) -> dict[str, list[Picture]]:
+def draw(study: Study, published: Published) -> Figures:
     """The figures by section of the page."""
-    return {"scatters": scatters(study, published), "curves": curves(study), "maps": connection_maps(study)}
-
-
-def write(study: Study, published: Published, pictures: dict[str, list[Picture]]) -> None:
-    """The outputs of the stage."""
-    folder = study.params.paths.report
-    texts = {
-        paths.TABLE: outputs.as_csv([make_row(result) for result in study.results]),
-        paths.REPORT_MD: markdown.render(study, published),
-        paths.REPORT_HTML: page.render(study, published, pictures),
+    return {
+        "errors": error_figures(study, published),
+        "curves": curve_figures(study),
+        "connections": connection_figures(study),
     }
-    for name, text in texts.items():
-        outputs.write_text(folder / name, text)
-    tracked.write_curves(study.results, folder)
-    tracked.write_metrics(study.results, folder)
 
 
-def complete_runs(study: Study, pictures: dict[str, list[Picture]]) -> None:
-    """Give every setting's MLflow run its final figures, the hashes of its files and the pictures."""
+def write(study: Study, published: Published, figures: Figures) -> None:
+    """Write the outputs of the stage."""
+    folder = study.params.paths.report
+    summary.write_table(study.results, folder)
+    summary.write_curves(study.results, folder)
+    summary.write_metrics(study.results, folder)
+    outputs.write_text(folder / paths.REPORT_MD, markdown.render(study, published))
+    outputs.write_text(folder / paths.REPORT_HTML, page.render(study, published, figures))
+
+
+def complete_runs(study: Study, figures: Figures) -> None:
+    """Give every setting's MLflow run its headline figures, the hashes of its files and its images."""
     with tempfile.TemporaryDirectory() as folder:
         images = {}
-        for picture in (picture for section in pictures.values() for picture in section):
-            images[picture.key] = Path(folder) / f"{picture.key}.png"
-            drawing.to_png(picture.figure, images[picture.key])
+        for figure in (figure for section in figures.values() for figure in section):
+            images[figure.key] = Path(folder) / f"{figure.key}.png"
+            saving.to_png(figure.figure, images[figure.key])
         report = study.params.paths.report / paths.REPORT_HTML
         for result in study.results:
             if result.run is None:
                 continue
-            shown = [p for section in pictures.values() for p in section if p.setting in ("", result.name)]
-            artifacts = [(images[picture.key], "report/figures") for picture in shown]
+            shown = [f for section in figures.values() for f in section if f.setting in ("", result.name)]
+            artifacts = [(images[figure.key], "report/figures") for figure in shown]
             tracking.record(
                 result.run,
                 "report",

@@ -1,16 +1,17 @@
 """Which earlier layers each layer still reads after condensing: the paper's figure, as numbers.
 
-Features keep their place: a dense layer appends its output to all features so far, and pooling changes no channel.
-So the input channels of a layer fall into runs, one a source: the stem, each earlier layer, or, where a transition
-has its own convolution (DenseNet-BC), that transition.
+A dense layer appends its output to all features so far, and pooling changes no channel. So the input channels of a
+layer fall into consecutive ranges, one for each source: the stem, each earlier layer or, where a transition has its
+own convolution (DenseNet-BC), that transition.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from condensenet.config import ModelConfig
-from tasks.report.read import KeptLayer
+from tasks.report.results import KeptLayer
 
 
 @dataclass(frozen=True)
@@ -24,23 +25,25 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerConnections:
-    """A layer, what it could read, and how much of that it kept."""
+    """A layer, the sources it could read, and the inputs it kept."""
 
     name: str
     sources: tuple[Source, ...]
     layer: KeptLayer
 
-    def kept_shares(self) -> list[float]:
-        """For each source, the share (0 to 1) of its connections to the layer's groups that were kept."""
-        count = [0] * self.layer.in_channels
-        for group in self.layer.kept:
-            for channel in group:
-                count[channel] += 1
-        groups = len(self.layer.kept)
-        return [sum(count[s.start : s.start + s.size]) / (groups * s.size) for s in self.sources]
+    @property
+    def density(self) -> float:
+        """The share (0 to 1) of the layer's connections that was kept."""
+        return sum(map(len, self.layer.kept)) / (len(self.layer.kept) * self.layer.in_channels)
 
-    def weights(self) -> list[float] | None:
-        """For each source, the mean absolute weight (dropped ones are 0), the largest of the layer being 1."""
+    def source_densities(self) -> list[float]:
+        """For each source, the share (0 to 1) of its connections to the layer's groups that was kept."""
+        readers = Counter(channel for group in self.layer.kept for channel in group)
+        groups = len(self.layer.kept)
+        return [sum(readers[c] for c in range(s.start, s.start + s.size)) / (groups * s.size) for s in self.sources]
+
+    def source_weights(self) -> list[float] | None:
+        """For each source, the mean absolute weight (0 where pruned), relative to the layer's largest."""
         if self.layer.mean_abs_weight is None:
             return None
         total = [0.0] * self.layer.in_channels
@@ -52,18 +55,18 @@ class LayerConnections:
         return [mean / largest if largest > 0 else 0.0 for mean in means]
 
 
-def connections(config: ModelConfig, kept: list[KeptLayer]) -> list[LayerConnections]:
-    """The layers of ``kept`` with their sources; raises ``ValueError`` when they are not this network's."""
+def layer_connections(config: ModelConfig, kept: list[KeptLayer]) -> list[LayerConnections]:
+    """The layers of ``kept`` with their sources; raises ``ValueError`` if they are another network's."""
     expected = layer_sources(config)
     if len(kept) not in (len(expected), len(expected) - 1):
         raise ValueError(f"{len(kept)} condensed layers, where the network has {len(expected)}")
-    found = []
+    layers = []
     for layer, (name, sources) in zip(kept, expected, strict=False):
         width = sources[-1].start + sources[-1].size
         if layer.in_channels != width:
             raise ValueError(f"{layer.name} has {layer.in_channels} input channels, where {name} has {width}")
-        found.append(LayerConnections(name=name, sources=sources, layer=layer))
-    return found
+        layers.append(LayerConnections(name=name, sources=sources, layer=layer))
+    return layers
 
 
 def layer_sources(config: ModelConfig) -> list[tuple[str, tuple[Source, ...]]]:

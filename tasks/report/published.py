@@ -1,4 +1,4 @@
-"""Figures that others have published, each with its source and how sure it is; never mixed with measured ones."""
+"""Figures that others have published, each with its source and a mark that says whether it was checked there."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ DATASETS = ("cifar10", "cifar100", "imagenet")
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A published number; ``mark`` V was read at its source, M was not and is printed with its mark."""
+class PublishedFigure:
+    """A published number; ``mark`` V: read at its source. M: not checked there, so printed with its mark."""
 
     value: float
     mark: str
@@ -44,16 +44,15 @@ class PublishedModel:
     model: str
     source: str
     preset: str | None
-    figures: Mapping[str, tuple[Figure, ...]]
+    figures: Mapping[str, tuple[PublishedFigure, ...]]
 
-    def first(self, name: str) -> Figure | None:
-        found = self.figures.get(name, ())
-        return found[0] if found else None
+    def first(self, name: str) -> PublishedFigure | None:
+        return next(iter(self.figures.get(name, ())), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """The whole file."""
+    """The content of ``conf/published.yaml``."""
 
     marks: Mapping[str, str]
     sources: Mapping[str, str]
@@ -63,7 +62,7 @@ class Published:
         return [model for model in self.models if model.table == name]
 
     def match(self, config: ModelConfig, dataset: str | None) -> PublishedModel | None:
-        """The row of the network ``config`` on ``dataset``, if it was published."""
+        """The row of the network ``config``, if its error on ``dataset`` was published."""
         table = {"cifar10": "cifar", "cifar100": "cifar", "imagenet": "imagenet"}.get(dataset or "")
         names = preset_names(config)
         for model in self.models:
@@ -73,7 +72,7 @@ class Published:
 
 
 def dataset_of(params: Params) -> str | None:
-    """The published data set that a study is about, told by its source or the start of its name."""
+    """The data set with published figures that a study is about, from its source or the start of its name."""
     if params.data.source in DATASETS:
         return params.data.source
     first = params.study.split("-")[0].split("_")[0]
@@ -125,13 +124,13 @@ def _model(row: Mapping[str, Any], marks: Mapping[str, str], sources: Mapping[st
     return PublishedModel(table=table, model=name, source=source, preset=preset, figures=figures)
 
 
-def _figures(value: object, key: str, marks: Mapping[str, str]) -> tuple[Figure, ...]:
+def _figures(value: object, key: str, marks: Mapping[str, str]) -> tuple[PublishedFigure, ...]:
     texts = value if isinstance(value, list) else [value]
     return tuple(_figure(text, key, marks) for text in texts)
 
 
-def _figure(text: object, key: str, marks: Mapping[str, str]) -> Figure:
+def _figure(text: object, key: str, marks: Mapping[str, str]) -> PublishedFigure:
     number, _, mark = str(text).partition(" ")
     if mark not in marks:
         raise ValueError(f"{key}={text!r} is not allowed: a value and one of the marks {', '.join(marks)}")
-    return Figure(float(number), mark)
+    return PublishedFigure(float(number), mark)

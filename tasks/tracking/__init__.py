@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.headline import final_metrics
 from tasks.tracking import contents, delivery, outbox, server
 from tasks.tracking.attending import courier
-from tasks.tracking.contents import dvc_tags, final_metrics
+from tasks.tracking.contents import dvc_tags
 from tasks.tracking.delivery import deliver
 
 if TYPE_CHECKING:  # importing them imports torch, which delivering does not need

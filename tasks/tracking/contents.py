@@ -17,7 +17,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tasks import paths
-from tasks.report.drawing import SERIES
+from tasks.colours import SERIES
+from tasks.headline import as_number, final_metrics
 
 if TYPE_CHECKING:  # importing them imports torch, which delivering does not need
     from tasks.params import Params, Setting
@@ -139,72 +140,11 @@ def tracked_metrics(run: Mapping[str, Any], workspace: Path) -> list[Point]:
 def _history(file: Path, start: int) -> Iterator[Point]:
     time_ms = start
     for row in _rows(file):
-        numbers = {name: number for name, value in row.items() if (number := _number(value)) is not None}
+        numbers = {name: number for name, value in row.items() if (number := as_number(value)) is not None}
         step = int(numbers.pop("epoch", 0))
         time_ms += round(1000 * numbers.get("seconds", 0.0))
         for name, value in numbers.items():
             yield name, value, step, time_ms
-
-
-def final_metrics(study: str, setting: str, workspace: Path = Path()) -> dict[str, float]:
-    """The figures that settings are compared by, under one name each, as far as the output files have them."""
-    folders = paths.StudyPaths(study)
-
-    def read(stage: str, name: str) -> dict[str, Any]:
-        return _json(workspace / folders.setting(stage, setting) / name)
-
-    return {
-        **cost_metrics(read("convert", paths.COST)),
-        **export_metrics(read("export", paths.EXPORT)),
-        **evaluation_metrics(read("evaluate", paths.METRICS)),
-        **latency_metrics(read("benchmark", paths.LATENCY)),
-    }
-
-
-def cost_metrics(cost: Mapping[str, Any]) -> dict[str, float]:
-    """Of ``cost.json``: the grouped form, which is what ships."""
-    return _numbers(cost.get("grouped", {}), ("macs", "paper_flops", "params"))
-
-
-def export_metrics(export: Mapping[str, Any]) -> dict[str, float]:
-    return _numbers(export, ("file_bytes", "max_relative_difference"))
-
-
-def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Of ``evaluate/metrics.json``: errors of what ships, PyTorch's if it differs, int8's if that was kept."""
-    ort, torch, int8 = (metrics.get(name, {}) for name in ("onnxruntime", "pytorch", paths.INT8))
-    named = {"test_error_pct": ort.get("top1_error_pct"), "test_top5_error_pct": ort.get("top5_error_pct")}
-    if torch.get("top1_error_pct") != ort.get("top1_error_pct"):
-        named["test_error_pct_pytorch"] = torch.get("top1_error_pct")
-    named["test_error_pct_int8"] = int8.get("top1_error_pct")
-    return _numbers(named, tuple(named))
-
-
-def latency_metrics(latency: Mapping[str, Any]) -> dict[str, float]:
-    """Of ``latency.json``: ``latency_ms``, ``latency_ratio`` of what ships, at batch 1 on one thread.
-
-    ``..._plain`` and the like of the other forms, then ``..._b16_t2`` of other batches and threads. A row without a
-    form is of a time when there was but one file.
-    """
-    found: dict[str, float] = {}
-    for row in latency.get("rows", ()):
-        batch, threads, form = row.get("batch"), row.get("threads"), row.get("form", paths.LOWERED)
-        wanted = {"latency_ms": row.get("median_ms"), "latency_ratio": row.get("ratio")}
-        suffix = "" if form == paths.LOWERED else f"_{form}"
-        suffix += "" if (batch, threads) == (1, 1) else f"_b{batch}_t{threads}"
-        found.update({f"{name}{suffix}": value for name, value in _numbers(wanted, tuple(wanted)).items()})
-    return found
-
-
-def _numbers(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, float]:
-    return {name: number for name in names if (number := _number(values.get(name))) is not None}
-
-
-def _number(value: object) -> float | None:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
 
 
 def _json(file: Path) -> dict[str, Any]:

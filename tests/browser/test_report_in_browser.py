@@ -1,4 +1,4 @@
-"""The page in a real browser, where there is one: nothing runs over the edge of a phone or of a desk."""
+"""The page in a real browser, if one is installed: no sideways scrolling on a phone or a desktop."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ MEASURE = """<!doctype html><body><iframe id="page" src="{page}" style="width:{w
 
 @pytest.fixture(scope="module")
 def browser() -> str:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(f"no browser to look with: none of {', '.join(BROWSERS)} is installed")
-    return found
+    path = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def page(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tasks import paths
     from tasks.report import __main__ as report
     from tasks.report.published import read_published
-    from tasks.report.read import read_study
+    from tasks.report.results import read_study
 
     params = digits(checkout)
     published = read_published(checkout / "conf" / "published.yaml")
@@ -64,6 +64,6 @@ def test_the_page_does_not_scroll_sideways(browser: str, page: Path, width: int,
     frame.write_text(MEASURE.format(page=page.as_uri(), width=width), encoding="utf-8")
     command = [browser, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", frame.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    found = re.search(r"scroll width (\d+) of (\d+)", done.stdout)
-    assert found is not None, done.stderr[-2000:]
-    assert int(found[1]) <= int(found[2])
+    widths = re.search(r"scroll width (\d+) of (\d+)", done.stdout)
+    assert widths is not None, done.stderr[-2000:]
+    assert int(widths[1]) <= int(widths[2])

@@ -1,37 +1,24 @@
-"""Writes made-up outputs of all stages, in the form that the stages write them, for the tests of the report."""
+"""Made-up outputs of all stages, as the stages write them, for the tests of the report."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tasks import paths
+from tasks.outputs import write_csv, write_json
 from tasks.params import Params, Setting, load
+from tasks.report.results import STAGES
 
 CPU = "Example CPU @ 2.00GHz"
 TEST_IMAGES = 360
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def write_study(params: Params, settings: Iterable[str] | None = None, classes: int = 10) -> None:
-    """All outputs of ``settings`` (default: every setting in force) below the working folder."""
+    """Write the outputs of ``settings`` (default: all in force) below the working folder."""
     write_json(
         params.paths.data / paths.MANIFEST,
         {
@@ -57,8 +44,7 @@ def write_study(params: Params, settings: Iterable[str] | None = None, classes: 
 
 
 def write_setting(params: Params, setting: Setting, index: int, classes: int = 10) -> None:
-    folder = {stage: params.paths.setting(stage, setting.name) for stage in ("train", "convert", "export")}
-    folder |= {stage: params.paths.setting(stage, setting.name) for stage in ("evaluate", "benchmark")}
+    folder = {stage: params.paths.setting(stage, setting.name) for stage in STAGES}
     write_json(
         folder["train"] / paths.RUN,
         {
@@ -73,7 +59,6 @@ def write_setting(params: Params, setting: Setting, index: int, classes: int = 1
     history = _history(setting)
     write_csv(folder["train"] / paths.HISTORY, history)
     write_json(folder["train"] / paths.METRICS, _train_metrics(history))
-    (folder["train"] / paths.MODEL).write_bytes(b"weights")
     macs = 1_000_000 // (index + 1)
     write_json(folder["convert"] / paths.COST, _cost(macs))
     write_json(folder["convert"] / paths.KEPT, kept(setting))
@@ -148,12 +133,12 @@ def kept(setting: Setting) -> dict[str, Any]:
     """Every group keeps 1/C of the inputs, at random."""
     random_ = random.Random(setting.name)
     model, layers = setting.model, []
-    for place, in_channels, out_channels in model.learned_convolutions():
+    for name, in_channels, out_channels in model.learned_convolutions():
         keep = in_channels // model.condensation_factor
         groups = [sorted(random_.sample(range(in_channels), keep)) for _ in range(model.groups_1x1)]
         layers.append(
             {
-                "name": place,
+                "name": name,
                 "groups": model.groups_1x1,
                 "in_channels": in_channels,
                 "out_channels": out_channels,

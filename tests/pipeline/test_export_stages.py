@@ -30,8 +30,8 @@ from condensenet.models.condensenet import CondenseNet
 from condensenet.models.storage import load_model
 from tasks import benchmark, evaluate, export, export_forms, locks, paths, tracking, yardstick
 from tasks.errors import UserError
+from tasks.headline import evaluation_metrics
 from tasks.params import Params
-from tasks.tracking.contents import evaluation_metrics
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,17 @@ from report_outputs import digits, write_study
 from tasks import paths, tracking
 from tasks.params import Params
 from tasks.report import __main__ as report
-from tasks.report import markdown
+from tasks.report.markdown import escape
 from tasks.report.published import Published, read_published
-from tasks.report.read import read_study
+from tasks.report.results import read_study
+from tasks.report.summary import read_table
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 @dataclass
 class Page(HTMLParser):
-    """What the tests ask of a page: its tags balanced, all attributes, all text."""
+    """Checks that a page's tags are balanced, and collects its attributes and text."""
 
     attributes: list[tuple[str, str, str]] = field(default_factory=list)  # tag, name, value
     text: list[str] = field(default_factory=list)
@@ -55,7 +56,7 @@ def published(checkout: Path) -> Published:
 
 @pytest.fixture(scope="module")
 def written(checkout: Path, published: Published, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The report of a whole study, with the outputs of a setting that is no longer in force beside it."""
+    """The report of a study, whose folders also hold the outputs of a setting that is no longer in force."""
     params = digits(checkout)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("study"))
@@ -128,13 +129,13 @@ def test_a_latency_is_never_printed_alone(written: Path) -> None:
         assert "50 timed runs after 10 for warm-up" in text
 
 
-def test_provenance_is_told(written: Path) -> None:
+def test_provenance_is_stated(written: Path) -> None:
     text = (written / paths.REPORT_HTML).read_text(encoding="utf-8")
     assert "0123456789ab" in text  # the commit
     assert "f1" * 32 in text  # the fingerprint of the data
     assert f"{3:032x}" in text  # the last setting's execution
     assert "2026-01-02 03:04:05" in text
-    assert "The test part neither trains nor selects anything" in " ".join(text.split())
+    assert "The test set is never used for training or model selection" in " ".join(text.split())
 
 
 def test_markdown_stands_alone_and_its_tables_are_whole(written: Path) -> None:
@@ -166,9 +167,11 @@ def test_what_was_not_run_says_so(
     page = parsed(params.paths.report)
     assert "train, convert, export, evaluate, benchmark" in page.text
     assert "error-latency" not in (params.paths.report / paths.REPORT_HTML).read_text(encoding="utf-8")
-    lines = (params.paths.report / paths.TABLE).read_text(encoding="utf-8").splitlines()
-    assert lines[1].startswith("g1-c1,1,1,,,,,,,")
-    assert lines[4].split(",")[7:9] == ["", ""]
+    rows = {row["setting"]: row for row in read_table(params.paths.report / paths.TABLE)}
+    measured = {name for name, value in rows["g1-c1"].items() if value is not None}
+    assert measured == {"setting", "groups", "condensation_factor"}
+    assert rows["g4-c4"]["macs"] == 1_000_000
+    assert rows["g4-c4"]["latency_ms"] is None
 
 
 def test_a_study_of_which_nothing_was_run_is_still_a_page(
@@ -177,7 +180,11 @@ def test_a_study_of_which_nothing_was_run_is_still_a_page(
     params = digits(checkout)
     monkeypatch.chdir(tmp_path)
     write(params, published)
-    assert "Training: not run." in "".join(parsed(params.paths.report).text)
+    text = "".join(parsed(params.paths.report).text)
+    for part in ("Training", "Conversion", "Error against cost and latency", "Test error by class"):
+        assert f"{part}: not run." in text
+    header = (params.paths.report / paths.CURVES).read_text(encoding="utf-8")
+    assert header.startswith("setting,epoch,")
 
 
 def test_every_setting_with_a_run_is_completed_in_mlflow(
@@ -210,6 +217,5 @@ def test_every_setting_with_a_run_is_completed_in_mlflow(
     assert "map-g2-c2.png" not in names
 
 
-def test_block_characters_by_hand() -> None:
-    assert [markdown.block(share) for share in (0.0, 0.124, 0.125, 0.5, 0.99, 1.0)] == list("▁▁▂▅██")
-    assert markdown.escape("a|b_c<d>") == "a\\|b\\_c\\<d\\>"
+def test_text_is_not_taken_for_markup() -> None:
+    assert escape("a|b_c<d>") == "a\\|b\\_c\\<d\\>"

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
-from report_outputs import digits, write_json, write_study
+from report_outputs import digits, write_study
 
 from tasks import paths
 from tasks.errors import UserError
-from tasks.outputs import as_csv
-from tasks.report import details, forms, units
-from tasks.report.read import read_study
-from tasks.report.table import format_table, make_row, read_table
+from tasks.headline import final_metrics
+from tasks.outputs import write_csv, write_json
+from tasks.report import formats
+from tasks.report.machines import machine_notes
+from tasks.report.published import read_published
+from tasks.report.results import SettingResult, read_study, wilson_interval_pct
+from tasks.report.summary import Value, make_row, read_table
+from tasks.report.tables.classes import class_table
+from tasks.report.tables.headline import comparison, headline_table
+from tasks.report.tables.latency import form_table
+from tasks.report.terminal import print_table
+
+
+def format_table(rows: list[dict[str, Value]]) -> str:
+    """What ``print_table`` writes into a pipe."""
+    print_table(rows, file := io.StringIO())
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -50,20 +65,72 @@ def test_a_latency_of_before_forms_were_named_is_of_the_exported_file(study_fold
     assert row["latency_ms_plain"] is None
 
 
-def test_the_forms_are_told_apart_and_a_dropped_one_says_why(study_folder: Path, checkout: Path) -> None:
-    found = forms.forms(read_study(digits(checkout)))
-    texts = {row[1].text: [cell.text for cell in row[2:]] for row in found.rows if row[0].text == "g4-c2"}
-    assert texts["lowered"] == ["3.1e-07", "3.06", "0.320", "0.64", "133 kB", "plan: portable"]
-    assert texts["plain"] == ["2.9e-07", "–", "0.480", "0.96", "137 kB", ""]
-    assert texts["int8"] == ["2.0e-02", "–", "–", "–", "–", "not kept: 1.50 times"]
-    assert texts["native"] == ["–", "–", "–", "–", "–", "not kept: not compiled"]
+def test_the_headline_table_keeps_measured_and_published_apart(study_folder: Path, checkout: Path) -> None:
+    published = read_published(checkout / paths.PUBLISHED)
+    table = headline_table(read_study(digits(checkout)), published)
+    titles = [column.title for column in table.columns]
+    row = dict(zip(titles, table.rows[2], strict=True))
+    assert (row["setting"].text, row["G"].text, row["C"].text) == ("g4-c2", "4", "2")
+    assert (row["test error"].text, row["test error"].detail) == ("3.06", "1.7–5.4")  # 11 of 360, Wilson
+    assert (row["latency"].text, row["latency"].detail) == ("0.320", "0.304–0.352")  # 0.95 and 1.1 of the median
+    assert (row["ratio to MobileNetV1"].text, row["plain export"].text) == ("0.64", "0.480")
+    assert row["throughput"].text == "6,250"  # the largest batch on two threads: 0.16 ms an image
+    assert row["published error"].text == "–"
+    assert [column.title for column in table.columns if column.is_published] == ["published error"]
+
+
+def test_the_comparison_says_whether_the_errors_differ(study_folder: Path, checkout: Path) -> None:
+    study = read_study(digits(checkout))
+    sentence = comparison(study)
+    assert sentence.startswith("g4-c4 needs 25% of the multiply-adds of g1-c1, at a test error of 3.33% against 2.50%")
+    assert "the 95% intervals overlap" in sentence
+    params = digits(checkout)
+    path = params.paths.setting("evaluate", "g4-c4") / paths.METRICS
+    write_json(path, {"images": 360, "pytorch": {}, "onnxruntime": {"top1_error_pct": 50.0}, "disagreements": 0})
+    assert "overlap" not in comparison(read_study(params))
+
+
+def test_every_form_has_its_figures_and_a_dropped_one_its_reason(study_folder: Path, checkout: Path) -> None:
+    table = form_table(read_study(digits(checkout)))
+    titles = [column.title for column in table.columns]
+    rows = {row[1].text: dict(zip(titles, (cell.text for cell in row), strict=True)) for row in table.rows[8:12]}
+    assert {row["setting"] for row in rows.values()} == {"g4-c2"}
+    latencies = {form: (row["latency"], row["ratio to MobileNetV1"]) for form, row in rows.items()}
+    not_kept = {"int8": ("–", "–"), "native": ("–", "–")}
+    assert latencies == {"lowered": ("0.320", "0.64"), "plain": ("0.480", "0.96"), **not_kept}
+    assert {form: row["file"] for form, row in rows.items() if form not in not_kept} == {
+        "lowered": "133 kB",
+        "plain": "137 kB",
+    }
+    assert [rows[form]["against PyTorch"] for form in ("lowered", "plain", "int8")] == ["3.1e-07", "2.9e-07", "2.0e-02"]
+    assert rows["lowered"]["test error"] == "3.06"
+    assert "portable" in rows["lowered"]["remark"]
+    assert "1.50 times" in rows["int8"]["remark"]
+    assert "not compiled" in rows["native"]["remark"]
+
+
+def test_the_figures_are_those_that_mlflow_gets(study_folder: Path, checkout: Path) -> None:
+    params = digits(checkout)
+    metrics = read_study(params).results[2].metrics
+    assert metrics == final_metrics(params.study, "g4-c2")
+    assert {name for name in make_row(read_study(params).results[2]) if name in metrics} >= {
+        *("test_error_pct", "test_top5_error_pct", "macs", "paper_flops", "params", "file_bytes"),
+        *("latency_ms", "latency_ratio", "latency_ms_plain", "latency_ratio_plain"),
+    }
+
+
+def test_connections_are_dropped_in_the_epochs_that_reach_a_new_stage(checkout: Path) -> None:
+    stages = (0, 1, 1, 3)
+    history = [{"epoch": epoch, "condensing_stage": stage} for epoch, stage in enumerate(stages, 1)]
+    result = SettingResult(setting=digits(checkout).settings["g4-c4"], history=history)
+    assert result.dropping_epochs == [(2, 1), (4, 3)]
 
 
 def test_the_csv_file_gives_the_rows_back(study_folder: Path, checkout: Path) -> None:
     rows = [make_row(result) for result in read_study(digits(checkout)).results]
     rows[1]["latency_ms"] = None
     path = study_folder / "table.csv"
-    path.write_text(as_csv(rows), encoding="utf-8")
+    write_csv(path, rows)
     assert read_table(path) == rows
 
 
@@ -83,12 +150,49 @@ def test_a_stage_that_was_not_run_is_named(study_folder: Path, checkout: Path) -
     assert line.count("not run") == 3
 
 
-def test_the_terminal_table_fits_and_names_the_machine(study_folder: Path, checkout: Path) -> None:
-    rows = [{**make_row(result), "setting": "a" * 40} for result in read_study(digits(checkout)).results]
-    text = format_table(rows)
-    assert max(map(len, text.splitlines())) <= 110
-    assert "ONNX Runtime 1.31.1, Python 3.11.2, Example CPU" in text
+FIGURES_OF_G4_C2 = ("3.06", "333 k", "383 k", "33.3 k", "0.320", "0.64", "0.480", "133 kB")
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_figure_is_cut_off_or_broken_on_a_terminal(width: int, study_folder: Path, checkout: Path) -> None:
+    row = {**make_row(read_study(digits(checkout)).results[2]), "setting": "a" * 40}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORCE_COLOR", "1")  # rich then takes the file for a terminal
+        patch.setenv("COLUMNS", str(width))
+        file = io.StringIO()
+        print_table([row], file)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue()).splitlines()
+    assert max(map(len, lines)) <= max(width, 80)
+    assert any(all(figure in line for figure in FIGURES_OF_G4_C2) for line in lines)
+    assert "".join(lines).count("a" * 5) >= 4  # the name is folded, not shortened
+
+
+def test_a_pipe_gets_plain_text_with_one_line_a_setting(study_folder: Path, checkout: Path) -> None:
+    text = format_table([make_row(result) for result in read_study(digits(checkout)).results])
+    assert "\x1b" not in text
+    line = next(line for line in text.splitlines() if line.startswith("g4-c2 "))
+    assert tuple(re.split(r" {2,}", line.strip())) == ("g4-c2", "4", "2", *FIGURES_OF_G4_C2)
+
+
+def test_an_older_table_without_the_plain_form_is_printed(study_folder: Path, checkout: Path) -> None:
+    row = make_row(read_study(digits(checkout)).results[2])
+    del row["latency_ms_plain"]
+    line = next(line for line in format_table([row]).splitlines() if line.startswith("g4-c2 "))
+    assert "0.320" in line
+    assert "not run" in line
+
+
+def test_the_terminal_table_names_the_machine(study_folder: Path, checkout: Path) -> None:
+    text = " ".join(format_table([make_row(result) for result in read_study(digits(checkout)).results]).split())
+    assert "ONNX Runtime 1.31.1, Python 3.11.2; Example CPU @ 2.00GHz (x86_64), 2 cores" in text
     assert "MobileNetV1" in text
+
+
+def test_settings_timed_on_different_machines_are_told_apart(study_folder: Path, checkout: Path) -> None:
+    rows = [make_row(result) for result in read_study(digits(checkout)).results[:2]]
+    assert machine_notes(rows) == [f"{rows[0]['runtime']}; {rows[0]['hardware']}."]
+    rows[1]["hardware"] = "another CPU"
+    assert machine_notes(rows)[1] == f"g2-c2: {rows[1]['runtime']}; another CPU."
 
 
 def test_a_damaged_output_is_one_line(study_folder: Path, checkout: Path) -> None:
@@ -114,13 +218,13 @@ def test_a_damaged_output_is_one_line(study_folder: Path, checkout: Path) -> Non
     ],
 )
 def test_counts_keep_three_digits(value: float | None, text: str) -> None:
-    assert units.count(value) == text
+    assert formats.short_count(value) == text
 
 
 def test_the_wilson_interval_of_known_examples() -> None:
     # 0 of 10 and 5 of 10: the classic table gives 0-27.8 and 23.7-76.3
-    assert units.wilson_interval_pct(0, 10) == pytest.approx((0, 27.75), abs=0.01)
-    assert units.wilson_interval_pct(50, 10) == pytest.approx((23.66, 76.34), abs=0.01)
+    assert wilson_interval_pct(0, 10) == pytest.approx((0, 27.75), abs=0.01)
+    assert wilson_interval_pct(50, 10) == pytest.approx((23.66, 76.34), abs=0.01)
 
 
 def test_a_class_without_test_images_has_no_error(study_folder: Path, checkout: Path) -> None:
@@ -128,7 +232,6 @@ def test_a_class_without_test_images_has_no_error(study_folder: Path, checkout: 
     for name in params.settings:
         path = params.paths.setting("evaluate", name) / paths.PER_CLASS
         path.write_text(path.read_text() + "class 10,0,,\n")  # as evaluate writes it
-    found = details.per_class(read_study(params))
-    assert found is not None
-    assert [cell.text for cell in found.rows[-1]] == ["class 10", "0", "–", "–", "–", "–"]
-    assert "–" not in [cell.text for cell in found.rows[0]]
+    table = class_table(read_study(params))
+    assert [cell.text for cell in table.rows[-1]] == ["class 10", "0", "–", "–", "–", "–"]
+    assert "–" not in [cell.text for cell in table.rows[0]]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import params, paths, tracking
-from tasks.tracking import contents, delivery, outbox, restoring, server
+from tasks import headline, params, paths, tracking
+from tasks.tracking import delivery, outbox, restoring, server
 
 AWAY = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -255,9 +255,9 @@ def test_a_run_that_the_store_does_not_know_is_filled_from_the_tracked_files(wor
 
 def test_a_latency_of_before_forms_were_named_is_of_the_exported_file() -> None:
     row = {"batch": 1, "threads": 1, "median_ms": 0.25, "ratio": 0.5}
-    assert contents.latency_metrics({"rows": [row]}) == {"latency_ms": 0.25, "latency_ratio": 0.5}
+    assert headline.latency_metrics({"rows": [row]}) == {"latency_ms": 0.25, "latency_ratio": 0.5}
     named = {"rows": [{**row, "form": "lowered"}, {**row, "form": "native", "median_ms": 0.125}]}
-    assert contents.latency_metrics(named) == {
+    assert headline.latency_metrics(named) == {
         "latency_ms": 0.25,
         "latency_ratio": 0.5,
         "latency_ms_native": 0.125,

@@ -5,32 +5,64 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.report import drawing
-from tasks.report.connections import LayerConnections, source_names
+from tasks.report.connections import LayerConnections, layer_connections, source_names
+from tasks.report.figures import style
+from tasks.report.figures.saving import ReportFigure
+from tasks.report.results import SettingResult, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAP_COLOUR = (0x2F, 0x80, 0xC8)  # legible on white and on black: an image cannot follow the page's scheme
+MAP_COLOUR = (0x2F, 0x80, 0xC8)  # legible on white and on black: an image cannot follow the page's colour scheme
 UNUSED = (128, 128, 128, 48)
 CELL = 12  # pixels, one of them the gap to the next cell
 MAX_LABELS = 20
+LONG_STRIPS = 12  # layers
+
+
+def connection_figures(study: Study) -> list[ReportFigure]:
+    """For each setting the map of layers and sources, and the strips of all inputs."""
+    return [figure for result in study.results if result.kept for figure in _setting_figures(result)]
+
+
+def _setting_figures(result: SettingResult) -> list[ReportFigure]:
+    layers = layer_connections(result.setting.model, result.kept)
+    density = sum(layer.density for layer in layers) / len(layers)
+    description = f"{result.name}: {len(layers)} layers keep {100 * density:.0f}% of their connections on average"
+    layer_figure = ReportFigure(
+        key=f"map-{result.name}",
+        caption="Layer by source",
+        label=f"Map of kept connections, layer by source. {description}",
+        figure=layer_map(layers),
+        setting=result.name,
+    )
+    if result.setting.model.condensation_factor == 1:  # every input is kept
+        return [layer_figure]
+    strips = ReportFigure(
+        key=f"strips-{result.name}",
+        caption="All inputs, by group",
+        label=f"Kept inputs of every layer, a row for each group. {description}",
+        figure=kept_strips(layers),
+        setting=result.name,
+        is_folded=len(layers) > LONG_STRIPS,
+    )
+    return [layer_figure, strips]
 
 
 def layer_map(layers: Sequence[LayerConnections]) -> Figure:
     """Source by layer: the share of connections kept and, if known, the mean absolute weight.
 
-    The stronger a cell, the more the layer (column) reads of the source (row); a grey cell is a source that was
-    dropped whole, and where there is none the source comes after the layer.
+    The stronger the colour, the more the layer (column) reads from the source (row). A grey cell is a source that was
+    dropped entirely; no cell means that the source comes after the layer.
     """
-    weights = [layer.weights() for layer in layers]
-    panels = [("share of connections kept (full colour: all)", [layer.kept_shares() for layer in layers])]
-    if all(values is not None for values in weights):
-        panels.append(("mean absolute weight (full colour: the layer's largest)", weights))  # type: ignore[arg-type]
+    weights = [shares for layer in layers if (shares := layer.source_weights()) is not None]
+    panels = [("share of connections kept (full colour: all)", [layer.source_densities() for layer in layers])]
+    if len(weights) == len(layers):
+        panels.append(("mean absolute weight (full colour: the layer's largest)", weights))
     size = min(4.6, 1.6 + 0.28 * len(layers))
-    with drawing.style():
-        figure = drawing.new_figure((size + 0.55) * len(panels), size + 0.3)
+    with style.figure_style():
+        figure = style.new_figure((size + 0.55) * len(panels), size + 0.3)
         for axes, (title, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _draw_map(axes, layers, values)
             axes.set_title(title, weight="normal", fontsize=8.5)
@@ -41,7 +73,7 @@ def _draw_map(axes: Axes, layers: Sequence[LayerConnections], values: Sequence[S
     names = source_names(list(layers))
     axes.imshow(_map_image(layers, names, values), interpolation="none", extent=(0, len(layers), len(names), 0))
     axes.set_aspect("equal")
-    drawing.only_grid(axes, None)
+    style.only_grid(axes, None)
     for spine in axes.spines.values():
         spine.set_visible(False)
     _name_ticks(axes, [layer.name for layer in layers], names)
@@ -62,7 +94,7 @@ def _map_image(layers: Sequence[LayerConnections], names: Sequence[str], values:
 
 
 def _name_ticks(axes: Axes, layers: Sequence[str], sources: Sequence[str]) -> None:
-    """Name every layer, or with many of them the first one of each block."""
+    """The names of all layers and sources; of many only the first in each block."""
     axes.set_xlabel("layer (block.layer)")
     axes.set_ylabel("source of its inputs")
     for axis, names in ((axes.xaxis, layers), (axes.yaxis, sources)):
@@ -78,7 +110,7 @@ def _is_first(name: str) -> bool:
 
 
 def kept_strips(layers: Sequence[LayerConnections]) -> Figure:
-    """A strip a layer, a row a group in it, a column an input channel; coloured where the group keeps the input."""
+    """A strip for each layer, with a row for each group; an input channel is coloured where the group keeps it."""
     import numpy as np
 
     gap = 2
@@ -93,8 +125,8 @@ def kept_strips(layers: Sequence[LayerConnections]) -> Figure:
             image[row, list(channels)] = (*MAP_COLOUR, 255)
         centres.append(top + groups / 2)
         top += groups + gap
-    with drawing.style():
-        figure = drawing.new_figure(8.6, min(11.0, 0.75 + max(0.05 * height, 0.17 * len(layers))))
+    with style.figure_style():
+        figure = style.new_figure(8.6, min(11.0, 0.75 + max(0.05 * height, 0.17 * len(layers))))
         axes = figure.subplots()
         axes.imshow(image, interpolation="none", aspect="auto", extent=(0, width, height, 0))
         _strip_axes(axes, layers, centres)
@@ -103,18 +135,18 @@ def kept_strips(layers: Sequence[LayerConnections]) -> Figure:
 
 
 def _strip_axes(axes: Axes, layers: Sequence[LayerConnections], centres: Sequence[float]) -> None:
-    """Layers by name on the left, block borders of the input channels along the bottom."""
-    drawing.only_grid(axes, None)
+    """Layer names on the left."""
+    style.only_grid(axes, None)
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set_yticks(centres, [layer.name for layer in layers], fontsize=8 if len(layers) <= 40 else 6)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("input channel, in the order in which the network makes them")
+    axes.set_xlabel("input channel, in the order the network creates them")
     axes.set_ylabel("layer")
 
 
 def _block_borders(axes: Axes, last: LayerConnections) -> None:
-    """Where the features of each block begin; only in a network whose features keep their place to the end."""
+    """Where the features of each block begin, in a network that keeps all features to the end."""
     starts: dict[str, int] = {}
     for source in last.sources:
         starts.setdefault(source.name.split(".")[0], source.start)
@@ -123,7 +155,7 @@ def _block_borders(axes: Axes, last: LayerConnections) -> None:
     edges = [*starts.values(), last.layer.in_channels]
     for (name, start), end in zip(starts.items(), edges[1:], strict=True):
         if start > 0:
-            axes.axvline(start, color=drawing.MUTED, linewidth=0.6, linestyle=(0, (2, 2)))
+            axes.axvline(start, color=style.MUTED, linewidth=0.6, linestyle=(0, (2, 2)))
         if end - start < 0.07 * edges[-1]:
             continue  # no room for its name
         axes.annotate(
@@ -133,5 +165,5 @@ def _block_borders(axes: Axes, last: LayerConnections) -> None:
             xytext=(2, 3),
             textcoords="offset points",
             fontsize=7.5,
-            color=drawing.MUTED,
+            color=style.MUTED,
         )

@@ -1,0 +1,85 @@
+"""The headline figures: what settings are compared by, each named once, read from the stages' outputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks import paths
+
+
+def final_metrics(study: str, setting: str, workspace: Path = Path()) -> dict[str, float]:
+    """All headline figures of a setting, as far as the output files below ``workspace`` hold them."""
+    folders = paths.StudyPaths(study)
+
+    def read(stage: str, name: str) -> dict[str, Any]:
+        return _json(workspace / folders.setting(stage, setting) / name)
+
+    return {
+        **cost_metrics(read("convert", paths.COST)),
+        **export_metrics(read("export", paths.EXPORT)),
+        **evaluation_metrics(read("evaluate", paths.METRICS)),
+        **latency_metrics(read("benchmark", paths.LATENCY)),
+    }
+
+
+def cost_metrics(cost: Mapping[str, Any]) -> dict[str, float]:
+    """From ``cost.json``: the grouped form, which is what ships."""
+    return _numbers(cost.get("grouped", {}), ("macs", "paper_flops", "params"))
+
+
+def export_metrics(export: Mapping[str, Any]) -> dict[str, float]:
+    """From ``export.json``: the file that ships."""
+    return _numbers(export, ("file_bytes", "max_relative_difference"))
+
+
+def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """From ``evaluate/metrics.json``: the errors of the file that ships, in percent.
+
+    PyTorch's error is added if it differs, and the int8 file's if that file was kept.
+    """
+    ort, torch, int8 = (metrics.get(name, {}) for name in ("onnxruntime", "pytorch", paths.INT8))
+    named = {"test_error_pct": ort.get("top1_error_pct"), "test_top5_error_pct": ort.get("top5_error_pct")}
+    if torch.get("top1_error_pct") != ort.get("top1_error_pct"):
+        named["test_error_pct_pytorch"] = torch.get("top1_error_pct")
+    named["test_error_pct_int8"] = int8.get("top1_error_pct")
+    return _numbers(named, tuple(named))
+
+
+def latency_metrics(latency: Mapping[str, Any]) -> dict[str, float]:
+    """From ``latency.json``: ``latency_ms`` and ``latency_ratio`` of what ships, at batch 1 on one thread.
+
+    Other forms add a suffix such as ``_plain``, other batch sizes and thread counts one such as ``_b16_t2``. Old files
+    name no form: their rows are of the file that ships.
+    """
+    metrics: dict[str, float] = {}
+    for row in latency.get("rows", ()):
+        batch, threads, form = row.get("batch"), row.get("threads"), row.get("form", paths.LOWERED)
+        named = {"latency_ms": row.get("median_ms"), "latency_ratio": row.get("ratio")}
+        suffix = "" if form == paths.LOWERED else f"_{form}"
+        suffix += "" if (batch, threads) == (1, 1) else f"_b{batch}_t{threads}"
+        metrics.update({f"{name}{suffix}": value for name, value in _numbers(named, tuple(named)).items()})
+    return metrics
+
+
+def _numbers(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, float]:
+    return {name: number for name in names if (number := as_number(values.get(name))) is not None}
+
+
+def as_number(value: object) -> float | None:
+    """``value`` as a float, None if it is not a number."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """The mapping in a file; empty if it is missing or broken."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

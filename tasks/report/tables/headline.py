@@ -1,0 +1,128 @@
+"""What a reader chooses a setting by: one row each, and the comparison in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks import paths
+from tasks.report import formats
+from tasks.report.machines import machine_notes
+from tasks.report.published import Published, dataset_of
+from tasks.report.results import SettingResult, Study
+from tasks.report.summary import make_row
+from tasks.report.tables.cells import DASH, NOT_RUN, SETTING, Cell, Column, Table, percentiles, setting_rows
+from tasks.report.tables.literature import mark_notes, published_text
+
+COLUMNS = (
+    SETTING,
+    Column("G"),
+    Column("C"),
+    Column("test error", "%, top-1\n95% interval"),
+    Column("published error", "%, top-1", is_published=True),
+    Column("top-5 error", "%"),
+    Column("MACs"),
+    Column("paper's FLOPs"),
+    Column("parameters"),
+    Column("latency", "ms, batch 1\n1 thread, p10–p90"),
+    Column("ratio to MobileNetV1", "p10–p90"),
+    Column("plain export", "ms\nratio"),
+    Column("throughput", "images/s"),
+    Column("ONNX file"),
+)
+
+
+def headline_table(study: Study, published: Published) -> Table:
+    rows = setting_rows(study, lambda result: _values(result, study, published))
+    return Table("All settings", COLUMNS, rows, [*_notes(study), *_published_notes(rows, published)])
+
+
+def _values(result: SettingResult, study: Study, published: Published) -> list[Cell | str]:
+    model, metrics, latency = result.setting.model, result.metrics, result.latency_row()
+    dataset = dataset_of(study.params)
+    return [
+        str(model.groups_1x1),
+        str(model.condensation_factor),
+        _error(result),
+        published_text(published.match(model, dataset), f"{dataset}_error_pct"),
+        formats.percent(metrics.get("test_top5_error_pct")),
+        formats.short_count(metrics.get("macs")),
+        formats.short_count(metrics.get("paper_flops")),
+        formats.short_count(metrics.get("params")),
+        Cell(formats.milliseconds(metrics.get("latency_ms")), percentiles(latency, "", formats.milliseconds, "_ms")),
+        Cell(formats.ratio(metrics.get("latency_ratio")), percentiles(latency, "ratio_", formats.ratio)),
+        _plain_export(result),
+        _throughput(result),
+        formats.file_size(metrics.get("file_bytes")),
+    ]
+
+
+def _error(result: SettingResult) -> Cell:
+    """The test error with its 95% interval (Wilson)."""
+    interval = result.error_interval_pct
+    detail = "" if interval is None else f"{interval[0]:.1f}–{interval[1]:.1f}"
+    return Cell(formats.percent(result.metrics.get("test_error_pct")), detail)
+
+
+def _plain_export(result: SettingResult) -> Cell:
+    """The same network as torch.onnx writes it, which shows what lowering gains."""
+    name, metrics = paths.PLAIN, result.metrics
+    if f"latency_ms_{name}" not in metrics:
+        return NOT_RUN
+    return Cell(formats.milliseconds(metrics[f"latency_ms_{name}"]), formats.ratio(metrics[f"latency_ratio_{name}"]))
+
+
+def _throughput(result: SettingResult) -> Cell:
+    """The fastest row of the largest batch."""
+    rows = result.latency_rows()
+    if not rows:
+        return NOT_RUN
+    row = max(rows, key=lambda row: (row["batch"], row["images_per_second"]))
+    threads = f"{row['threads']} thread{'s' if row['threads'] != 1 else ''}"
+    return Cell(f"{row['images_per_second']:,.0f}", f"batch {row['batch']}\n{threads}")
+
+
+def _notes(study: Study) -> list[str]:
+    notes = [
+        "MACs (one multiply-add each), the paper's FLOPs and the parameters are those of the grouped form, which is "
+        "what is exported and timed. The paper's FLOPs add one per ReLU element, and the average pooling."
+    ]
+    images = sorted({result.evaluation["images"] for result in study.results if result.evaluation is not None})
+    if images:
+        count = " or ".join(f"{number:,}" for number in images)
+        notes.append(f"Test error on {count} test images, with Wilson's 95% interval.")
+    machines = machine_notes(map(make_row, study.results))
+    if machines:
+        notes.append(
+            "Latency is the median over the timed runs of the exported (lowered) file. MobileNetV1 is timed in turn "
+            f"with it, and the ratio is the median of the ratios run by run. {' '.join(machines)}"
+        )
+    return notes
+
+
+def _published_notes(rows: Sequence[Sequence[Cell]], published: Published) -> list[str]:
+    texts = [row[4].text for row in rows]
+    if all(text == DASH for text in texts):
+        return ["Nothing has been published for these networks on this data set."]
+    return mark_notes(published) if any("[" in text for text in texts) else []
+
+
+def comparison(study: Study) -> str:
+    """The setting with the most MACs against the one with the fewest, and whether their errors differ at all."""
+    evaluated = [result for result in study.results if result.cost is not None and result.evaluation is not None]
+    if len(evaluated) < 2:
+        return ""
+    macs = [result.metrics["macs"] for result in evaluated]
+    large, small = evaluated[macs.index(max(macs))], evaluated[macs.index(min(macs))]
+    sentence = (
+        f"{small.name} needs {100 * min(macs) / max(macs):.0f}% of the multiply-adds of {large.name}, at a test error "
+        f"of {small.metrics['test_error_pct']:.2f}% against {large.metrics['test_error_pct']:.2f}%"
+    )
+    return f"{sentence}{_overlap_note(small, large)}."
+
+
+def _overlap_note(one: SettingResult, other: SettingResult) -> str:
+    intervals = one.error_interval_pct, other.error_interval_pct
+    if intervals[0] is None or intervals[1] is None or one.evaluation is None:
+        return ""
+    overlap = max(low for low, _ in intervals) <= min(high for _, high in intervals)  # type: ignore[misc]
+    return f"; with {one.evaluation['images']:,} test images the 95% intervals overlap" if overlap else ""
