@@ -1,87 +1,80 @@
-"""``params.yaml``, read and checked: the one place of the pipeline that reads YAML parameters.
+"""Reads and checks ``params.yaml``. No other module of the pipeline parses it.
 
-``load()`` either returns typed, frozen parameters or raises ``UserError`` with one line that names the key, the
-value and what is allowed. All settings are checked, not only the one that a stage is about to run.
+Pydantic checks keys and types. The dataclasses check values themselves: ``ModelConfig`` and ``TrainConfig`` in
+``condensenet.config``, the others here. Every setting is checked, not only the one that a stage is about to run.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from condensenet.config import AugmentConfig, ModelConfig, TrainConfig, at_least_one, require
+from condensenet.config import AugmentConfig, ModelConfig, TrainConfig, require
 from condensenet.models.presets import presets
 from tasks import paths
 from tasks.errors import UserError
 
+Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+STRICT = ConfigDict(extra="forbid", strict=True)  # also holds for the library's dataclasses nested in those below
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataParams:
-    """Where the images come from and the prepared form that is made of them.
+    """Where the images come from and how they are prepared.
 
-    ``path`` is a file or folder of the source's form, relative to the checkout; for ``cifar10`` and ``cifar100`` null
-    means: download. For ``parquet`` and ``imagefolder`` it is a folder with a part for each split, named in ``train``
-    and ``test``.
+    ``path`` is relative to the checkout. It is a file or folder for ``cifar10`` and ``cifar100`` (null: download), and
+    for ``parquet`` and ``imagefolder`` the folder of both splits, which ``train`` and ``test`` name.
     """
 
     source: Literal["digits", "cifar10", "cifar100", "imagefolder", "parquet"]
     path: str | None = None
-    train: str = "train"  # imagefolder: sub-folder; parquet: file name, glob, or several with commas between
+    train: str = "train"  # imagefolder: subfolder; parquet: file name or glob, or several separated by commas
     test: str = "test"
-    image_size: int = 32  # height and width in pixels that the network sees
-    channels: int = 3  # what images are decoded to: 3 is RGB, 1 is grey
-    shorter_side: int | None = None  # large images: stored with this shorter side (null: as they are)
-    validation_images: int = 0  # held out of the training images; 0: the epochs are measured on the test images
-    max_corrupt: int = 0  # corrupt images tolerated (named and left out); one more is fatal
-    allow_empty_classes: bool = False  # take a training part that lacks whole classes, such as a small sample
+    image_size: PositiveInt = 32  # height and width in pixels of the network's input
+    channels: Literal[1, 3] = 3  # images are decoded to 3 (RGB) or 1 (grayscale)
+    shorter_side: int | None = None  # larger images are stored with this shorter side (null: unchanged)
+    validation_images: NonNegativeInt = 0  # held out of the training images; 0: epochs are validated on the test images
+    max_corrupt: NonNegativeInt = 0  # corrupt images to skip and list; one more is an error
+    allow_empty_classes: bool = False  # accept classes without training images, as in a small sample
     augment: AugmentConfig = AugmentConfig()
 
     def __post_init__(self) -> None:
-        at_least_one(image_size=self.image_size)
-        require(self.channels in (1, 3), f"channels={self.channels} is not allowed: 3 (RGB) or 1 (grey)")
         require(
             self.shorter_side is None or self.shorter_side >= self.image_size,
             f"shorter_side={self.shorter_side} is not allowed: null, or at least image_size={self.image_size}",
         )
-        for name in ("validation_images", "max_corrupt"):
-            require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is not allowed: it must be 0 or more")
         require(
             self.source not in ("imagefolder", "parquet") or self.path is not None,
             f"path=null is not allowed with source={self.source!r}: give the folder of the images",
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class RayParams:
-    """How training is spread: ``num_workers`` processes, each with one GPU or ``threads_per_worker`` CPU threads."""
+    """Training runs in ``num_workers`` processes, each with one GPU or ``threads_per_worker`` CPU threads."""
 
-    num_workers: int = 2
-    threads_per_worker: int = 1
+    num_workers: PositiveInt = 2
+    threads_per_worker: PositiveInt = 1
     use_gpu: bool = False
-    max_failures: int = 2  # restarts from the last checkpoint after a lost worker
-    storage: str | None = None  # folder for checkpoints in progress; must be shared when there are several nodes
-
-    def __post_init__(self) -> None:
-        at_least_one(num_workers=self.num_workers, threads_per_worker=self.threads_per_worker)
-        require(self.max_failures >= 0, f"max_failures={self.max_failures} is not allowed: it must be 0 or more")
+    max_failures: NonNegativeInt = 2  # restarts from the last checkpoint after a worker is lost
+    storage: str | None = None  # folder for checkpoints in progress; several nodes must share it
 
 
-PLANS = ("portable", "measured")
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ExportParams:
-    """``plan`` says how the exported graph is lowered: by rules that hold anywhere, by what is measured on this
-    machine, or by the plan in a file, in whose path ``{setting}`` is the setting's name."""
+    """How the model is exported.
+
+    ``plan`` chooses how the graph is lowered: by fixed rules (portable), by measurement on this machine (measured), or
+    by the plan in a JSON file. ``{setting}`` in its path stands for the setting's name.
+    """
 
     opset: int = 18
     plan: str = "portable"
@@ -89,38 +82,27 @@ class ExportParams:
     def __post_init__(self) -> None:
         require(18 <= self.opset <= 25, f"opset={self.opset} is not allowed: 18 to 25")
         require(
-            self.plan in PLANS or self.plan.endswith(".json"),
-            f"plan={self.plan!r} is not allowed: {', '.join(PLANS)}, or the path of a plan file (.json)",
+            self.plan in ("portable", "measured") or self.plan.endswith(".json"),
+            f"plan={self.plan!r} is not allowed: portable, measured, or the path of a plan file (.json)",
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluateParams:
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        at_least_one(batch_size=self.batch_size)
+    batch_size: PositiveInt = 256
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class BenchmarkParams:
-    """The latency protocol; every figure is taken in turn with MobileNetV1 at the same input size."""
+    """How latency is measured. MobileNetV1 at the same input size is always measured alternately with the model."""
 
-    runs: int = 50
-    warmup: int = 10
-    throughput_batch: int = 16
-    threads: tuple[int, ...] = (1, 0)  # 0: all cores
-
-    def __post_init__(self) -> None:
-        require(self.runs >= 50, f"runs={self.runs} is not allowed: the protocol takes at least 50")
-        at_least_one(warmup=self.warmup, throughput_batch=self.throughput_batch)
-        require(
-            len(self.threads) > 0 and min(self.threads) >= 0,
-            f"threads={list(self.threads)} is not allowed: a list of thread counts, 0 for all cores",
-        )
+    runs: Annotated[int, Field(ge=50)] = 50
+    warmup: PositiveInt = 10
+    throughput_batch: PositiveInt = 16
+    threads: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (1, 0)  # thread counts; 0: all cores
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Setting:
     """One model under comparison and how it is trained."""
 
@@ -129,14 +111,29 @@ class Setting:
     train: TrainConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class Params:
-    study: str
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class _Sections:
+    """What a study's file and its checked parameters share."""
+
+    study: Name
     data: DataParams
     ray: RayParams
     export: ExportParams
     evaluate: EvaluateParams
     benchmark: BenchmarkParams
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class _File(_Sections):
+    """``params.yaml`` as written. A setting overrides keys of ``model`` and, under ``train``, keys of ``train``."""
+
+    model: dict[str, Any]
+    train: TrainConfig
+    settings: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Params(_Sections):
     settings: dict[str, Setting]
 
     def setting(self, name: str) -> Setting:
@@ -150,19 +147,29 @@ class Params:
 
 
 T = TypeVar("T")
-SETTING_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-SECTIONS = ("study", "data", "model", "train", "ray", "export", "evaluate", "benchmark", "settings")
+MAX_VALUES = 10_000  # a file of a few aliases can stand for billions of values
+MAX_SHOWN = 200  # characters of a value in an error
+EXPECTED = {  # for error types that pydantic words for Python programmers
+    "string_pattern_mismatch": "letters, digits, - and _",
+    "tuple_type": "it must be a list",
+    "too_short": "it must not be empty",
+}
 
 
 def load(path: Path = paths.PARAMS) -> Params:
-    """Read and check ``params.yaml``; raises ``UserError``."""
+    """Read and check ``params.yaml``.
+
+    Raises ``UserError``, whose one line names the key, its value and what is allowed.
+    """
     try:
         raw = YAML(typ="safe", pure=True).load(path)  # YAML 1.2, as DVC reads it: 1e-4 is a number
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run from the folder that holds it") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except YAMLError as error:
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply") from None
+    except (YAMLError, ValueError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     try:
         return parse(raw)
@@ -170,28 +177,32 @@ def load(path: Path = paths.PARAMS) -> Params:
         raise UserError(f"{path}: {error}") from None
 
 
-def parse(raw: object) -> Params:
-    """Typed parameters from what the YAML file holds; raises ``ValueError`` with a one-line message."""
-    sections = _mapping(raw, "the file")
-    _check_keys(sections, SECTIONS, "")
-    for name in SECTIONS:
-        require(name in sections, f"{name} is missing: the file needs {', '.join(SECTIONS)}")
-    study = sections["study"]
-    require(_is_name(study), f"study={study!r} is not allowed: letters, digits, - and _")
-    params = Params(
-        study=study,
-        data=_build(DataParams, sections["data"], "data"),
-        ray=_build(RayParams, sections["ray"], "ray"),
-        export=_build(ExportParams, sections["export"], "export"),
-        evaluate=_build(EvaluateParams, sections["evaluate"], "evaluate"),
-        benchmark=_build(BenchmarkParams, sections["benchmark"], "benchmark"),
-        settings=_settings(sections),
-    )
-    _check_shares(params)
+def parse(raw: Any) -> Params:
+    """The parameters in the content of a YAML file; raises ``ValueError`` with a one-line message."""
+    _check_plain(raw)
+    file = _checked(_File, raw)
+    shared = {field.name: getattr(file, field.name) for field in dataclasses.fields(_Sections)}
+    settings = {name: _setting(name, own, file.model, raw["train"]) for name, own in file.settings.items()}
+    params = Params(**shared, settings=settings)
+    _check_batch_sizes(params)
     return params
 
 
-def _check_shares(params: Params) -> None:
+def _check_plain(raw: object) -> None:
+    """Refuse keys other than strings, and nested or recursive YAML aliases that stand for very many values."""
+    pending, count = [raw], 0
+    while pending:
+        value = pending.pop()
+        count += 1
+        require(count <= MAX_VALUES, f"it has more than {MAX_VALUES} values")
+        if isinstance(value, dict):
+            for key in value:
+                require(isinstance(key, str), f"key {key!r} is not allowed: it must be a string")
+        if isinstance(value, (dict, list)):
+            pending.extend(value.values() if isinstance(value, dict) else value)
+
+
+def _check_batch_sizes(params: Params) -> None:
     workers = params.ray.num_workers
     for name, setting in params.settings.items():
         require(
@@ -201,76 +212,56 @@ def _check_shares(params: Params) -> None:
         )
 
 
-def _settings(sections: dict[str, Any]) -> dict[str, Setting]:
-    model = _mapping(sections["model"], "model")
-    train = _mapping(sections["train"], "train")
-    _build(TrainConfig, train, "train")
-    settings = _mapping(sections["settings"], "settings")
-    require(len(settings) > 0, "settings={} is not allowed: at least one setting is needed")
-    return {name: _setting(name, overrides, model, train) for name, overrides in settings.items()}
-
-
-def _setting(name: Any, overrides: object, model: dict[str, Any], train: dict[str, Any]) -> Setting:
-    """``overrides`` holds keys of ``model`` and, under ``train``, keys of ``train``."""
-    require(_is_name(name), f"settings: name {name!r} is not allowed: letters, digits, - and _")
+def _setting(name: str, overrides: dict[str, Any], model: dict[str, Any], train: dict[str, Any]) -> Setting:
+    """The setting with its ``overrides`` of ``model`` and ``train`` and, below both, its preset's values."""
     key = f"settings.{name}"
-    own = dict(_mapping(overrides, key))
-    own_train = _mapping(own.pop("train", {}), f"{key}.train")
-    merged = {**model, **own}
-    preset = merged.pop("preset", None)
+    merged = {**model, **overrides}
+    own_train, preset = merged.pop("train", {}), merged.pop("preset", None)
+    require(isinstance(own_train, dict), f"{key}.train must be a mapping of keys to values, not {own_train!r}")
     if preset is not None:
-        known = isinstance(preset, str) and preset in presets
-        require(known, f"{key}: preset={preset!r} is not allowed: {', '.join(presets)}")
-        merged = {**_as_raw(presets[preset]), **merged}
-    return Setting(
-        name=name,
-        model=_build(ModelConfig, merged, key),
-        train=_build(TrainConfig, {**train, **own_train}, f"{key}.train"),
-    )
+        is_preset = isinstance(preset, str) and preset in presets
+        require(is_preset, f"{key}: preset={preset!r} is not allowed: {', '.join(presets)}")
+        merged = {**dataclasses.asdict(presets[preset]), **merged}
+    return _checked(Setting, {"name": name, "model": merged, "train": {**train, **own_train}}, key)
 
 
-def _as_raw(config: ModelConfig) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-
-
-def _build(kind: type[T], raw: object, key: str) -> T:
-    """An instance of the dataclass ``kind`` from the mapping ``raw`` that stands at ``key``."""
-    values = _mapping(raw, key)
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    _check_keys(values, tuple(fields), f"{key}.")
-    for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        require(name in values or not required, f"{key}.{name} is missing")
-    hints = get_type_hints(kind)
-    built = {name: _value(hints[name], value, f"{key}.{name}") for name, value in values.items()}
-    try:
-        return kind(**built)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
-
-
-def _value(hint: Any, value: object, key: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, key)  # type: ignore[arg-type]
-    try:
-        return TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=True)
+def _checked(kind: type[T], raw: object, key: str = "") -> T:
+    """An instance of the dataclass ``kind`` from the YAML values ``raw`` at ``key``."""
+    try:  # as JSON: pydantic's strict mode takes a list for a tuple, or a mapping for a dataclass, from JSON only
+        return TypeAdapter(kind).validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
-        what = error.errors()[0]["msg"]
-        raise ValueError(f"{key}={value!r} is not allowed: {what[0].lower()}{what[1:]}") from None
+        first = min(error.errors(), key=lambda details: details["type"] == "missing")  # it may be a misspelt key
+        raise ValueError(_message(first, kind, key)) from None
 
 
-def _mapping(raw: object, key: str) -> dict[str, Any]:
-    require(isinstance(raw, dict), f"{key} must be a mapping of keys to values, not {raw!r}")
-    return raw  # type: ignore[return-value]
+def _message(error: Any, kind: type, prefix: str) -> str:
+    """One line about ``error``, one of those that pydantic reports when it checks ``kind``."""
+    location = [str(part) for part in error["loc"]]
+    hidden = ("", "model") if kind is Setting else ("",)  # a setting holds its model's keys directly
+    key = ".".join(part for part in (prefix, *location) if part not in hidden)
+    value = repr(error["input"])
+    shown = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}..."
+    match error["type"]:
+        case "missing":
+            return f"{key} is missing"
+        case "unexpected_keyword_argument":
+            return f"unknown key {key}: allowed are {', '.join(_field_names(kind, location[:-1]))}"
+        case "dataclass_type" | "dict_type":
+            return f"{key or 'the file'} must be a mapping of keys to values, not {shown}"
+        case "json_invalid":
+            return f"{key or 'the file'} is nested too deeply or has text that is not Unicode"
+        case "value_error":
+            return f"{key}: {error['ctx']['error']}"
+    expected = EXPECTED.get(error["type"], error["msg"].replace("Input should", "it must"))
+    subject = f"{location[0]}: name {shown}" if "[key]" in location else f"{key}={shown}"
+    return f"{subject} is not allowed: {expected}"
 
 
-def _check_keys(values: dict[str, Any], allowed: tuple[str, ...], prefix: str) -> None:
-    for name in values:
-        require(name in allowed, f"unknown key {prefix}{name}: allowed are {', '.join(allowed)}")
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and SETTING_NAME.fullmatch(value) is not None
+def _field_names(kind: type, location: list[str]) -> list[str]:
+    """The fields of the dataclass at ``location`` in the dataclass ``kind``."""
+    for name in location:
+        kind = get_type_hints(kind)[name]
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def stage_arguments() -> tuple[Params, Setting]:

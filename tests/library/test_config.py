@@ -41,6 +41,10 @@ def test_a_wrong_type_is_refused_in_one_line(changes, message):
 def test_the_other_configurations_refuse_wrong_types_too():
     with pytest.raises(ValueError, match="epochs='3' is not allowed: it must be a whole number"):
         TrainConfig(epochs="3")
+    with pytest.raises(ValueError, match="compile='fast' is not allowed: none, default or reduce-overhead"):
+        TrainConfig(compile="fast")
+    with pytest.raises(ValueError, match=r"crop=\['pad'\] is not allowed: none, pad or resized"):
+        AugmentConfig(crop=["pad"])
     with pytest.raises(ValueError, match="flip=1 is not allowed: it must be true or false"):
         AugmentConfig(flip=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -14,7 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
+from torchvision.datasets import CIFAR10
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -34,20 +37,20 @@ def pictures(count: int, size: int = 8, start: int = 0) -> list[bytes]:
     return [encoded(picture(start + number, size, size)) for number in range(count)]
 
 
-def cifar_batch(count: int, start: int = 0, labels: str = "labels", classes: int = 10) -> dict[bytes, Any]:
+def cifar_batch(count: int, start: int = 0, labels: str = "labels", classes: int = 10) -> dict[str, Any]:
     rng = np.random.default_rng(start)
     return {
-        b"data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
-        labels.encode(): [(start + number) % classes for number in range(count)],
+        "data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
+        labels: [(start + number) % classes for number in range(count)],
     }
 
 
 def cifar10_folder(folder: Path, **replaced: Any) -> Path:
     """Five training batches of 20 images and a test batch of 20; ``replaced`` gives other contents by file name."""
     folder.mkdir(parents=True)
-    names = [f"class {number}".encode() for number in range(10)]
+    names = [f"class {number}" for number in range(10)]
     files: dict[str, Any] = {f"data_batch_{number}": cifar_batch(20, number) for number in range(1, 6)}
-    files |= {"test_batch": cifar_batch(20, 9), "batches.meta": {b"label_names": names}}
+    files |= {"test_batch": cifar_batch(20, 9), "batches.meta": {"label_names": names}}
     for name, content in {**files, **replaced}.items():
         if content is not None:
             raw = content if isinstance(content, bytes) else pickle.dumps(content, protocol=2)
@@ -55,7 +58,19 @@ def cifar10_folder(folder: Path, **replaced: Any) -> Path:
     return folder
 
 
+def publish(patch: pytest.MonkeyPatch, folder: Path, dataset: type = CIFAR10) -> None:
+    """Have torchvision take the files in ``folder`` for the published ones of ``dataset``."""
+
+    def md5(name: str) -> str:
+        return hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    for split in ("train_list", "test_list"):
+        patch.setattr(dataset, split, [[name, md5(name)] for name, _ in getattr(dataset, split)])
+    patch.setattr(dataset, "meta", {**dataset.meta, "md5": md5(dataset.meta["filename"])})  # type: ignore[attr-defined]
+
+
 def archive(folder: Path, target: Path) -> Path:
+    target.parent.mkdir(exist_ok=True)
     with tarfile.open(target, "w:gz") as tar:
         tar.add(folder, folder.name)
     return target

@@ -66,17 +66,30 @@ BAD = [
     (("settings",), None, "settings must be a mapping"),
     (("train", "batch_size"), 63, "settings.g1-c1: train.batch_size=63 is not allowed: it must be divisible by ray"),
     (("settings", "g4-c4", "train"), {"batch_size": 3}, "settings.g4-c4: train.batch_size=3 is not allowed"),
-    (("ray", "num_workers"), 0, "ray: num_workers=0 is not allowed"),
+    (("ray", "num_workers"), 0, "ray.num_workers=0 is not allowed: it must be greater than 0"),
     (("export", "plan"), "fast", "export: plan='fast' is not allowed: portable, measured, or the path of a plan file"),
     (("export", "plan"), 1, "export.plan=1 is not allowed"),
-    (("benchmark", "runs"), 3, "benchmark: runs=3 is not allowed"),
+    (("export", "opset"), 26, "export: opset=26 is not allowed: 18 to 25"),
+    (("benchmark", "runs"), 3, "benchmark.runs=3 is not allowed: it must be greater than or equal to 50"),
+    (("benchmark", "threads"), [], "benchmark.threads=[] is not allowed: it must not be empty"),
+    (("benchmark", "threads"), [1, -1], "benchmark.threads.1=-1 is not allowed: it must be greater than or equal to 0"),
+    (("data", "augment"), {"krop": "pad"}, "unknown key data.augment.krop: allowed are crop, pad, flip"),
+    (("data", "channels"), 2, "data.channels=2 is not allowed: it must be 1 or 3"),
+    (
+        ("settings", "g4-c4", "stem"),
+        "wide",
+        "settings.g4-c4.stem='wide' is not allowed: it must be 'cifar', 'imagenet'",
+    ),
+    (("settings", "g4-c4", "train"), 3, "settings.g4-c4.train must be a mapping"),
+    (("settings", "g4-c4"), None, "settings.g4-c4 must be a mapping"),
+    (("settings", 1), {}, "key 1 is not allowed: it must be a string"),
     (("study",), "a/b", "study='a/b' is not allowed"),
     (("surprise",), 1, "unknown key surprise: allowed are study"),
 ]
 
 
-@pytest.mark.parametrize(("where", "value", "message"), BAD, ids=[".".join(b[0]) + f"={b[1]}" for b in BAD])
-def test_a_bad_value_is_named_in_one_line(raw: Raw, where: tuple[str, ...], value: object, message: str) -> None:
+@pytest.mark.parametrize(("where", "value", "message"), BAD, ids=[".".join(map(str, b[0])) + f"={b[1]}" for b in BAD])
+def test_a_bad_value_is_named_in_one_line(raw: Raw, where: tuple[Any, ...], value: object, message: str) -> None:
     at = raw
     for key in where[:-1]:
         at = at[key]
@@ -87,15 +100,43 @@ def test_a_bad_value_is_named_in_one_line(raw: Raw, where: tuple[str, ...], valu
     assert "\n" not in str(caught.value)
 
 
+def test_a_misspelt_key_is_named_before_the_one_that_is_missing(raw: Raw) -> None:
+    raw["data"]["sauce"] = raw["data"].pop("source")
+    with pytest.raises(ValueError, match=r"unknown key data\.sauce: allowed are source, path"):
+        params.parse(raw)
+    del raw["data"]["sauce"]
+    with pytest.raises(ValueError, match=r"data\.source is missing"):
+        params.parse(raw)
+
+
+def test_a_long_value_is_shortened(raw: Raw) -> None:
+    raw["train"]["epochs"] = "9" * 10_000
+    with pytest.raises(ValueError, match=r"train\.epochs='9{199}\.\.\. is not allowed: it must be a valid integer$"):
+        params.parse(raw)
+
+
 def test_a_missing_section_is_named(raw: Raw) -> None:
     del raw["ray"]
     with pytest.raises(ValueError, match="ray is missing"):
         params.parse(raw)
 
 
+# 9**29 values by aliases of aliases
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [1", "is not valid YAML"), ("- 1", "the file must be a mapping"), ("", "the file must be a mapping")],
+    [
+        ("a: [1", "is not valid YAML"),
+        ("a: 2020-13-45", "is not valid YAML: month must be in 1..12"),
+        ("- 1", "the file must be a mapping"),
+        ("", "the file must be a mapping"),
+        ("a: " + "[" * 5000, "is nested too deeply"),
+        ("a: &a [*a]", "it has more than 10000 values"),
+        (BOMB, "it has more than 10000 values"),
+    ],
+    ids=["syntax", "date", "list", "empty", "nested", "recursive", "bomb"],
 )
 def test_a_broken_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "params.yaml"
