@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Semaphore
 
@@ -13,30 +13,46 @@ from tasks.errors import UserError
 from tasks.params import Params
 
 UNLIMITED = 1000
-POLL_S = 0.2
+POLL_S = 0.1
 VARIABLE = "CONDENSENET_TRAININGS"
 
 
 class StageSlots:
-    """Limits how many trainings, and how many other stages, one flow runs at once."""
+    """Limits how many trainings, and how many other stages, one flow runs at once.
 
-    def __init__(self, trainings: int, others: int) -> None:
-        self._trainings, self._others = Semaphore(trainings), Semaphore(others)
+    Waiting stages go in ``order``, so a rerun continues the training that was interrupted before it starts another.
+    """
+
+    def __init__(self, trainings: int, others: int, order: Iterable[str]) -> None:
+        self._semaphores = {"training": Semaphore(trainings), "other": Semaphore(others)}
+        self._rank = {stage: rank for rank, stage in enumerate(order)}
+        self.waiting: list[str] = []
 
     @classmethod
-    def for_machine(cls, params: Params) -> StageSlots:
-        return cls(trainings_at_once(params), max(2, usable_cores()))
+    def for_machine(cls, params: Params, order: Iterable[str]) -> StageSlots:
+        return cls(trainings_at_once(params), max(2, usable_cores()), order)
 
     @contextmanager
     def acquire(self, stage: str, runner: StageRunner) -> Iterator[None]:
         """Wait for a free slot and hold it; raises ``Stopped`` when the flow is stopped meanwhile."""
-        semaphore = self._trainings if stage.startswith("train@") else self._others
-        while not semaphore.acquire(timeout=POLL_S):
-            runner.pause(0)
+        semaphore = self._semaphores[_kind(stage)]
+        self.waiting.append(stage)
+        runner.pause(POLL_S)  # stages that become ready together line up first
+        while not (self._is_next(stage) and semaphore.acquire(blocking=False)):
+            runner.pause(POLL_S)
+        self.waiting.remove(stage)
         try:
             yield
         finally:
             semaphore.release()
+
+    def _is_next(self, stage: str) -> bool:
+        competing = [other for other in tuple(self.waiting) if _kind(other) == _kind(stage)]
+        return stage == min(competing, key=self._rank.__getitem__)
+
+
+def _kind(stage: str) -> str:
+    return "training" if stage.startswith("train@") else "other"
 
 
 def trainings_at_once(params: Params) -> int:

@@ -97,7 +97,7 @@ def _reproduce(study: str | None, settings: list[str] | None, overrides: studies
         loaded = params.load()
         full_graph = read_graph()
         graph = keep_settings(full_graph, loaded.settings, settings or loaded.settings)
-        context.set(FlowContext(StageSlots.for_machine(loaded), screen))
+        context.set(FlowContext(StageSlots.for_machine(loaded, graph), screen))
 
         def note(line: str) -> None:
             log.info(line)

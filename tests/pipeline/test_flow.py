@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
+import time
 from pathlib import Path
+from threading import Event, Thread
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from flows.running import StageFailed, StageRunner, Stopped
 from tasks import params
 from tasks.errors import UserError
 
+STAGES = [f"train@{letter}" for letter in "abcdef"]
 FLOW = (sys.executable, "-m", "flows.reproduce")
 GRAPH = {
     "prepare": frozenset(),
@@ -267,23 +269,31 @@ def test_trainings_share_the_machine(inside: Workspace, monkeypatch: pytest.Monk
         trainings_at_once(loaded)
 
 
-def test_a_slot_admits_one_stage_at_a_time_and_the_other_kind_has_its_own() -> None:
-    slots, runner, admitted = StageSlots(trainings=1, others=1), StageRunner(), threading.Event()
+def test_waiting_stages_run_one_at_a_time_in_the_order_of_the_graph() -> None:
+    slots, runner, started, release = StageSlots(1, 1, (*STAGES, "report")), StageRunner(), list[str](), Event()
 
-    def wait_for_a_slot() -> None:
-        with slots.acquire("train@b", runner):
-            admitted.set()
+    def work(name: str) -> None:
+        with slots.acquire(name, runner):
+            started.append(name)
+            release.wait(10)
 
-    waiting = threading.Thread(target=wait_for_a_slot)
-    with slots.acquire("train@a", runner), slots.acquire("report", runner):
-        waiting.start()
-        assert not admitted.wait(3 * POLL_S)
-    assert admitted.wait(10)
-    waiting.join(10)
+    threads = [Thread(target=work, args=(name,)) for name in ("train@f", "train@c", "train@a", "train@b")]
+    threads[0].start()
+    wait_until(lambda: started == ["train@f"], 10)
+    for thread in threads[1:]:
+        thread.start()
+    wait_until(lambda: set(slots.waiting) == {"train@a", "train@b", "train@c"}, 10)
+    with slots.acquire("report", runner):  # other stages do not wait for trainings
+        time.sleep(3 * POLL_S)
+        assert started == ["train@f"]
+    release.set()
+    for thread in threads:
+        thread.join(10)
+    assert started == ["train@f", "train@a", "train@b", "train@c"]
 
 
 def test_a_stage_stops_waiting_for_a_slot_when_the_flow_is_stopped() -> None:
-    slots, runner, stopped = StageSlots(trainings=1, others=1), StageRunner(), threading.Event()
+    slots, runner, stopped = StageSlots(1, 1, STAGES), StageRunner(), Event()
 
     def wait_for_a_slot() -> None:
         with pytest.raises(Stopped), slots.acquire("train@b", runner):
@@ -291,7 +301,7 @@ def test_a_stage_stops_waiting_for_a_slot_when_the_flow_is_stopped() -> None:
         stopped.set()
 
     with slots.acquire("train@a", runner):
-        waiting = threading.Thread(target=wait_for_a_slot)
+        waiting = Thread(target=wait_for_a_slot)
         waiting.start()
         assert not stopped.wait(3 * POLL_S)
         runner.stop()
