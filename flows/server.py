@@ -33,7 +33,7 @@ def ensure_server() -> None:
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
-    if settings.api.url is None:
+    if not settings.api.url:
         say("starting a Prefect server for this run")
         os.environ["PREFECT_API_URL"] = _start(settings.home)
         refresh_global_settings_context()  # for all threads, which a context manager's settings would not reach

@@ -10,6 +10,8 @@ from threading import Event, Thread
 
 import psutil
 import pytest
+from prefect.context import refresh_global_settings_context
+from prefect.settings import get_current_settings
 from workspaces import Workspace, ask, serve_prefect, wait_until
 
 from flows import study as studies
@@ -17,6 +19,7 @@ from flows.artifacts import artifact_key
 from flows.concurrency import POLL_S, StageSlots, trainings_at_once
 from flows.graph import keep_settings, read_graph
 from flows.running import StageFailed, StageRunner, Stopped
+from flows.server import ensure_server
 from tasks import params
 from tasks.errors import UserError
 
@@ -126,6 +129,24 @@ def test_the_server_of_the_command_keeps_its_history_and_ends_with_it(stub: Work
         assert {"g2-c2 epoch 1 of 1", "g4-c2 epoch 1 of 1"} <= lines
         assert any("Finished in state Completed" in line for line in lines)  # the last line of the flow
         assert {"reproduce-digits-table", "reproduce-digits-report"} <= {row["key"] for row in ask(later, "artifacts")}
+
+
+def test_every_thread_of_the_command_logs_to_its_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The uploader's messages come from a thread of its own; Prefect would start a second server for them."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    refresh_global_settings_context()
+    monkeypatch.setattr("flows.server._start", lambda home: f"http://127.0.0.1:9/{home.name}")
+    addresses: list[str | None] = []
+    try:
+        ensure_server()
+        thread = Thread(target=lambda: addresses.append(get_current_settings().api.url), daemon=True)
+        thread.start()
+        thread.join(10)
+    finally:
+        monkeypatch.undo()
+        refresh_global_settings_context()
+    assert addresses == [f"http://127.0.0.1:9/{tmp_path.name}"]
 
 
 def test_a_killed_command_leaves_no_server_behind(stub: Workspace, tmp_path: Path) -> None:
