@@ -79,7 +79,7 @@ def check_names(device: str, files: Sequence[str]) -> None:
     """Raises ``UserError`` for a device that cannot be part of a metric's name, or files that are no ONNX artifacts."""
     if not NAME.fullmatch(device) or device in ALL_FORMS:  # latency_ms_plain belongs to no device
         raise UserError(
-            f"device={device!r} is not allowed: up to 40 lower-case letters, digits and inner dashes, "
+            f"device={device!r} is not allowed: up to 40 lower-case letters, digits and dashes between them, "
             f"and none of {', '.join(ALL_FORMS)}"
         )
     for file in files:
