@@ -1,4 +1,4 @@
-"""Prefect flows over the stage graph of ``dvc.yaml``. Importing the package keeps Prefect and DVC from phoning home."""
+"""Prefect flows over the stage graph of ``dvc.yaml``. Importing it turns their telemetry off."""
 
 import os
 

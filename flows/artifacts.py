@@ -12,22 +12,22 @@ from tasks.report.summary import read_table
 
 
 def publish(params: Params) -> None:
-    """Attach them to the flow run that is under way; a study's newest replace its last ones under the same key."""
-    table, text = (params.paths.report / name for name in (paths.TABLE, paths.REPORT_MD))
+    """Attach them to the current flow run. Each run adds a version under the study's key."""
+    table, report = params.paths.report / paths.TABLE, params.paths.report / paths.REPORT_MD
     if table.is_file():
         create_table_artifact(
             key=artifact_key(params.study, "table"),
             table=[dict(row) for row in read_table(table)],
             description=f"The settings of the study {params.study}: {table}",
         )
-    if text.is_file():
+    if report.is_file():
         create_markdown_artifact(
             key=artifact_key(params.study, "report"),
-            markdown=text.read_text(encoding="utf-8"),
-            description=f"The report of the study {params.study}: {text}",
+            markdown=report.read_text(encoding="utf-8"),
+            description=f"The report of the study {params.study}: {report}",
         )
 
 
-def artifact_key(study: str, what: str) -> str:
-    """Prefect allows lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", f"reproduce-{study.lower()}-{what}")
+def artifact_key(study: str, kind: str) -> str:
+    """Prefect allows lower-case letters, digits and dashes only."""
+    return re.sub(r"[^a-z0-9]+", "-", f"reproduce-{study.lower()}-{kind}")

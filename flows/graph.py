@@ -1,4 +1,4 @@
-"""The stage graph, read from DVC: ``dvc.yaml`` owns the order and nothing here repeats it."""
+"""The stage graph, read from DVC: ``dvc.yaml`` alone defines the order of stages."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ def read_graph() -> dict[str, frozenset[str]]:
     try:
         with Repo(".") as repo:
             graph = repo.index.graph  # an edge points to what a stage depends on
-            upstream = {
-                stage.addressing: frozenset(above.addressing for above in graph.successors(stage)) for stage in graph
+            dependencies = {
+                stage.addressing: frozenset(upstream.addressing for upstream in graph.successors(stage))
+                for stage in graph
             }
     except DvcException as error:
         raise UserError(f"dvc.yaml: {' '.join(str(error).split())}") from None
-    return {name: upstream[name] for name in TopologicalSorter(upstream).static_order()}
+    return {name: dependencies[name] for name in TopologicalSorter(dependencies).static_order()}
 
 
-def keep_settings(graph: Graph, all_settings: Iterable[str], wanted: Collection[str]) -> dict[str, frozenset[str]]:
-    """The graph without the stages of other settings, and without all that needs those (the report)."""
+def keep_settings(graph: Graph, all_settings: Iterable[str], selected: Collection[str]) -> dict[str, frozenset[str]]:
+    """The graph without the stages of other settings, and without what depends on those (the report)."""
     kept: dict[str, frozenset[str]] = {}
-    others = set(all_settings) - set(wanted)
+    others = set(all_settings) - set(selected)
     for name, upstream in graph.items():  # upstream first
         if setting_of(name) not in others and upstream <= kept.keys():
             kept[name] = upstream
@@ -37,5 +38,5 @@ def keep_settings(graph: Graph, all_settings: Iterable[str], wanted: Collection[
 
 
 def setting_of(stage: str) -> str | None:
-    """``train@g4-c2`` is a stage of the setting ``g4-c2``; ``prepare`` of none."""
+    """``train@g4-c2`` belongs to the setting ``g4-c2``; ``prepare`` to none."""
     return stage.partition("@")[2] or None

@@ -1,143 +1,83 @@
-"""The flow ``reproduce``: every stage of the DVC graph as one Prefect task, as wide as the graph allows.
+"""The command: the flow in this process, one table at its end.
 
-    python -m flows.reproduce                          # params.yaml as it is
-    python -m flows.reproduce --study cifar10          # another study
-    python -m flows.reproduce --setting g4-c4          # that setting's stages alone
-    python -m flows.reproduce --set train.epochs=7     # on top of params.yaml
-
-It gives the same files, the same ``dvc.lock`` and the same MLflow runs as ``dvc repro``.
+python -m flows.reproduce                          # params.yaml as it is
+python -m flows.reproduce --study cifar10          # another study
+python -m flows.reproduce --setting g4-c4          # only the stages of that setting
+python -m flows.reproduce --set train.epochs=7     # override a value of params.yaml
 """
 
 from __future__ import annotations
 
+import argparse
+import logging
+import signal
+import sys
 import time
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture, wait
-from prefect.states import Cancelled, Failed
-from prefect.task_runners import ThreadPoolTaskRunner
-
 from flows import study as studies
-from flows.artifacts import publish
-from flows.graph import keep_settings, read_graph, setting_of
-from flows.running import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped
-from flows.terminal import Silent, Watcher
-from flows.width import Widths
-from tasks import params, tracking
-from tasks.errors import UserError
+from flows.display import terminal_display
+from flows.server import ensure_server
+from tasks import params, paths
+from tasks.console import say
+from tasks.errors import UserError, run_main
+from tasks.report.results import read_setting
+from tasks.report.summary import make_row, read_table
+from tasks.report.terminal import print_table
 
 
-@dataclass(frozen=True)
-class Session:
-    """What the tasks of one flow run share; it stays in the process and is no task parameter."""
-
-    widths: Widths
-    watcher: Watcher
-    runner: StageRunner = field(default_factory=StageRunner)
-
-
-session: ContextVar[Session] = ContextVar("session")
-watcher: ContextVar[Watcher] = ContextVar("watcher")
-
-
-@task(task_run_name="{stage}", retries=0, cache_policy=NO_CACHE)
-def run_stage(stage: str) -> Any:
-    """Bring one stage up to date, its output line by line in this run's log."""
-    log, here = get_run_logger(), session.get()
+def main() -> None:
+    options = _arguments()
+    studies.plan(options.study, options.set, options.setting)  # report mistakes before a server is started
+    started = time.monotonic()
     try:
-        with here.widths.turn(stage, here.runner), StageLog(stage) as file:
-
-            def emit(line: str) -> None:
-                log.info(line)
-                file.write(line)
-                if not DVC_LINE.match(line):
-                    here.watcher.line(stage, line.removeprefix(f"{setting_of(stage)}: "))
-
-            here.watcher.started(stage)
-            begun = time.monotonic()
-            outcome = here.runner.run(stage, emit)
-    except StageFailed as error:
-        here.watcher.finished(stage, f"FAILED after {time.monotonic() - begun:.1f} s, all it said: {file.path}")
-        return Failed(message=f"{stage}: {error}")
-    except Stopped:
-        here.watcher.finished(stage, "stopped")
-        return Cancelled(message=f"{stage}: stopped")
-    here.watcher.finished(stage, f"{outcome.how} in {outcome.seconds:.1f} s")
-    return outcome.how
+        state = _run(options)
+    except KeyboardInterrupt:
+        raise UserError("interrupted: the same command continues from here") from None
+    if not state.is_completed():
+        raise UserError(state.message or "the flow did not finish")
+    _print_results(params.load(), options.setting, time.monotonic() - started)
 
 
-A_THREAD_EACH = ThreadPoolTaskRunner[Any](max_workers=1000)  # a stage's thread waits for its upstream and its turn
+def _run(options: argparse.Namespace) -> Any:
+    from flows.pipeline import display, reproduce
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that child processes end with us
+    for handler in logging.getLogger().handlers:  # stage output goes to the flow's log; the display shows progress
+        handler.setLevel(logging.CRITICAL)
+    ensure_server()
+    with terminal_display() as screen:
+        display.set(screen)
+        return reproduce(
+            study=options.study, settings=options.setting or None, overrides=options.set or None, return_state=True
+        )
 
 
-@flow(name="reproduce", retries=0, task_runner=A_THREAD_EACH)  # type: ignore[arg-type]
-def reproduce(
-    study: str | None = None,
-    settings: list[str] | None = None,
-    overrides: dict[str, Any] | list[str] | None = None,
-) -> Any:
-    """Run the pipeline of ``params.yaml``.
-
-    Args:
-        study: Compose params.yaml anew from conf/study/<study>.yaml. Left out: params.yaml as it is.
-        settings: Only the stages of these settings; what needs all settings (the report) is left out then.
-        overrides: Values to change, {"train.epochs": 7} or ["train.epochs=7"].
-    """
-    try:
-        return _reproduce(study, settings, overrides)
-    except UserError as error:
-        return Failed(message=str(error))
+def _print_results(loaded: params.Params, settings: list[str], duration_s: float) -> None:
+    """The table, and where to look next."""
+    report = loaded.paths.report
+    say("")
+    if set(settings or loaded.settings) == set(loaded.settings):
+        print_table(read_table(report / paths.TABLE))
+        say(f"\n{loaded.study} in {duration_s:.0f} s. Where to look next:")
+        say(f"  {report / paths.REPORT_HTML}   the report: table, curves, kept connections")
+    else:
+        print_table([make_row(read_setting(loaded, loaded.setting(name))) for name in settings])
+        say(f"\n{', '.join(settings)} in {duration_s:.0f} s; the report needs all settings. Where to look next:")
+    say("  make ui            every run's parameters, metrics, models and figures, in the MLflow UI")
+    say("  make prefect-ui    the flow's graph, logs and artifacts, in the Prefect UI")
+    say("  dvc metrics show   the same figures from DVC; also dvc plots show, dvc params diff")
 
 
-def _reproduce(study: str | None, settings: list[str] | None, overrides: studies.Overrides) -> Any:
-    log = get_run_logger()
-    text = studies.plan(study, overrides, settings)
-    with studies.in_force(text, composed=study is not None) as changed:
-        if changed:
-            log.info("params.yaml changed: %s (what was there: state/params)", ", ".join(changed))
-        in_force = params.load()
-        wanted = [in_force.setting(name).name for name in settings or in_force.settings]
-        everything = read_graph()
-        graph = keep_settings(everything, in_force.settings, wanted)
-        screen = watcher.get(Silent())
-        session.set(Session(Widths.of(in_force, graph), screen))
-
-        def note(line: str) -> None:
-            log.info(line)
-            screen.note(line)
-
-        with tracking.courier(note):  # else every stage would import MLflow
-            failed = _run_graph(graph)
-        if failed:
-            return Failed(message="; ".join(failed))
-        if len(graph) == len(everything):
-            publish(in_force)
-        else:
-            log.info("left out: %s", ", ".join(name for name in everything if name not in graph))
-        return f"{in_force.study}: {len(graph)} stages are up to date"
-
-
-def _run_graph(graph: dict[str, frozenset[str]]) -> list[str]:
-    """Run all stages; a line for each that failed. Those that need a failed one are not run, the others are."""
-    futures: dict[str, PrefectFuture[Any]] = {}
-    try:
-        for stage, upstream in graph.items():
-            futures[stage] = run_stage.submit(
-                stage=stage, wait_for=[futures[name] for name in sorted(upstream)], return_state=False
-            )
-        wait(list(futures.values()))
-    except BaseException:
-        session.get().runner.stop()
-        raise
-    ended = [(stage, future.state) for stage, future in futures.items()]
-    return [state.message or stage for stage, state in ended if state.is_failed() or state.is_crashed()]
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m flows.reproduce", description="Run the whole pipeline.")
+    parser.add_argument("--study", help="compose params.yaml anew from conf/study/STUDY.yaml")
+    parser.add_argument("--setting", action="append", default=[], help="only the stages of this setting (repeatable)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value, for example train.epochs=7"
+    )
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    from flows.cli import main
-    from tasks.errors import run_main
-
     run_main(main)

@@ -1,6 +1,6 @@
-"""One stage as one subprocess, ``dvc repro -s STAGE``: its output line by line, its lock, its end.
+"""One stage as one subprocess, ``dvc repro -s STAGE``: its output line by line, its lock, its result.
 
-Every stage is on a leash (``flows.leash``): it ends with all that it started when the flow stops, or dies.
+Each stage is supervised (``flows.supervise``): when the flow stops or dies, the stage and its children end too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tasks import paths
 from tasks.locks import lock_file
 
 Emit = Callable[[str], None]
+Status = Literal["ran", "unchanged", "restored"]  # restored: from DVC's cache of earlier runs
 RETRY_S = 2.0
 DVC = (sys.executable, "-m", "dvc")
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -34,21 +35,21 @@ DVC_LINE = re.compile(
 
 
 class StageFailed(Exception):
-    """Its message is one line: what went wrong in the stage."""
+    """The message is one line: what went wrong in the stage."""
 
 
 class Stopped(Exception):
-    """The flow was told to stop."""
+    """The flow is being stopped."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    how: Literal["ran", "unchanged", "restored"]  # restored: from DVC's cache of earlier runs
-    seconds: float
+    status: Status
+    duration_s: float
 
 
 class StageLog:
-    """All that a stage printed in its last run, ``state/logs/<stage>.log``."""
+    """The full output of a stage's last run, ``state/logs/<stage>.log``."""
 
     def __init__(self, stage: str) -> None:
         self.path = Path(os.path.relpath(paths.state() / "logs" / f"{stage}.log"))
@@ -71,13 +72,13 @@ class StageRunner:
 
     def __init__(self) -> None:
         self._stopping = threading.Event()
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
 
     def run(self, stage: str, emit: Emit) -> Outcome:
-        """Bring ``stage`` up to date; every line it prints goes to ``emit``. Raises ``StageFailed``, ``Stopped``.
+        """Bring ``stage`` up to date and pass each line it prints to ``emit``. Raises ``StageFailed``, ``Stopped``.
 
-        A second flow in the same workspace waits here, and then finds the stage up to date.
+        A second flow in the same workspace waits here until the stage is up to date.
         """
         with self._stage_lock(stage, emit) as lock:
             started = time.monotonic()
@@ -86,21 +87,21 @@ class StageRunner:
                 if self._stopping.is_set():
                     raise Stopped(stage)
                 if code == 0:
-                    return Outcome(_how(lines), time.monotonic() - started)
+                    return Outcome(_status(lines), time.monotonic() - started)
                 if not any(BUSY.search(line) for line in lines):
                     raise StageFailed(_last_error(lines, code))
-                emit(f"{stage}: another dvc command is at work on the same files; trying again")
+                emit(f"{stage}: another dvc command is working on the same files; retrying")
                 self.pause(RETRY_S)
 
     def pause(self, seconds: float) -> None:
-        """Sleep, unless the flow is stopped: then ``Stopped``."""
+        """Sleep; raises ``Stopped`` as soon as the flow is stopped."""
         if self._stopping.wait(seconds):
             raise Stopped
 
     def stop(self) -> None:
-        """End every running stage and wait until all is gone that it started."""
+        """End every running stage with its children, and wait for their end."""
         self._stopping.set()
-        with self._guard:
+        with self._lock:
             running = list(self._running)
         for process in running:
             assert process.stdin is not None
@@ -109,12 +110,12 @@ class StageRunner:
             process.wait()
 
     def _subprocess(self, stage: str, emit: Emit, lock: IO[str]) -> tuple[int, list[str]]:
-        tail: deque[str] = deque(maxlen=200)
-        with self._guard:
+        last_lines: deque[str] = deque(maxlen=200)
+        with self._lock:
             if self._stopping.is_set():
                 raise Stopped(stage)
             process = subprocess.Popen(
-                [sys.executable, "-m", "flows.leash", *DVC, "--wait-for-lock", "repro", "-s", stage],
+                [sys.executable, "-m", "flows.supervise", *DVC, "--wait-for-lock", "repro", "-s", stage],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -122,7 +123,7 @@ class StageRunner:
                 errors="replace",
                 env=stage_environment(),
                 start_new_session=True,
-                pass_fds=[lock.fileno()],  # held until all is gone, also when this process is killed before
+                pass_fds=[lock.fileno()],  # held until the stage has ended, even if this process is killed
             )
             self._running.add(process)
         try:
@@ -130,48 +131,43 @@ class StageRunner:
             for line in process.stdout:
                 clean = ANSI.sub("", line).rstrip()
                 if clean:
-                    tail.append(clean)
+                    last_lines.append(clean)
                     emit(clean)
-            return process.wait(), list(tail)
+            return process.wait(), list(last_lines)
         finally:
-            with self._guard:
+            with self._lock:
                 self._running.discard(process)
 
     @contextmanager
     def _stage_lock(self, stage: str, emit: Emit) -> Iterator[IO[str]]:
         with lock_file(f"{stage}.lock").open("w") as file:
             if not try_lock(file):
-                emit(f"{stage}: another flow is at work on it; waiting")
+                emit(f"{stage}: another flow is running it; waiting")
                 while not try_lock(file):
                     self.pause(0.2)
             yield file
 
 
 def stage_environment() -> dict[str, str]:
-    """``python`` and ``dvc`` in a stage are those that run this flow, also under a worker with another PATH."""
-    here = str(Path(sys.executable).parent)
+    """Stages find this flow's ``python`` and ``dvc`` first, even if the worker's PATH lacks them."""
+    bin_folder = str(Path(sys.executable).parent)
     return {
         **os.environ,
-        "PATH": os.pathsep.join([here, os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join([bin_folder, os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
         "DVC_NO_ANALYTICS": "1",
     }
 
 
-def _how(lines: list[str]) -> Literal["ran", "unchanged", "restored"]:
+def _status(lines: list[str]) -> Status:
     if any(line.startswith("Running stage ") for line in lines):
         return "ran"
     return "restored" if any("is cached - skipping run" in line for line in lines) else "unchanged"
 
 
 def _last_error(lines: list[str], code: int) -> str:
-    """What the stage said last, an ``error: …`` line of its own before all, else what DVC said."""
-    own = [line for line in lines if not DVC_LINE.match(line)]
-    for choice in (
-        [line for line in own if line.startswith("error: ")],
-        own,
-        [line for line in lines if line.startswith("ERROR: ")],
-    ):
-        if choice:
-            return choice[-1]
-    return f"exit status {code}"
+    """The stage's last ``error: …`` line, else its last line, else DVC's last error."""
+    stage_lines = [line for line in lines if not DVC_LINE.match(line)]
+    errors = [line for line in stage_lines if line.startswith("error: ")]
+    dvc_errors = [line for line in lines if line.startswith("ERROR: ")]
+    return (errors or stage_lines or dvc_errors or [f"exit status {code}"])[-1]

@@ -1,7 +1,7 @@
-"""Which ``params.yaml`` is in force: as it stands, with a few values changed, or composed anew from ``conf/``.
+"""Which ``params.yaml`` a flow uses: the file as it is, with a few values changed, or composed anew from ``conf/``.
 
-Composition is DVC's own (Hydra), so a flow and ``dvc exp run -S study=…`` write the same file. What a user wrote
-into ``params.yaml`` and did not commit is never replaced by another study.
+DVC composes it (by Hydra), so a flow and ``dvc exp run -S study=…`` write the same file. Another study never replaces
+uncommitted edits of ``params.yaml``.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ CONFIG = paths.STUDIES.parent
 
 
 def plan(study: str | None, overrides: Overrides, settings: Sequence[str] | None = None) -> str:
-    """The text that ``params.yaml`` is to have, checked: it has all ``settings``. Changes nothing.
+    """The new text of ``params.yaml``, valid and with all ``settings``. Changes nothing.
 
-    With ``study`` the file is composed anew (base, study, overrides). Without it the overrides go on top of the
+    With ``study`` the file is composed anew (base, study, overrides). Without it the overrides are applied to the
     file as it is, edits included. Raises ``UserError``.
     """
     changes = as_hydra(overrides)
@@ -40,8 +40,8 @@ def plan(study: str | None, overrides: Overrides, settings: Sequence[str] | None
         _check_settings(params.load(), settings)
         return paths.PARAMS.read_text()
     if study is not None and not (paths.STUDIES / f"{study}.yaml").is_file():
-        known = ", ".join(sorted(path.stem for path in paths.STUDIES.glob("*.yaml")))
-        raise UserError(f"study={study!r} is not allowed: {known}")
+        studies = ", ".join(sorted(path.stem for path in paths.STUDIES.glob("*.yaml")))
+        raise UserError(f"study={study!r} is not allowed: {studies}")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "params.yaml"
         _compose(file, study, changes)
@@ -54,10 +54,10 @@ def plan(study: str | None, overrides: Overrides, settings: Sequence[str] | None
 
 @contextmanager
 def in_force(text: str, *, composed: bool) -> Iterator[list[str]]:
-    """Put ``text`` into ``params.yaml`` and keep it there for the block; yields the keys whose values changed.
+    """Write ``text`` to ``params.yaml`` and keep it unchanged inside the block; yields the keys whose values changed.
 
-    Raises ``UserError`` when that would replace uncommitted edits (``composed``) or the parameters under a flow
-    that is running. The file that was there is kept in ``state/params/``.
+    Raises ``UserError`` if that would replace uncommitted edits (``composed``) or the parameters of another running
+    flow. The previous file is kept in ``state/params/``.
     """
     with lock_file("params.lock").open("w") as file:
         lock(file, shared=True)  # held by every running flow
@@ -65,11 +65,11 @@ def in_force(text: str, *, composed: bool) -> Iterator[list[str]]:
         if changed:
             if composed and _has_uncommitted_edits():
                 raise UserError(
-                    f"{paths.PARAMS} has edits that are in no commit and another study would replace them: "
-                    "commit them, or set them aside (git stash), or run without a study"
+                    f"{paths.PARAMS} has uncommitted edits that another study would replace: "
+                    "commit them, stash them (git stash), or run without a study"
                 )
             if not try_lock(file):
-                raise UserError("another flow is running here with other parameters: wait for its end")
+                raise UserError("another flow is running here with other parameters: wait until it ends")
             _replace(text)
             lock(file, shared=True)
         yield changed
@@ -124,7 +124,7 @@ def _compose(file: Path, study: str | None, overrides: list[str]) -> None:
 
 
 def _hydra_value(value: object) -> str:
-    """JSON is Hydra's grammar for numbers, true, false, null, lists and quoted strings; keys are bare in mappings."""
+    """Hydra reads JSON, except that keys of mappings are not quoted."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_hydra_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -133,28 +133,28 @@ def _hydra_value(value: object) -> str:
 
 
 def _has_uncommitted_edits() -> bool:
-    """Whether the file holds what neither the last commit nor a composition of ours wrote."""
+    """Whether the file differs both from the last commit and from what we wrote last."""
     if not paths.PARAMS.exists():
         return False
-    now = paths.PARAMS.read_text()
-    if _written().is_file() and _written().read_text() == now:
+    current = paths.PARAMS.read_text()
+    if _last_written().is_file() and _last_written().read_text() == current:
         return False
     committed = subprocess.run(["git", "show", f"HEAD:./{paths.PARAMS}"], capture_output=True, text=True, check=False)
-    return committed.returncode != 0 or committed.stdout != now
+    return committed.returncode != 0 or committed.stdout != current
 
 
 def _replace(text: str) -> None:
-    kept = paths.state() / "params"
-    kept.mkdir(parents=True, exist_ok=True)
+    backups = paths.state() / "params"
+    backups.mkdir(parents=True, exist_ok=True)
     if paths.PARAMS.exists():
-        shutil.copyfile(paths.PARAMS, kept / time.strftime("params-%Y%m%d-%H%M%S.yaml"))
-    _written().write_text(text)
+        shutil.copyfile(paths.PARAMS, backups / time.strftime("params-%Y%m%d-%H%M%S.yaml"))
+    _last_written().write_text(text)
     partial = paths.PARAMS.with_name(f".{paths.PARAMS.name}.{os.getpid()}")
     partial.write_text(text)
     partial.replace(paths.PARAMS)
 
 
-def _written() -> Path:
+def _last_written() -> Path:
     return paths.state() / "params" / "composed.yaml"
 
 

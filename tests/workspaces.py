@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -132,10 +132,16 @@ def stub(stub_origin: Workspace, tmp_path: Path) -> Workspace:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A Prefect server on loopback; yields the variables that lead to it."""
+    with serve_prefect(tmp_path_factory.mktemp("prefect")) as variables:
+        yield variables
+
+
+@contextmanager
+def serve_prefect(home: Path) -> Iterator[dict[str, str]]:
+    """A Prefect server on the database in ``home``; yields the variables that lead to it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    home = tmp_path_factory.mktemp("prefect")
     variables = {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
@@ -170,8 +176,8 @@ def ask(workspace: Workspace, path: str, **body: object) -> list[dict[str, objec
         headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=30) as response:
-        found: list[dict[str, object]] = json.load(response)
-        return found
+        rows: list[dict[str, object]] = json.load(response)
+        return rows
 
 
 def answers(url: str) -> bool:

@@ -60,7 +60,7 @@ def test_another_worker_finishes_with_the_same_bits(deployed: Workspace) -> None
     worker = deployed.start(*PREFECT, "worker", "start", "--pool", "condensenet")
     deployed.run(*RUN)
     wait_until(lambda: newest_step(deployed) > 0, 180)
-    stage = next(each for each in psutil.Process(worker.pid).children(recursive=True) if is_stage(each))
+    stage = next(child for child in psutil.Process(worker.pid).children(recursive=True) if is_stage(child))
     worker.kill()
     worker.communicate()
     stage.wait(20)  # it saves and ends, though nobody is left to hear of it
@@ -82,8 +82,8 @@ def is_stage(process: psutil.Process) -> bool:
 
 
 def newest_step(workspace: Workspace) -> int:
-    found = workspace.path.glob(f"state/train/digits/{SETTING}/*/checkpoints/checkpoint-*.pt")
-    return max((int(path.name.split("-")[1]) for path in found), default=0)
+    checkpoints = workspace.path.glob(f"state/train/digits/{SETTING}/*/checkpoints/checkpoint-*.pt")
+    return max((int(path.name.split("-")[1]) for path in checkpoints), default=0)
 
 
 def weights(workspace: Workspace) -> dict[str, bytes]:

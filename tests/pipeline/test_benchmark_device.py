@@ -17,7 +17,7 @@ from exported_study import SETTING, write_study
 from tracking_server import Server
 from workspaces import Workspace, ask, end_group
 
-from flows import benchmark_device
+from flows import benchmark_device, exported_run
 from tasks import export, paths, tracking
 from tasks.errors import UserError
 from tasks.tracking import delivery
@@ -89,7 +89,7 @@ def runs(server: Server, checkout: Path, tmp_path_factory: pytest.TempPathFactor
         yield {name: run["mlflow_run_id"] for name, run in started.items()}
 
 
-def test_the_device_really_lacks_what_it_is_said_to_lack(light: dict[str, str], tmp_path: Path) -> None:
+def test_the_light_environment_has_no_torch(light: dict[str, str], tmp_path: Path) -> None:
     code = "import importlib.util, prefect, mlflow, onnxruntime\ntry: import torch\nexcept ImportError: print('none')"
     code += "\nimport condensenet.deploy.latency.measure; print(condensenet.deploy.latency.measure.__file__)"
     environment = {**os.environ, **light}
@@ -145,24 +145,24 @@ def test_a_worker_on_the_device_adds_latency_and_hardware_to_the_run(
 
     status, message = run_on_device(runs["running"])
     assert status != 0
-    assert message == f"run_id='{runs['running']}' is RUNNING: only a run that is FINISHED is timed"
+    assert message == f"run_id='{runs['running']}' is RUNNING: only a FINISHED run can be timed"
 
 
 def refusal(run_id: str, uri: str | None) -> str:
     with pytest.raises(UserError) as caught:
-        benchmark_device.Run(run_id, uri)
+        exported_run.ExportedRun(run_id, uri)
     (line,) = str(caught.value).splitlines()
     return line
 
 
 def test_runs_that_cannot_be_timed_are_refused_in_one_line(runs: dict[str, str], server: Server) -> None:
     assert "has no exported model: run dvc repro export" in refusal(runs["bare"], server.uri)
-    assert "is RUNNING: only a run that is FINISHED is timed" in refusal(runs["running"], server.uri)
-    assert refusal("0" * 32, server.uri).startswith(f"run_id='{'0' * 32}' cannot be had of {server.uri}: ")
-    assert refusal("../0", server.uri).startswith("run_id='../0' cannot be had of")
+    assert "is RUNNING: only a FINISHED run can be timed" in refusal(runs["running"], server.uri)
+    assert refusal("0" * 32, server.uri).startswith(f"cannot read run_id='{'0' * 32}' from {server.uri}: ")
+    assert refusal("../0", server.uri).startswith("cannot read run_id='../0' from")
 
 
-def test_a_server_that_is_not_there_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal("0", "http://user:secret@127.0.0.1:9") == "tracking_uri='http://***@127.0.0.1:9' does not answer"
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert refusal("0", None).startswith("tracking_uri is missing: pass it, or set MLFLOW_TRACKING_URI")
@@ -170,12 +170,12 @@ def test_a_server_that_is_not_there_is_told_without_its_password(monkeypatch: py
 
 @pytest.mark.parametrize("uri", ["banana", "sqlite:///x.db", "ftp://x", "http://[::1", "http://x:99999", "http://"])
 def test_a_tracking_uri_that_is_no_servers_is_refused(uri: str) -> None:
-    assert refusal("0", uri) == f"tracking_uri={uri!r} is not allowed: the address of a server, http://host:port"
+    assert refusal("0", uri) == f"tracking_uri={uri!r} is not allowed: a server's address, http://host:port"
 
 
 def test_an_artifact_that_the_run_lacks_is_one_line(runs: dict[str, str], server: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"forms/int8\.onnx cannot be had of") as caught:
-        benchmark_device.Run(runs["exported"], server.uri).download(["forms/int8.onnx"], tmp_path)
+    with pytest.raises(UserError, match=r"cannot download .*forms/int8\.onnx from") as caught:
+        exported_run.ExportedRun(runs["exported"], server.uri).download(["forms/int8.onnx"], tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -197,30 +197,30 @@ def test_metrics_are_named_by_form_device_and_case() -> None:
         return {"model": model, "batch": batch, "threads": threads, "median_ms": 2.0, "ratio": 0.5}
 
     rows = [row("model", 1, 1), row("model", 16, 2), row("plain", 1, 1)]
-    found = benchmark_device.metrics("pi-5", {"rows": rows})
-    assert [name for name in found if "_ms" in name] == [
+    metrics = exported_run.device_metrics("pi-5", rows)
+    assert [name for name in metrics if "_ms" in name] == [
         "latency_ms_pi-5",
         "latency_ms_pi-5_b16_t2",
         "latency_ms_plain_pi-5",
     ]
-    assert [name for name in found if "_ratio" in name] == [
+    assert [name for name in metrics if "_ratio" in name] == [
         "latency_ratio_pi-5",
         "latency_ratio_pi-5_b16_t2",
         "latency_ratio_plain_pi-5",
     ]
 
 
-def test_a_measurement_that_the_server_does_not_take_is_tried_again_and_then_told(
+def test_logging_a_measurement_is_retried_and_then_fails(
     monkeypatch: pytest.MonkeyPatch, runs: dict[str, str], server: Server
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(benchmark_device.time, "sleep", pauses.append)
-    run = benchmark_device.Run(runs["exported"], server.uri)
+    monkeypatch.setattr(exported_run.time, "sleep", pauses.append)
+    run = exported_run.ExportedRun(runs["exported"], server.uri)
     run.run_id = "0" * 32  # deleted meanwhile
-    facts = {"rows": [], "measured_at_ms": 0}
-    with pytest.raises(benchmark_device.NotAdded, match="does not take what was measured"):
-        run.add("pi-5", facts)
-    assert len(pauses) == benchmark_device.ATTEMPTS - 1
+    report = {"rows": [], "measured_at_ms": 0}
+    with pytest.raises(exported_run.NotLogged, match="did not accept the measurement"):
+        run.add("pi-5", report)
+    assert len(pauses) == exported_run.ATTEMPTS - 1
 
 
 @pytest.mark.parametrize(

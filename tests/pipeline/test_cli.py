@@ -20,28 +20,28 @@ WRONG = {  # what is written instead in params.yaml -> what the line says
     ("module", "case"), [*(("tasks.prepare", case) for case in WRONG), ("flows.reproduce", "a wrong key")]
 )
 def test_wrong_parameters_are_one_line(stub: Workspace, module: str, case: str) -> None:
-    old, new, told = WRONG[case]
+    old, new, message = WRONG[case]
     stub.edit(old, new)
     done = stub.run(sys.executable, "-m", module, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
-    assert told in done.stderr
+    assert message in done.stderr
     assert not (stub.path / "out").exists()
 
 
-def test_dvc_repro_tells_the_same_line(stub: Workspace) -> None:
-    old, new, told = WRONG["a wrong type"]
+def test_dvc_repro_prints_the_same_line(stub: Workspace) -> None:
+    old, new, message = WRONG["a wrong type"]
     stub.edit(old, new)
     stub.edit("mkdir -p out/${study} &&", "python -m tasks.prepare &&", "dvc.yaml")
     output = stub.dvc("repro", "prepare", check=False)
-    assert f"error: params.yaml: {told}" in output
+    assert f"error: params.yaml: {message}" in output
     assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments", "told"),
+    ("module", "arguments", "message"),
     [
         ("tasks.train", [], "usage: python -m tasks.train SETTING"),
         ("tasks.convert", ["g8-c8"], "setting 'g8-c8' is not in params.yaml: g2-c2, g4-c2"),
@@ -55,8 +55,8 @@ def test_dvc_repro_tells_the_same_line(stub: Workspace) -> None:
         ("flows.reproduce", ["--set", "train.epochs"], "override 'train.epochs' is not allowed: key=value"),
     ],
 )
-def test_wrong_arguments_are_one_line(stub: Workspace, module: str, arguments: list[str], told: str) -> None:
+def test_wrong_arguments_are_one_line(stub: Workspace, module: str, arguments: list[str], message: str) -> None:
     done = stub.run(sys.executable, "-m", module, *arguments, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert told in done.stderr
+    assert message in done.stderr

@@ -51,7 +51,7 @@ def logged(workspace: Workspace, run: object) -> set[str]:
 @pytest.mark.parametrize(
     ("file", "entrypoint"),
     [
-        ("prefect.yaml", "flows/reproduce.py:reproduce"),
+        ("prefect.yaml", "flows/pipeline.py:reproduce"),
         ("prefect-device.yaml", "flows.benchmark_device.benchmark_device"),
     ],
 )

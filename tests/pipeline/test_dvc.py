@@ -1,4 +1,4 @@
-"""dvc.yaml: what it says against paths.py, what a change of parameters runs again, other studies."""
+"""dvc.yaml: it agrees with paths.py, a change of parameters reruns the right stages, other studies compose."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_outputs_are_those_of_paths(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.chdir(CHECKOUT)
     with Repo(".") as repo:
-        said = {stage.addressing: {str(out) for out in stage.outs} for stage in repo.index.stages}
-    for address, files in said.items():
+        outputs_in_dvc = {stage.addressing: {str(out) for out in stage.outs} for stage in repo.index.stages}
+    for address, files in outputs_in_dvc.items():
         stage, _, setting = address.partition("@")
         assert files == outputs(stage, setting or None), address
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
+import time
 from pathlib import Path
+from threading import Event, Thread
 
 import psutil
 import pytest
-from workspaces import Workspace, wait_until
+from prefect.context import refresh_global_settings_context
+from prefect.settings import get_current_settings
+from workspaces import Workspace, ask, serve_prefect, wait_until
 
 from flows import study as studies
 from flows.artifacts import artifact_key
+from flows.concurrency import POLL_S, StageSlots, trainings_at_once
 from flows.graph import keep_settings, read_graph
-from flows.running import StageFailed, StageRunner
-from flows.width import Turns, trainings_at_once
+from flows.running import StageFailed, StageRunner, Stopped
+from flows.server import ensure_server
 from tasks import params
 from tasks.errors import UserError
 
+STAGES = [f"train@{letter}" for letter in "abcdef"]
 FLOW = (sys.executable, "-m", "flows.reproduce")
 GRAPH = {
     "prepare": frozenset(),
@@ -110,6 +115,60 @@ def test_two_flows_at_once_run_each_stage_once(stub: Workspace, tmp_path: Path) 
     assert "up to date" in stub.dvc("repro")
 
 
+def test_the_server_of_the_command_keeps_its_history_and_ends_with_it(stub: Workspace, tmp_path: Path) -> None:
+    home = tmp_path / "prefect"
+    with_own_server = stub.with_variables(PREFECT_HOME=str(home))
+    with_own_server.flow()
+    assert not servers(with_own_server)
+    with serve_prefect(home) as variables:
+        later = stub.with_variables(**variables)
+        (run,) = ask(later, "flow_runs")
+        assert run["state_type"] == "COMPLETED"
+        assert [task["state_type"] for task in ask(later, "task_runs")] == ["COMPLETED"] * len(GRAPH)
+        lines = {str(line["message"]) for line in ask(later, "logs", limit=200)}
+        assert {"g2-c2 epoch 1 of 1", "g4-c2 epoch 1 of 1"} <= lines
+        assert any("Finished in state Completed" in line for line in lines)  # the last line of the flow
+        assert {"reproduce-digits-table", "reproduce-digits-report"} <= {row["key"] for row in ask(later, "artifacts")}
+
+
+def test_every_thread_of_the_command_logs_to_its_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The uploader's messages come from a thread of its own; Prefect would start a second server for them."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    refresh_global_settings_context()
+    monkeypatch.setattr("flows.server._start", lambda home: f"http://127.0.0.1:9/{home.name}")
+    addresses: list[str | None] = []
+    try:
+        ensure_server()
+        thread = Thread(target=lambda: addresses.append(get_current_settings().api.url), daemon=True)
+        thread.start()
+        thread.join(10)
+    finally:
+        monkeypatch.undo()
+        refresh_global_settings_context()
+    assert addresses == [f"http://127.0.0.1:9/{tmp_path.name}"]
+
+
+def test_a_killed_command_leaves_no_server_behind(stub: Workspace, tmp_path: Path) -> None:
+    (stub.path / "slow").write_text("60\n")
+    with_own_server = stub.with_variables(PREFECT_HOME=str(tmp_path / "prefect"))
+    flow = with_own_server.start(*FLOW)
+    wait_until(lambda: any(line.startswith("begin") for line in events(stub)), 200)
+    assert servers(with_own_server)
+    flow.kill()
+    flow.communicate(timeout=90)
+    wait_until(lambda: not servers(with_own_server), 40)
+
+
+def servers(workspace: Workspace) -> list[psutil.Process]:
+    """The Prefect servers started in the workspace's folder, by whomever."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "cwd"])
+        if process.info["cwd"] == str(workspace.path) and {"prefect", "uvicorn"} & set(process.info["cmdline"] or ())
+    ]
+
+
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_flow_leaves_no_process_behind(served_stub: Workspace, sign: signal.Signals) -> None:
     (served_stub.path / "slow").write_text("60\n")
@@ -121,23 +180,22 @@ def test_a_stopped_flow_leaves_no_process_behind(served_stub: Workspace, sign: s
     flow.send_signal(sign)
     output = "\n".join(flow.communicate(timeout=90))
     assert flow.returncode != 0
-    stages = [process for process in started if "uvicorn" not in commands[process]]
-    wait_until(lambda: not any(process.is_running() for process in stages), 30 if sign is signal.SIGKILL else 1)
+    wait_until(lambda: not any(process.is_running() for process in started), 30 if sign is signal.SIGKILL else 1)
     if sign is signal.SIGINT:
-        assert "interrupted: the same command goes on from here" in output
+        assert "interrupted: the same command continues from here" in output
     assert not [line for line in events(served_stub) if line.startswith("end")]
 
 
-def test_a_stage_waits_for_a_dvc_repro_that_is_at_work(inside: Workspace) -> None:
+def test_a_stage_waits_for_a_running_dvc_repro(inside: Workspace) -> None:
     (inside.path / "slow").write_text("4\n")
     inside.dvc("repro", "prepare")
     by_hand = inside.start(sys.executable, "-m", "dvc", "repro", "train@g4-c2")
     wait_until(lambda: "begin g4-c2" in events(inside), 60)
-    said: list[str] = []
-    outcome = StageRunner().run("train@g4-c2", said.append)
+    lines: list[str] = []
+    outcome = StageRunner().run("train@g4-c2", lines.append)
     assert by_hand.wait(60) == 0
-    assert outcome.how == "unchanged"
-    assert any("another dvc command is at work" in line for line in said)
+    assert outcome.status == "unchanged"
+    assert any("another dvc command is working" in line for line in lines)
     assert events(inside).count("begin g4-c2") == 1
 
 
@@ -167,7 +225,7 @@ def test_a_study_does_not_replace_uncommitted_edits(inside: Workspace) -> None:
     inside.edit("batch_size: 64", "batch_size: 32")
     edited = (inside.path / "params.yaml").read_text()
     text = studies.plan("cifar10", None)
-    with pytest.raises(UserError, match="in no commit"), studies.in_force(text, composed=True):
+    with pytest.raises(UserError, match="uncommitted edits"), studies.in_force(text, composed=True):
         pass
     assert (inside.path / "params.yaml").read_text() == edited
 
@@ -179,7 +237,7 @@ def test_a_study_replaces_what_a_study_wrote(inside: Workspace) -> None:
         assert params.load().study == name
 
 
-def test_a_setting_that_the_study_lacks_is_told_before_params_yaml_changes(inside: Workspace) -> None:
+def test_a_setting_that_the_study_lacks_is_an_error_before_params_yaml_changes(inside: Workspace) -> None:
     with pytest.raises(UserError, match=r"setting 'g4-c2' is not in params.yaml: condensenet-50, "):
         studies.plan("cifar10", None, ["g4-c2"])
     assert "g4-c2" in params.load().settings
@@ -199,7 +257,7 @@ def test_parameters_do_not_change_under_a_running_flow(inside: Workspace) -> Non
 
 
 @pytest.mark.parametrize(
-    ("study", "overrides", "told"),
+    ("study", "overrides", "message"),
     [
         ("mnist", None, "study='mnist' is not allowed: .*cifar10"),
         (None, ["train.epochs"], "key=value"),
@@ -209,10 +267,10 @@ def test_parameters_do_not_change_under_a_running_flow(inside: Workspace) -> Non
     ],
 )
 def test_wrong_parameters_are_refused_in_one_line(
-    inside: Workspace, study: str | None, overrides: studies.Overrides, told: str
+    inside: Workspace, study: str | None, overrides: studies.Overrides, message: str
 ) -> None:
     before = (inside.path / "params.yaml").read_text()
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         studies.plan(study, overrides)
     assert "\n" not in str(error.value)
     assert (inside.path / "params.yaml").read_text() == before
@@ -221,9 +279,9 @@ def test_wrong_parameters_are_refused_in_one_line(
 def test_trainings_share_the_machine(inside: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = params.load()
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("flows.width.usable_cores", lambda: 8)
+    monkeypatch.setattr("flows.concurrency.usable_cores", lambda: 8)
     assert trainings_at_once(loaded) == 4
-    monkeypatch.setattr("flows.width.usable_cores", lambda: 1)
+    monkeypatch.setattr("flows.concurrency.usable_cores", lambda: 1)
     assert trainings_at_once(loaded) == 1
     monkeypatch.setenv("CONDENSENET_TRAININGS", "3")
     assert trainings_at_once(loaded) == 3
@@ -232,25 +290,44 @@ def test_trainings_share_the_machine(inside: Workspace, monkeypatch: pytest.Monk
         trainings_at_once(loaded)
 
 
-def test_waiting_stages_take_turns_in_the_order_of_the_graph() -> None:
-    names = [f"train@{letter}" for letter in "abcdef"]
-    turns, runner, took, release = Turns(1, names), StageRunner(), list[str](), threading.Event()
+def test_waiting_stages_run_one_at_a_time_in_the_order_of_the_graph() -> None:
+    slots, runner, started, release = StageSlots(1, 1, (*STAGES, "report")), StageRunner(), list[str](), Event()
 
     def work(name: str) -> None:
-        with turns.turn(name, runner):
-            took.append(name)
+        with slots.acquire(name, runner):
+            started.append(name)
             release.wait(10)
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in ("train@f", "train@c", "train@a", "train@b")]
+    threads = [Thread(target=work, args=(name,)) for name in ("train@f", "train@c", "train@a", "train@b")]
     threads[0].start()
-    wait_until(lambda: took == ["train@f"], 10)
+    wait_until(lambda: started == ["train@f"], 10)
     for thread in threads[1:]:
         thread.start()
-    wait_until(lambda: turns._waiting == {"train@a", "train@b", "train@c"}, 10)
+    wait_until(lambda: set(slots.waiting) == {"train@a", "train@b", "train@c"}, 10)
+    with slots.acquire("report", runner):  # other stages do not wait for trainings
+        time.sleep(3 * POLL_S)
+        assert started == ["train@f"]
     release.set()
     for thread in threads:
         thread.join(10)
-    assert took == ["train@f", "train@a", "train@b", "train@c"]
+    assert started == ["train@f", "train@a", "train@b", "train@c"]
+
+
+def test_a_stage_stops_waiting_for_a_slot_when_the_flow_is_stopped() -> None:
+    slots, runner, stopped = StageSlots(1, 1, STAGES), StageRunner(), Event()
+
+    def wait_for_a_slot() -> None:
+        with pytest.raises(Stopped), slots.acquire("train@b", runner):
+            pass
+        stopped.set()
+
+    with slots.acquire("train@a", runner):
+        waiting = Thread(target=wait_for_a_slot)
+        waiting.start()
+        assert not stopped.wait(3 * POLL_S)
+        runner.stop()
+        assert stopped.wait(10)
+    waiting.join(10)
 
 
 def test_artifact_keys_are_what_prefect_allows() -> None:

@@ -97,7 +97,7 @@ def test_mlflow_holds_a_run_a_setting(finished: Workspace) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{finished.path}/mlflow.db")
-    (experiment,) = [found for found in client.search_experiments() if found.name == "digits"]
+    (experiment,) = [candidate for candidate in client.search_experiments() if candidate.name == "digits"]
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert set(runs) == set(SETTINGS)
     for name, run in runs.items():
@@ -105,7 +105,7 @@ def test_mlflow_holds_a_run_a_setting(finished: Workspace) -> None:
         assert run.info.run_id == identity["mlflow_run_id"]
         assert {"test_error_pct", "macs", "latency_ms", "latency_ratio"} <= run.data.metrics.keys()
         assert {"latency_ms_plain", "latency_ratio_plain", "latency_ms_b16_t1"} <= run.data.metrics.keys()
-        assert {"plain.onnx"} <= {Path(found.path).name for found in client.list_artifacts(run.info.run_id, "forms")}
+        assert {"plain.onnx"} <= {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "forms")}
         assert len(client.get_metric_history(run.info.run_id, "train_loss")) >= 2
         assert run.info.status == "FINISHED"
 

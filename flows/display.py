@@ -1,6 +1,6 @@
-"""What a person sees of a flow: a live line for every running stage at a terminal, plain lines elsewhere.
+"""Progress of a flow on standard output: a live line for each running stage at a terminal, plain lines elsewhere.
 
-The whole output of every stage is in the flow's log and in ``state/logs/``.
+The full output of every stage goes to the flow's log and to ``state/logs/``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -21,37 +20,28 @@ from tasks.console import say
 PLAIN_INTERVAL_S = 10.0
 
 
-class Watcher(Protocol):
-    """Told of every stage: that it starts, each line it prints, how it ended; and of what concerns no stage."""
+class Display:
+    """Receives each stage's start, lines of output and result, and notes about the flow itself.
+
+    This one shows nothing: it serves a worker's flows, whose log has everything.
+    """
 
     def started(self, stage: str) -> None: ...
 
     def line(self, stage: str, text: str) -> None: ...
 
-    def finished(self, stage: str, text: str) -> None: ...
+    def finished(self, stage: str, result: str) -> None: ...
 
     def note(self, text: str) -> None: ...
 
 
-class Silent:
-    """For flows that a worker runs: the flow's log says it all."""
-
-    def started(self, stage: str) -> None: ...
-
-    def line(self, stage: str, text: str) -> None: ...
-
-    def finished(self, stage: str, text: str) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
-class PlainLines:
-    """A line at a stage's end, and at most one of its own lines every ten seconds."""
+class PlainDisplay(Display):
+    """One line when a stage ends, and at most one line of its output every ten seconds."""
 
     def __init__(self) -> None:
-        self._begun = time.monotonic()
+        self._started_at = time.monotonic()
         self._last: dict[str, float] = {}
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
 
     def started(self, stage: str) -> None:
         self._last[stage] = time.monotonic()
@@ -60,53 +50,53 @@ class PlainLines:
         now = time.monotonic()
         if now - self._last.get(stage, now) >= PLAIN_INTERVAL_S:
             self._last[stage] = now
-            self._say(f"  {stage}: {text}")
+            self._print(f"  {stage}: {text}")
 
-    def finished(self, stage: str, text: str) -> None:
-        self._say(f"{stage} {text}")
+    def finished(self, stage: str, result: str) -> None:
+        self._print(f"{stage} {result}")
 
     def note(self, text: str) -> None:
-        self._say(text)
+        self._print(text)
 
-    def _say(self, text: str) -> None:
-        with self._guard:
-            say(f"{time.monotonic() - self._begun:5.0f} s  {text}")
+    def _print(self, text: str) -> None:
+        with self._lock:
+            say(f"{time.monotonic() - self._started_at:5.0f} s  {text}")
 
 
-class LiveLines:
-    """A line that moves for every running stage; a line that stays for every stage that ended."""
+class LiveDisplay(Display):
+    """A live line for each running stage, and a permanent one for each finished stage."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._rows: dict[str, TaskID] = {}
-        self._guard = threading.Lock()
-        self._begun = time.monotonic()
+        self._lock = threading.Lock()
+        self._started_at = time.monotonic()
 
     def started(self, stage: str) -> None:
-        with self._guard:
+        with self._lock:
             self._rows[stage] = self._progress.add_task(stage, total=None, text="")
 
     def line(self, stage: str, text: str) -> None:
         if stage in self._rows:
             self._progress.update(self._rows[stage], text=text)
 
-    def finished(self, stage: str, text: str) -> None:
-        with self._guard:
+    def finished(self, stage: str, result: str) -> None:
+        with self._lock:
             row = self._rows.pop(stage, None)
         if row is not None:
             self._progress.remove_task(row)
-        self.note(f"{stage} {text}")
+        self.note(f"{stage} {result}")
 
     def note(self, text: str) -> None:
-        line = f"{time.monotonic() - self._begun:5.0f} s  {text}"
+        line = f"{time.monotonic() - self._started_at:5.0f} s  {text}"
         self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
-def at_terminal() -> Iterator[Watcher]:
-    """A watcher for the output that this process has."""
+def terminal_display() -> Iterator[Display]:
+    """The display that suits this process's standard output."""
     if not sys.stdout.isatty():
-        yield PlainLines()
+        yield PlainDisplay()
         return
     columns = (
         SpinnerColumn(),
@@ -115,4 +105,4 @@ def at_terminal() -> Iterator[Watcher]:
         TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
     )
     with Progress(*columns, console=Console(), transient=True) as progress:
-        yield LiveLines(progress)
+        yield LiveDisplay(progress)

@@ -1,0 +1,130 @@
+"""The flow ``reproduce``: each stage of the DVC graph as one Prefect task, in parallel as far as the graph allows.
+
+It gives the same files, the same ``dvc.lock`` and the same MLflow runs as ``dvc repro``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, wait
+from prefect.states import Cancelled, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import study as studies
+from flows.artifacts import publish
+from flows.concurrency import StageSlots
+from flows.display import Display
+from flows.graph import Graph, keep_settings, read_graph, setting_of
+from flows.running import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped
+from tasks import params, tracking
+from tasks.errors import UserError
+
+
+@dataclass(frozen=True)
+class FlowContext:
+    """What the tasks of one flow run share. It stays in this process: task parameters would go to the server."""
+
+    slots: StageSlots
+    display: Display
+    runner: StageRunner = field(default_factory=StageRunner)
+
+
+context: ContextVar[FlowContext] = ContextVar("context")
+display: ContextVar[Display] = ContextVar("display")
+
+
+@task(task_run_name="{stage}", retries=0, cache_policy=NO_CACHE)
+def run_stage(stage: str) -> Any:
+    """Bring one stage up to date; its output goes to this run's log line by line."""
+    log, shared = get_run_logger(), context.get()
+    try:
+        with shared.slots.acquire(stage, shared.runner), StageLog(stage) as file:
+
+            def emit(line: str) -> None:
+                log.info(line)
+                file.write(line)
+                if not DVC_LINE.match(line):
+                    shared.display.line(stage, line.removeprefix(f"{setting_of(stage)}: "))
+
+            shared.display.started(stage)
+            started = time.monotonic()
+            outcome = shared.runner.run(stage, emit)
+    except StageFailed as error:
+        shared.display.finished(stage, f"FAILED after {time.monotonic() - started:.1f} s, full output: {file.path}")
+        return Failed(message=f"{stage}: {error}")
+    except Stopped:
+        shared.display.finished(stage, "stopped")
+        return Cancelled(message=f"{stage}: stopped")
+    shared.display.finished(stage, f"{outcome.status} in {outcome.duration_s:.1f} s")
+    return outcome.status
+
+
+THREAD_PER_STAGE = ThreadPoolTaskRunner[Any](max_workers=1000)  # a thread waits for upstream stages and for a slot
+
+
+@flow(name="reproduce", retries=0, task_runner=THREAD_PER_STAGE)  # type: ignore[arg-type]
+def reproduce(
+    study: str | None = None,
+    settings: list[str] | None = None,
+    overrides: dict[str, Any] | list[str] | None = None,
+) -> Any:
+    """Run the pipeline of ``params.yaml``.
+
+    Args:
+        study: Compose params.yaml anew from conf/study/<study>.yaml. Default: params.yaml as it is.
+        settings: Run only the stages of these settings; stages that need all settings (the report) are left out.
+        overrides: Values to change, {"train.epochs": 7} or ["train.epochs=7"].
+    """
+    try:
+        return _reproduce(study, settings, overrides)
+    except UserError as error:
+        return Failed(message=str(error))
+
+
+def _reproduce(study: str | None, settings: list[str] | None, overrides: studies.Overrides) -> Any:
+    log, screen = get_run_logger(), display.get(Display())
+    text = studies.plan(study, overrides, settings)
+    with studies.in_force(text, composed=study is not None) as changed_keys:
+        if changed_keys:
+            log.info("params.yaml changed: %s (the previous file is in state/params)", ", ".join(changed_keys))
+        loaded = params.load()
+        full_graph = read_graph()
+        graph = keep_settings(full_graph, loaded.settings, settings or loaded.settings)
+        context.set(FlowContext(StageSlots.for_machine(loaded, graph), screen))
+
+        def note(line: str) -> None:
+            log.info(line)
+            screen.note(line)
+
+        with tracking.courier(note):  # else every stage would import MLflow
+            errors = _run_graph(graph)
+        if errors:
+            return Failed(message="; ".join(errors))
+        if len(graph) == len(full_graph):
+            publish(loaded)
+        else:
+            log.info("left out: %s", ", ".join(stage for stage in full_graph if stage not in graph))
+        return f"{loaded.study}: {len(graph)} stages are up to date"
+
+
+def _run_graph(graph: Graph) -> list[str]:
+    """Run all stages and return an error line for each that failed. Only stages that need a failed one are skipped."""
+    futures: dict[str, PrefectFuture[Any]] = {}
+    try:
+        for stage, upstream in graph.items():
+            futures[stage] = run_stage.submit(
+                stage=stage, wait_for=[futures[name] for name in sorted(upstream)], return_state=False
+            )
+        wait(list(futures.values()))
+    except BaseException:
+        context.get().runner.stop()
+        raise
+    states: Mapping[str, Any] = {stage: future.state for stage, future in futures.items()}
+    return [state.message or stage for stage, state in states.items() if state.is_failed() or state.is_crashed()]

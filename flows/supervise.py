@@ -1,0 +1,57 @@
+"""Run a command, and end it with its whole process group when our standard input is closed, or its writer dies.
+
+    python -m flows.supervise COMMAND...
+
+The command gets SIGINT first, so that it can save its work, then SIGTERM, then SIGKILL.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+# In this order. A training saves before it ends; the total stays below the 30 s that a Prefect worker waits.
+GRACE_S = {signal.SIGINT: 20.0, signal.SIGTERM: 4.0, signal.SIGKILL: 2.0}
+
+
+def main() -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, process_group=0)
+    input_closed = threading.Event()
+    terminator = threading.Thread(target=_terminate_at_eof, args=(child.pid, input_closed), daemon=True)
+    terminator.start()
+    code = child.wait()
+    if input_closed.is_set():
+        terminator.join()  # the command has ended, its children may not have
+    return code if code >= 0 else 128 - code
+
+
+def _terminate_at_eof(group: int, input_closed: threading.Event) -> None:
+    os.read(sys.stdin.fileno(), 1)  # nothing is ever written: it returns at the end of the file
+    input_closed.set()
+    for sign, grace_s in GRACE_S.items():
+        deadline = time.monotonic() + grace_s
+        _signal(group, sign)
+        while _signal(group, 0):
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _signal(group: int, sign: int) -> bool:
+    """Send the signal (0 sends none); False if the group has no process left."""
+    try:
+        os.killpg(group, sign)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
