@@ -24,7 +24,6 @@ from benchmarks.side_by_side import OurTraining, new_model
 from condensenet.data import PreparedData
 from condensenet.files import write_atomically
 from condensenet.training import cosine_learning_rate
-from condensenet.training.evaluation import to_device
 from condensenet.training.optimizer import NesterovSGD
 from tasks.train_worker import Job
 
@@ -125,9 +124,9 @@ def ddp_step(job: Job) -> Step:
     optimizer = NesterovSGD(model.parameters(), momentum=config.momentum, weight_decay=config.weight_decay)
 
     def step() -> None:
-        images, labels = to_device(trainer.device, *training.next_batch())
+        images, labels = training.next_batch()
         optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
+        F.cross_entropy(model(images.to(memory_format=torch.channels_last)), labels).backward()
         optimizer.step(cosine_learning_rate(config.learning_rate, trainer.progress))
         trainer.step += 1
 
