@@ -1,10 +1,10 @@
-# Two commands do all the set-up: `make demo` and `make test`. Both make the environment first.
+# `make demo` and `make test` need no other set-up: both create the environment first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UI_PORT ?= 5000
 
-# Stages call `python`, DVC and Prefect by name: the environment comes first on the path. Nothing phones home.
+# Stages call `python`, DVC and Prefect by name, so the environment comes first on the path. Nothing phones home.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
@@ -18,22 +18,22 @@ endif
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check format ui prefect-ui clean
 
-help: ## list these commands
+help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-env: $(VENV)/.done ## make the environment in .venv
+env: $(VENV)/.done ## create the environment in .venv
 
-# A half-made environment is made again: the mark comes last.
+# The mark comes last, so an incomplete environment is created again.
 $(VENV)/.done: pyproject.toml constraints.txt setup.py $(wildcard condensenet/*/*/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
 	  || { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1): Python 3.11 or 3.12 is needed (make PYTHON=python3.11 ...)"; exit 1; }
-	@echo "making the environment in $(VENV): about 6 GB, a minute or more by the network"
+	@echo "creating the environment in $(VENV): about 6 GB, a minute or more depending on the network"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --compile-bytecode --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: env ## the whole pipeline on the handwritten digits: train, convert, export, evaluate, time, report
+demo: env ## run the whole pipeline on handwritten digits: train, convert, export, evaluate, benchmark, report
 	@python -m flows.reproduce
 
 test: check ## all tests, after ruff and mypy
@@ -48,14 +48,14 @@ check: env ## ruff, mypy and the import contracts
 format: env ## format the code
 	@ruff check --fix . ; ruff format .
 
-ui: env ## the MLflow UI on loopback (UI_PORT=5000)
+ui: env ## start the MLflow UI on loopback (UI_PORT=5000)
 	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT)  (Ctrl-C ends it); the settings of a study side by side:"
 	@env -u MLFLOW_TRACKING_URI python -m tasks.track --links http://127.0.0.1:$(UI_PORT)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --host 127.0.0.1 --port $(UI_PORT) \
 	  --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --artifacts-destination $(CURDIR)/mlruns
 
-prefect-ui: env ## the Prefect UI on loopback: flow runs, logs, the table and report artifacts
+prefect-ui: env ## start the Prefect UI on loopback: flow runs, logs, the table and report artifacts
 	@prefect server start --host 127.0.0.1
 
-clean: ## remove all that a run made: outputs, tracking, checkpoints in progress, caches (not the environment)
+clean: ## remove everything a run made: outputs, tracking, checkpoints, caches (not the environment)
 	rm -rf out state mlruns mlflow.db* .prefect .dvc/cache .dvc/tmp dvc.lock

@@ -1,11 +1,12 @@
-"""Measurements side by side, each one command: ``python benchmarks/NAME.py`` (``--quick`` for under 50 seconds).
+"""Side-by-side measurements, one command each: ``python benchmarks/NAME.py`` (``--quick`` for under 50 seconds).
 
-Every script imports this package before PyTorch. OpenMP reads here how long a thread spins while it waits for another
-before it sleeps: without a limit, other work on the machine makes single steps take ten times as long.
+Every script imports this package before PyTorch, because OpenMP reads the variable below when it is loaded. It limits
+how long a waiting thread spins before it sleeps. Without a limit, other work on the machine can make a step ten times
+as slow.
 """
 
 import os
 import time
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-STARTED = time.monotonic()  # of the script, before it imports anything that takes long
+STARTED = time.monotonic()  # when the script started, before slow imports

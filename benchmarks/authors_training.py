@@ -1,26 +1,26 @@
-"""The yardstick: the authors' training as their code does it, rebuilt from the paper and from what their code computes.
+"""The baseline for training speed and accuracy: the authors' training algorithm, reimplemented.
 
-Source of the facts: github.com/ShichenLiu/CondenseNet (``layers.py``, ``models/condensenet.py``, ``main.py``) and paper
-sections 4.1 and 5.1. The code is our own; what it costs is theirs:
+It follows the paper (sections 4.1 and 5.1) and the behaviour of the authors' code, github.com/ShichenLiu/CondenseNet
+(``layers.py``, ``models/condensenet.py``, ``main.py``). The code is ours, but its cost per step is theirs:
 
-- every forward of every learned layer asks whether a drop is due (its stage is a tensor, read each time) and
-  multiplies its weights by a mask of float32;
-- modules and not fused calls: BN, ReLU, dropout, 1x1 convolution; BN, ReLU, 3x3 group convolution; ``torch.cat``;
-  float32, channels first, contiguous;
-- the group lasso is a Python loop over the layers and masks the weights once more;
+- every forward pass of every learned layer checks whether pruning is due (the stage is a tensor, read each time) and
+  multiplies the weights by a float32 mask;
+- separate modules instead of fused calls: BN, ReLU, dropout, 1x1 convolution; BN, ReLU, 3x3 group convolution;
+  ``torch.cat``; float32, channels first, contiguous;
+- the group lasso is a Python loop over the layers that masks the weights again;
 - ``torch.optim.SGD(nesterov=True)``; the learning rate is set per iteration; loss, top-1 and top-5 are read
   (``.item()``) in every step; a ``DataLoader`` over PIL images with torchvision's transforms.
 
-Deviations, none of which makes a step dearer than theirs:
+It differs from their code in ways that make no step slower:
 
-- progress belongs to a network and not to a class, so that two networks in one process do not disturb each other;
-- a drop, done C - 1 times in a whole training, is one scatter instead of a loop over channels;
-- no ``DataParallel`` around the network; ``zero_grad`` and SGD are those of the PyTorch at hand, with its defaults;
-- images and classes are those of the prepared data, normalised with its mean and deviation;
+- progress belongs to a network instead of a class, so two networks in one process do not affect each other;
+- pruning, which happens C - 1 times in a training, is one scatter instead of a loop over channels;
+- there is no ``DataParallel`` around the network; ``zero_grad`` and SGD are the installed PyTorch's, with its defaults;
+- images and classes come from the prepared data and are normalised with its mean and standard deviation;
 - the learned transitions of the light models are not built.
 
-Their faults that stay: a skipped stage drops one share too little, and the group lasso ends at stage G - 1, which is
-right for G = C alone (as in every preset). Their classifier is dense until it is converted.
+Two of their bugs are kept: skipping a stage prunes one share too little, and the group lasso ends at stage G - 1,
+which is right only for G = C (as in every preset). Their classifier stays dense until it is converted.
 
 Shapes: N images, O outputs, I inputs, G groups, H x W pixels.
 """
@@ -48,13 +48,13 @@ TOP = (1, 5)
 
 @dataclass
 class Clock:
-    """How far the training of one network is, in [0, 1]; its learned layers share it."""
+    """Training progress of one network, in [0, 1], shared by its learned layers."""
 
     progress: float = 0.0
 
 
 class LearnedConv(nn.Module):
-    """BN, ReLU, dropout, 1x1 convolution that drops a C-th of its inputs whenever a new stage is reached."""
+    """BN, ReLU, dropout, and a 1x1 convolution that prunes 1/C of its inputs at every new stage."""
 
     _count: Tensor
     _stage: Tensor
@@ -79,7 +79,7 @@ class LearnedConv(nn.Module):
         return F.conv2d(x, self.conv.weight * self._mask)
 
     def lasso(self) -> Tensor | int:
-        """Over groups and inputs, the sum of L2 norms of a group's masked weights; 0 from stage G - 1 on."""
+        """Sum over groups and inputs of the L2 norm of a group's masked weights; 0 from stage G - 1 on."""
         if self._reached(self.groups - 1):
             return 0
         weight_KGI = self._by_group(self.conv.weight * self._mask)
@@ -97,7 +97,7 @@ class LearnedConv(nn.Module):
 
     @torch.no_grad()
     def _drop(self, number: int) -> None:
-        """Zero the mask of the ``number`` least important inputs of each group; those dropped before sort first."""
+        """Prune the ``number`` least important inputs of each group. Inputs pruned before sort first."""
         score_GI = self._by_group(self.conv.weight * self._mask).abs().sum(0)
         done = int(self._count[0])
         dropped = score_GI.sort(dim=1)[1][:, done : done + number]
@@ -124,39 +124,42 @@ class DenseLayer(nn.Module):
         return torch.cat([x, self.conv_2(self.conv_1(x))], 1)
 
 
-class YardstickNet(nn.Module):
+class AuthorsNet(nn.Module):
     """Images (N, in_channels, S, S) to logits (N, num_classes), with the authors' names for every tensor.
 
-    ``authors_state_dict`` of a ``CondenseNet`` in training form loads into it. Raises ``ValueError`` for a network
-    that the authors' ``condensenet.py`` has not.
+    The ``authors_state_dict`` of a ``CondenseNet`` in training form loads into it. Raises ``ValueError`` for a network
+    that the authors' ``condensenet.py`` cannot build.
     """
 
     def __init__(self, config: ModelConfig, image_size: int) -> None:
         super().__init__()
         if config.reduction is not None or config.stem == "densenet":
             raise ValueError(
-                f"reduction={config.reduction} and stem={config.stem!r} are not allowed: the yardstick is "
-                "CondenseNet, with null and cifar or imagenet"
+                f"reduction={config.reduction} and stem={config.stem!r} are not allowed: the authors' network has "
+                "reduction null and stem cifar or imagenet"
             )
         self.clock = Clock()
         stride = 2 if config.stem == "imagenet" else 1
         stem = nn.Conv2d(config.in_channels, config.stem_channels, 3, stride=stride, padding=1, bias=False)
         self.features = nn.Sequential()
         self.features.add_module("init_conv", stem)
-        for block, (first, last) in enumerate(config.block_channels()):
+        for block in range(len(config.block_depths)):
             if block > 0:
                 self.features.add_module(f"transition_{block}", nn.AvgPool2d(2, 2))
-            rate = config.growth_rates[block]
-            layers = nn.Sequential()
-            for number, width in enumerate(range(first, last, rate), 1):
-                layers.add_module(f"denselayer_{number}", DenseLayer(width, rate, config, self.clock))
-            self.features.add_module(f"denseblock_{block + 1}", layers)
+            self.features.add_module(f"denseblock_{block + 1}", self._dense_block(config, block))
         self.features.add_module("norm_last", nn.BatchNorm2d(config.num_features))
         self.features.add_module("relu_last", nn.ReLU(inplace=True))
-        side = -(-image_size // stride) >> (len(config.block_depths) - 1)
-        self.features.add_module("pool_last", nn.AvgPool2d(side))
+        last_size = -(-image_size // stride) >> (len(config.block_depths) - 1)
+        self.features.add_module("pool_last", nn.AvgPool2d(last_size))
         self.classifier = nn.Linear(config.num_features, config.num_classes)
         self._initialise()
+
+    def _dense_block(self, config: ModelConfig, block: int) -> nn.Sequential:
+        first, last = list(config.block_channels())[block]
+        rate, layers = config.growth_rates[block], nn.Sequential()
+        for number, width in enumerate(range(first, last, rate), 1):
+            layers.add_module(f"denselayer_{number}", DenseLayer(width, rate, config, self.clock))
+        return layers
 
     def forward(self, images: Tensor, progress: float | None = None) -> Tensor:
         if progress:
@@ -164,7 +167,7 @@ class YardstickNet(nn.Module):
         return self.classifier(self.features(images).flatten(1))
 
     def reach(self, progress: float) -> None:
-        """Set the progress and do the drop that is due there, as the next forward pass would."""
+        """Set the progress and prune what is due then, as the next forward pass would."""
         self.clock.progress = progress
         for layer in self.learned():
             layer.drop_if_due()
@@ -182,7 +185,7 @@ class YardstickNet(nn.Module):
 
 
 class Average:
-    """A running mean of what was read, as their meters keep."""
+    """A running mean, like the authors' meters."""
 
     def __init__(self) -> None:
         self.total = self.count = 0.0
@@ -196,13 +199,13 @@ class Average:
         return self.total / max(self.count, 1)
 
 
-class YardstickTrainer:
-    """``step`` is one iteration of their training loop. ``progress`` is set by its caller, in [0, 1).
+class AuthorsTrainer:
+    """``step`` is one iteration of their training loop; the caller sets ``progress``, in [0, 1).
 
-    Raises ``ValueError`` for what their recipe has not: label smoothing, bf16, or another condensing share than half.
+    Raises ``ValueError`` for settings their recipe lacks: label smoothing, bf16, or a condensing share other than 0.5.
     """
 
-    def __init__(self, model: YardstickNet, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, model: AuthorsNet, config: TrainConfig, device: torch.device) -> None:
         theirs = TrainConfig()
         for name in ("label_smoothing", "condensing_share", "precision"):
             value, allowed = getattr(config, name), getattr(theirs, name)
@@ -252,14 +255,14 @@ class YardstickTrainer:
 
 
 def precision(logits: Tensor, labels: Tensor) -> list[Tensor]:
-    """Share of images whose label is among the first 1 and the first 5 (or all, if fewer) logits, in %."""
+    """Top-1 and top-5 accuracy in %; with fewer than five classes the second is 100."""
     best = logits.topk(min(max(TOP), logits.shape[1]), 1, True, True)[1].t()
     correct = best.eq(labels.view(1, -1).expand_as(best))
     return [correct[:k].reshape(-1).float().sum(0) * (100 / len(labels)) for k in TOP]
 
 
 class PilImages(Dataset):
-    """Raw prepared images, held in memory and handed out as torchvision's CIFAR-10 does: as PIL images."""
+    """Raw prepared images, held in memory and returned as PIL images, like torchvision's CIFAR-10."""
 
     def __init__(self, split: ImageSplit, transform: transforms.Compose) -> None:
         pixels_NHWC = split.raw(np.arange(len(split))).transpose(0, 2, 3, 1)
@@ -274,15 +277,15 @@ class PilImages(Dataset):
 
 
 def train_loader(split: ImageSplit, augment: AugmentConfig, batch_size: int, workers: int) -> DataLoader:
-    """Shuffled, randomly changed batches, drawn from torch's global random state."""
-    size, changes = split.manifest.image_size, []
+    """Shuffled, augmented batches, drawn from torch's global random state."""
+    size, augmentations = split.manifest.image_size, []
     if augment.crop == "pad":
-        changes.append(transforms.RandomCrop(size, padding=augment.pad))
+        augmentations.append(transforms.RandomCrop(size, padding=augment.pad))
     elif augment.crop == "resized":
-        changes.append(transforms.RandomResizedCrop(size))
+        augmentations.append(transforms.RandomResizedCrop(size))
     if augment.flip:
-        changes.append(transforms.RandomHorizontalFlip())
-    return _loader(split, changes, batch_size, workers, shuffle=True)
+        augmentations.append(transforms.RandomHorizontalFlip())
+    return _loader(split, augmentations, batch_size, workers, shuffle=True)
 
 
 def evaluation_loader(split: ImageSplit, batch_size: int, workers: int) -> DataLoader:
@@ -294,11 +297,11 @@ def endless(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
         yield from loader
 
 
-def _loader(split: ImageSplit, changes: list, batch_size: int, workers: int, *, shuffle: bool) -> DataLoader:
+def _loader(split: ImageSplit, augmentations: list, batch_size: int, workers: int, *, shuffle: bool) -> DataLoader:
     manifest = split.manifest
     if manifest.encoding != "raw":
-        raise ValueError(f"the data {manifest.name} is {manifest.encoding}: the yardstick reads raw images only")
-    steps = [*changes, transforms.ToTensor(), transforms.Normalize(manifest.mean, manifest.std)]
+        raise ValueError(f"{manifest.name} is {manifest.encoding}: the authors' training reads raw images only")
+    steps = [*augmentations, transforms.ToTensor(), transforms.Normalize(manifest.mean, manifest.std)]
     return DataLoader(
         PilImages(split, transforms.Compose(steps)),
         batch_size=batch_size,

@@ -1,21 +1,22 @@
-"""What one GPU of the H200 class should reach, each target beside what was measured.
+"""Targets for one H200-class GPU, each beside its measurement.
 
     python benchmarks/gpu_targets.py --json FILE               at most about 10 minutes
-    python benchmarks/gpu_targets.py --levers bf16,default,graph bf16,none      these alone, without a time limit
-    python benchmarks/gpu_targets.py --quick                   bf16 alone; without a GPU as --tiny
+    python benchmarks/gpu_targets.py --recipes bf16,default,graph bf16,none     only these, without a time limit
+    python benchmarks/gpu_targets.py --quick                   bf16 only; without a GPU the same as --tiny
     python benchmarks/gpu_targets.py --whole-recipe DIR        also trains all 300 epochs on the prepared images in DIR
-    python benchmarks/gpu_targets.py --tiny                    a dry run on any machine: its figures mean nothing
+    python benchmarks/gpu_targets.py --tiny                    a dry run on any machine; its figures mean nothing
 
-- CondenseNet-86, batch 64: images a second over the whole schedule, at least 6 times the yardstick's;
-- the whole CIFAR-10 recipe of CondenseNet-86 (300 epochs of 50,000 images, an evaluation of 10,000 after each) in at
-  most 10 minutes: projected from measured steps and evaluations, and with ``--whole-recipe`` also run; and what keeps
-  the GPU busy in one of its steps, so that one sees whether it waits for Python;
-- CondenseNet-74 at 224 x 224, trained from images in memory: at least 8,000 images a second over the schedule.
+- CondenseNet-86, batch 64: images per second over the whole schedule, at least 6 times the authors' training;
+- the whole CIFAR-10 recipe of CondenseNet-86 (300 epochs of 50,000 images, each followed by an evaluation of 10,000)
+  in at most 10 minutes, projected from measured steps and evaluations, and with ``--whole-recipe`` also run;
+- the GPU time of the kernels in one of its steps, which shows whether the GPU waits for Python;
+- CondenseNet-74 at 224 x 224, trained from images in memory: at least 8,000 images per second over the schedule.
 
-Each is measured in fp32 (the paper's recipe) and in bf16 (the fast one), plain, as a CUDA graph (``train.cuda_graph``)
-and compiled (``train.compile``), the surest and most telling first. What fails says so in its row, and so does what
-there was no time for. The file is written anew after every measurement, so that nothing is lost with the machine.
-fp32 is PyTorch's: convolutions may round their inputs to TF32 (``torch.backends.cudnn.allow_tf32``), on both sides.
+Each is measured in fp32 (the paper's recipe) and bf16 (the fast recipe), plain, as a CUDA graph (``train.cuda_graph``)
+and compiled (``train.compile``), the most reliable and informative combinations first. If a measurement fails or there
+is no time for it, its row says so. The file is rewritten after every measurement, so nothing is lost if the machine is.
+fp32 is PyTorch's default: convolutions may round their inputs to TF32 (``torch.backends.cudnn.allow_tf32``), in both
+trainings.
 """
 
 from __future__ import annotations
@@ -42,10 +43,9 @@ from torch.profiler import ProfilerActivity as Activity
 
 from benchmarks import STARTED, train_throughput
 from benchmarks.reporting import Spread, device_name, parser, start, synchronise, table, write_rows
-from benchmarks.sides import CIFAR_AUGMENT, Ours, in_turn, new_model, prepared
+from benchmarks.side_by_side import CIFAR_AUGMENT, OurTraining, new_model, prepared, time_alternately
 from benchmarks.train_throughput import SCHEDULE, WARM_UP_GPU, schedule_seconds, stage_shares, warm_up
-from condensenet import presets
-from condensenet.config import TrainConfig
+from condensenet import ModelConfig, TrainConfig, presets
 from condensenet.data import PreparedData
 from condensenet.machine import usable_cores
 from condensenet.training import fit
@@ -53,8 +53,8 @@ from condensenet.training.evaluation import evaluate
 
 COLUMNS = ("target", "precision", "compile", "cuda_graph", "measured", "unit", "wanted", "met", "note")
 RATIO, MINUTES, IMAGES_PER_S = 6.0, 10.0, 8000.0
-PROFILED = 5  # steps
-LIMIT_S = 570.0  # from the start of this script
+PROFILED_STEPS = 5
+LIMIT_S = 570.0  # since the start of this script
 LASSO = 1e-5  # ImageNet's (authors)
 
 
@@ -64,7 +64,7 @@ class Recipe(NamedTuple):
     cuda_graph: bool = False
 
 
-ALL = (
+RECIPES = (
     Recipe("fp32"),
     Recipe("fp32", cuda_graph=True),
     Recipe("bf16", cuda_graph=True),
@@ -95,34 +95,34 @@ def main() -> None:
 
 
 def recipes(options: Namespace) -> list[Recipe]:
-    if options.levers:
-        return options.levers
+    if options.recipes:
+        return options.recipes
     if options.tiny:
         return [Recipe("fp32"), Recipe("bf16", cuda_graph=True)]
-    return [recipe for recipe in ALL if recipe.precision == "bf16" or not options.quick]
+    return [recipe for recipe in RECIPES if recipe.precision == "bf16" or not options.quick]
 
 
 def attempt(targets: Targets, options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
-    """The rows of ``targets``; one failure, such as a graph that does not compile, must not cost the other rows."""
+    """The rows of ``targets``; a failure, such as a graph that does not compile, must not lose the other rows."""
     started = time.monotonic()
     if started + LONGEST_S.get(targets.__name__, 0.0) > STARTED + options.limit_s:
-        return [nothing(targets, recipe, "left out: no time left")]
+        return [unmeasured(targets, recipe, "left out: no time left")]
     try:
         return targets(options, recipe, device)
     except Exception as error:
         traceback.print_exc()
-        return [nothing(targets, recipe, f"failed: {str(error).partition(chr(10))[0] or type(error).__name__}")]
+        return [unmeasured(targets, recipe, f"failed: {str(error).partition(chr(10))[0] or type(error).__name__}")]
     finally:
         LONGEST_S[targets.__name__] = max(LONGEST_S.get(targets.__name__, 0.0), time.monotonic() - started)
-        forget(recipe)
+        free_memory(recipe)
 
 
-def nothing(targets: Targets, recipe: Recipe, note: str) -> dict[str, Any]:
+def unmeasured(targets: Targets, recipe: Recipe, note: str) -> dict[str, Any]:
     return {**row(targets.__name__, recipe, 0.0, "-", 1, note), "measured": None, "wanted": None}
 
 
-def forget(recipe: Recipe) -> None:
-    """Free what a measurement held; compiled code is made anew for the next network, or PyTorch gives up compiling."""
+def free_memory(recipe: Recipe) -> None:
+    """Also reset the compiler: with too many networks compiled, PyTorch would give up compiling."""
     gc.collect()
     if recipe.compile != "none":
         torch.compiler.reset()
@@ -132,25 +132,26 @@ def forget(recipe: Recipe) -> None:
 
 def arguments() -> Namespace:
     options = parser(__doc__)
-    options.add_argument("--tiny", action="store_true", help="tiny sizes on the CPU, to try the script")
+    options.add_argument("--tiny", action="store_true", help="a dry run with tiny sizes on the CPU")
     options.add_argument("--whole-recipe", type=Path, metavar="DIR", help="train 300 epochs on these prepared images")
+    metavar = "PRECISION[,COMPILE][,graph]"
     options.add_argument(
-        "--levers", type=lever, nargs="+", metavar="PRECISION[,COMPILE][,graph]", help="default: all, within 10 minutes"
+        "--recipes", type=parse_recipe, nargs="+", metavar=metavar, help="default: all, within 10 minutes"
     )
     options.add_argument("--seed", type=int, default=0, help="of the whole recipe (default: %(default)s)")
     options.add_argument("--threads", type=int, default=usable_cores(), help="default: all cores (%(default)s)")
-    found = options.parse_args()
-    if not torch.cuda.is_available() and not found.tiny:
-        if not found.quick:
+    parsed = options.parse_args()
+    if not torch.cuda.is_available() and not parsed.tiny:
+        if not parsed.quick:
             sys.exit("error: there is no GPU here; --tiny is a dry run on the CPU")
-        found.tiny = True
-    found.blocks, found.steps = (1, 2) if found.tiny else (4, 25)
-    found.limit_s = float("inf") if found.levers or found.whole_recipe else LIMIT_S
-    return found
+        parsed.tiny = True
+    parsed.rounds, parsed.steps = (1, 2) if parsed.tiny else (4, 25)
+    parsed.limit_s = float("inf") if parsed.recipes or parsed.whole_recipe else LIMIT_S
+    return parsed
 
 
-def lever(text: str) -> Recipe:
-    """Raises ``ValueError`` for one that there is not."""
+def parse_recipe(text: str) -> Recipe:
+    """Raises ``ValueError`` for a recipe that does not exist."""
     precision, *others = text.split(",")
     compile_, *graph = others if others and others[0] != "graph" else ("none", *others)
     recipe = Recipe(precision, compile_, graph == ["graph"])
@@ -161,10 +162,28 @@ def lever(text: str) -> Recipe:
 
 
 def cifar(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
-    """Both targets of CondenseNet-86, from one measurement of its schedule beside the yardstick's."""
-    sizes = {"images": 32, "image_size": 16, "batch": 4} if options.tiny else {"image_size": 32, "batch": 64}
-    throughput = Namespace(
-        **{"images": TRAIN_IMAGES, **sizes},
+    """Speed-up and projected duration of CondenseNet-86, from one measurement of its schedule beside the authors'."""
+    throughput = throughput_options(options, recipe)
+    rows = train_throughput.run(throughput, device)
+    schedule = next(row for row in rows if row["phase"] == SCHEDULE)
+    steps_s = TRAIN_IMAGES // throughput.batch * throughput.batch / schedule["ours_images_per_s"]
+    evaluation_s = evaluation_seconds(throughput, recipe.precision, device)
+    minutes = EPOCHS * (steps_s + evaluation_s) / 60
+    speed = f"{schedule['ours_images_per_s']:.0f} against {schedule['authors_images_per_s']:.0f} images/s"
+    parts = f"projected: {EPOCHS} x ({steps_s:.2f} s of steps + {evaluation_s:.2f} s of evaluation)"
+    return [
+        row(f"{throughput.model} against the authors' training", recipe, schedule["ratio"], "times", RATIO, speed),
+        row(f"{throughput.model}, {EPOCHS} epochs", recipe, minutes, "minutes", -MINUTES, parts),
+    ]
+
+
+def throughput_options(options: Namespace, recipe: Recipe) -> Namespace:
+    """The options of ``train_throughput`` for CondenseNet-86."""
+    images, image_size, batch = (32, 16, 4) if options.tiny else (TRAIN_IMAGES, 32, 64)
+    return Namespace(
+        images=images,
+        image_size=image_size,
+        batch=batch,
         model="condensenet-50" if options.tiny else "condensenet-86",
         fast=recipe.precision == "bf16",
         compile=recipe.compile,
@@ -172,30 +191,19 @@ def cifar(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict
         quick=options.quick or options.tiny,
         data=None,
         workers=0 if options.tiny else min(train_throughput.AUTHORS_WORKERS, usable_cores()),
-        blocks=options.blocks,
+        rounds=options.rounds,
         steps=options.steps,
         threads=options.threads,
     )
-    found = train_throughput.run(throughput, device)
-    schedule = next(row for row in found if row["phase"] == SCHEDULE)
-    steps = TRAIN_IMAGES // throughput.batch * throughput.batch / schedule["ours_images_per_s"]
-    evaluation = evaluation_seconds(throughput, recipe.precision, device)
-    minutes = EPOCHS * (steps + evaluation) / 60
-    speed = f"{schedule['ours_images_per_s']:.0f} against {schedule['yardstick_images_per_s']:.0f} images/s"
-    parts = f"projected: {EPOCHS} x ({steps:.2f} s of steps + {evaluation:.2f} s of evaluation)"
-    return [
-        row(f"{throughput.model} against the yardstick", recipe, schedule["ratio"], "times", RATIO, speed),
-        row(f"{throughput.model}, {EPOCHS} epochs", recipe, minutes, "minutes", -MINUTES, parts),
-    ]
 
 
 def evaluation_seconds(throughput: Namespace, precision: str, device: torch.device) -> float:
-    """Of the 10,000 test images; the faster of two, as the first one chooses its kernels."""
-    config = presets[throughput.model]
+    """Seconds to evaluate the 10,000 test images: the faster of two runs, since kernels are chosen in the first."""
+    config: ModelConfig = presets[throughput.model]
     images = min(1000, throughput.images)
     with prepared(None, images, throughput.image_size, config.num_classes) as data:
         recipe = TrainConfig(batch_size=throughput.batch)
-        trainer = Ours(new_model(config), data, recipe, device).trainer
+        trainer = OurTraining(new_model(config), data, recipe, device).trainer
         best = float("inf")
         for _ in range(2):
             synchronise(device)
@@ -207,32 +215,37 @@ def evaluation_seconds(throughput: Namespace, precision: str, device: torch.devi
 
 
 def busy(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
-    """Milliseconds of kernels in a step of CondenseNet-86 in the optimization stage, and what takes most of them."""
+    """Milliseconds of kernels in a step of CondenseNet-86 in the optimization stage, and the slowest kernels."""
     name, size, batch = ("condensenet-50", 16, 4) if options.tiny else ("condensenet-86", 32, 64)
-    on_gpu = device.type == "cuda"
     with prepared(None, 16 * batch, size, presets[name].num_classes) as data:
-        side = Ours(new_model(presets[name]), data, train_config(recipe, batch, EPOCHS), device)
-        side.go_to(0.75)
-        warm_up([side], WARM_UP_GPU if on_gpu else 1)
-        synchronise(device)
-        with torch.profiler.profile(activities=[Activity.CUDA if on_gpu else Activity.CPU]) as profiler:
-            warm_up([side], PROFILED)
-            synchronise(device)
-    kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
-    ms = {
-        event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000 / PROFILED
-        for event in profiler.key_averages()
-        if event.device_type == kind
-    }
-    count = sum(event.count for event in profiler.key_averages() if event.device_type == kind) // PROFILED
-    most = sorted(ms, key=lambda kernel: -ms[kernel])[:8]
-    note = f"{count} kernels; most: {', '.join(f'{kernel[:60]} {ms[kernel]:.2f}' for kernel in most)}"
+        training = OurTraining(new_model(presets[name]), data, train_config(recipe, batch, EPOCHS), device)
+        training.go_to(0.75)
+        count, ms = profile(training, device)
+    slowest = sorted(ms, key=lambda kernel: -ms[kernel])[:8]
+    note = f"{count} kernels; slowest: {', '.join(f'{kernel[:60]} {ms[kernel]:.2f}' for kernel in slowest)}"
     wanted = 60_000 * MINUTES / (EPOCHS * (TRAIN_IMAGES // 64))
-    return [row(f"{name}, the GPU's work in a step", recipe, sum(ms.values()), "ms", -round(wanted, 2), note)]
+    return [row(f"{name}, GPU time per step", recipe, sum(ms.values()), "ms", -round(wanted, 2), note)]
+
+
+def profile(training: OurTraining, device: torch.device) -> tuple[int, dict[str, float]]:
+    """The number of kernels in a step, and the milliseconds per step by kernel name."""
+    on_gpu = device.type == "cuda"
+    kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    warm_up([training], WARM_UP_GPU if on_gpu else 1)
+    synchronise(device)
+    with torch.profiler.profile(activities=[Activity.CUDA if on_gpu else Activity.CPU]) as profiler:
+        warm_up([training], PROFILED_STEPS)
+        synchronise(device)
+    events = [event for event in profiler.key_averages() if event.device_type == kind]
+    ms = {
+        event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000 / PROFILED_STEPS
+        for event in events
+    }
+    return sum(event.count for event in events) // PROFILED_STEPS, ms
 
 
 def imagenet(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
-    """CondenseNet-74 at 224 x 224 over its schedule, G = C = 4 and 8, from images that lie on the device."""
+    """CondenseNet-74 at 224 x 224 over its schedule, G = C = 4 and 8, from images in the device's memory."""
     images, size, batch = (4, 64, 2) if options.tiny else (4096, 224, 256)
     train = replace(train_config(recipe, batch, 120), group_lasso_weight=LASSO)
     rows = []
@@ -240,21 +253,21 @@ def imagenet(options: Namespace, recipe: Recipe, device: torch.device) -> list[d
         for name in ("condensenet-74-g4", "condensenet-74-g8"):
             config = presets[name] if not options.tiny else presets["condensenet-50"]
             config = replace(config, num_classes=len(data.manifest.classes))
-            side = Ours(new_model(config), data, train, device, CIFAR_AUGMENT)
+            training = OurTraining(new_model(config), data, train, device, CIFAR_AUGMENT)
             shares, step_s = stage_shares(config), {}
             for stage, share in enumerate(shares):
-                side.go_to(sum(shares[:stage]) + share / 2)
-                warm_up([side], 1 if options.tiny else WARM_UP_GPU)
-                (blocks,) = in_turn([side], options.blocks, max(1, options.steps // 5), 1, device)
-                step_s[stage] = Spread.of(block.step_s for block in blocks).median
+                training.go_to(sum(shares[:stage]) + share / 2)
+                warm_up([training], 1 if options.tiny else WARM_UP_GPU)
+                (times,) = time_alternately([training], options.rounds, max(1, options.steps // 5), 1, device)
+                step_s[stage] = Spread.of(time.step_s for time in times).median
             speed = batch / schedule_seconds(step_s, shares)
-            note = f"batch {batch}, {size}x{size}, raw images on the device, shifted and flipped there"
+            note = f"batch {batch}, {size}x{size}, raw images in GPU memory, augmented there"
             rows.append(row(f"{name}, training", recipe, speed, "images/s", IMAGES_PER_S, note))
     return rows
 
 
 def whole_recipe(options: Namespace, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
-    """All epochs of CondenseNet-86, with evaluations and without checkpoints, timed as a user would."""
+    """All epochs of CondenseNet-86, with evaluations but without checkpoints: wall time."""
     images = PreparedData(options.whole_recipe)
     name, batch, epochs = ("condensenet-50", 4, 2) if options.tiny else ("condensenet-86", 64, EPOCHS)
     train = replace(train_config(recipe, batch, epochs), seed=options.seed)
@@ -272,7 +285,7 @@ def train_config(recipe: Recipe, batch_size: int, epochs: int) -> TrainConfig:
 
 
 def row(target: str, recipe: Recipe, measured: float, unit: str, wanted: float, note: str) -> dict[str, Any]:
-    """``wanted`` is the least, or if negative the most; ``met`` is yes or no."""
+    """``wanted`` is a minimum or, if negative, a maximum; ``met`` is yes or no."""
     met = measured >= wanted if wanted > 0 else measured <= -wanted
     return {
         "target": target,

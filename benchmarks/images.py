@@ -1,4 +1,4 @@
-"""The images that trainings are compared on: CIFAR-10 from Parquet files, a part of prepared images, or patterns."""
+"""Images to compare trainings on: CIFAR-10 from Parquet files, a subset of prepared images, or patterns."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import numpy as np
 from condensenet.data import ImageSplit, PreparedData, write_prepared
 
 CIFAR_PARQUET = Path(__file__).resolve().parents[2] / "shared" / "data"
-PARTS = {"train": "cifar10-jpeg-train.parquet", "test": "cifar10-jpeg-test.parquet"}
+FILES = {"train": "cifar10-jpeg-train.parquet", "test": "cifar10-jpeg-test.parquet"}
 
 
 def cifar10_jpeg(root: Path) -> PreparedData:
-    """All of CIFAR-10, re-encoded as JPEG, prepared into ``root`` unless it is there.
+    """All of CIFAR-10, re-encoded as JPEG, prepared in ``root`` unless that exists.
 
-    Raises ``FileNotFoundError`` if the Parquet files do not stand beside the checkout.
+    Raises ``FileNotFoundError`` if the Parquet files are not beside the checkout.
     """
     if not root.exists():
-        for name in PARTS.values():
+        for name in FILES.values():
             if not (CIFAR_PARQUET / name).exists():
-                raise FileNotFoundError(f"{CIFAR_PARQUET / name} is not there: give a folder of prepared images")
+                raise FileNotFoundError(f"{CIFAR_PARQUET / name} is missing: pass a folder of prepared images")
         from tasks.params import DataParams
         from tasks.sources import parquet
         from tasks.sources.streaming import write_streams
 
-        data = DataParams(source="parquet", path=str(CIFAR_PARQUET), train=PARTS["train"], test=PARTS["test"])
+        data = DataParams(source="parquet", path=str(CIFAR_PARQUET), train=FILES["train"], test=FILES["test"])
         source = parquet.read(data)
         write_streams("cifar10-jpeg", data, source, np.zeros(len(source.train.labels), dtype=bool), root)
     return PreparedData(root)
 
 
-def part(data: PreparedData, root: Path, train_images: int, test_images: int) -> PreparedData:
-    """The first images of every class, equally many of each, of ``data`` (raw), prepared into ``root``.
+def subset(data: PreparedData, root: Path, train_images: int, test_images: int) -> PreparedData:
+    """The first images of every class in ``data`` (raw), the same number of each, prepared in ``root``.
 
-    Mean and deviation are those of the training images taken. Raises ``ValueError`` if a class has too few images.
+    Mean and standard deviation are those of the selected training images. Raises ``ValueError`` if a class has too few.
     """
     splits = {}
     for name, count in (("train", train_images), ("test", test_images)):
@@ -46,7 +46,7 @@ def part(data: PreparedData, root: Path, train_images: int, test_images: int) ->
 
 
 def first_of_each_class(split: ImageSplit, count: int, classes: int) -> np.ndarray:
-    """``count`` indices in stored order; the first classes have one more if it does not divide."""
+    """``count`` indices in stored order; if the classes do not divide it, the first ones have one more."""
     labels = split.labels.numpy()
     chosen = []
     for label in range(classes):
@@ -59,15 +59,15 @@ def first_of_each_class(split: ImageSplit, count: int, classes: int) -> np.ndarr
 
 
 def patterns(root: Path, train_images: int, test_images: int) -> PreparedData:
-    """Ten smooth patterns under strong noise, 32 x 32: something to learn where no real images are."""
+    """Ten smooth patterns under strong noise, 32 x 32, to learn from where there are no real images."""
     random = np.random.default_rng(0)
     coarse = random.integers(60, 196, (10, 3, 4, 4))
-    whole = coarse.repeat(8, axis=2).repeat(8, axis=3)
+    smooth = coarse.repeat(8, axis=2).repeat(8, axis=3)
 
     def images(count: int) -> tuple[np.ndarray, np.ndarray]:
         labels = np.arange(count) % 10
         noise = random.normal(0, 150, (count, 3, 32, 32))
-        return (whole[labels] + noise).clip(0, 255).astype(np.uint8), labels
+        return (smooth[labels] + noise).clip(0, 255).astype(np.uint8), labels
 
     splits = {"train": images(train_images), "test": images(test_images)}
     write_prepared(root, splits, name="patterns", classes=[str(label) for label in range(10)])

@@ -1,7 +1,7 @@
-"""The ONNX files that the latency table compares: CondenseNets in every form that can be made here, and their peers.
+"""The ONNX files that the latency table compares: CondenseNets in every form available here, and other networks.
 
-Weights are random, since a latency does not depend on them; but a CondenseNet is really condensed and converted, so
-that its index layers are those of a trained one, and its batch norms have statistics that hide nothing.
+Weights are random, since latency does not depend on them. But each CondenseNet is really condensed and converted, so
+its index layers look like a trained network's, and its batch norm statistics are not trivial.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from condensenet import CondenseNet, convert, count_cost, export_onnx, presets
-from condensenet.deploy.latency.mobilenet import NAME as YARDSTICK
+from condensenet.deploy.latency.mobilenet import NAME as MOBILENET
 from condensenet.deploy.latency.peers import mobilenet_v1
 from condensenet.deploy.lowering import Plan, check_plan, lower, measure_plan, portable_plan
 from condensenet.deploy.native.writing import write_native
@@ -33,9 +33,9 @@ TORCHVISION = (
     "resnet50",
     "densenet121",
 )
-FORMS = (PLAIN, LOWERED, NATIVE, INT8)  # in the order of the table
+FORMS = (PLAIN, LOWERED, NATIVE, INT8)  # in table order
 SEED = 0
-CALIBRATION_IMAGES = 8  # random ones: int8 is here to be timed
+CALIBRATION_IMAGES = 8  # random ones will do: int8 is only timed here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class File:
 
 @dataclass(frozen=True)
 class Plans:
-    """``--plan``: portable, measured, or files of plans, of which every network takes the one that was made for it."""
+    """``--plan``: portable, measured, or plan files, of which each network uses the one made for it."""
 
     choice: Sequence[str]
     cache: Path | None = None
@@ -72,7 +72,7 @@ class Plans:
 
 
 def peer_files(folder: Path, size: int, names: Sequence[str]) -> Iterator[File]:
-    """Networks of other papers by the plain export, the only form that they have."""
+    """Networks from other papers, as plain exports, their only form."""
     for name in names:
         model = peer(name)
         path = export_onnx(model, folder / f"{name}.onnx", size)
@@ -81,7 +81,7 @@ def peer_files(folder: Path, size: int, names: Sequence[str]) -> Iterator[File]:
 
 def peer(name: str) -> nn.Module:
     torch.manual_seed(SEED)
-    if name == YARDSTICK:
+    if name == MOBILENET:
         return mobilenet_v1().eval()
     import torchvision
 
@@ -89,11 +89,11 @@ def peer(name: str) -> nn.Module:
 
 
 def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str], size: int) -> Iterator[File]:
-    """``name``, a preset, in those of ``forms`` that can be made here."""
+    """The preset ``name`` in those of ``forms`` that are available here."""
     model = converted(name)
     macs = count_cost(model, size).macs
     path = {form: folder / f"{name}-{form}.onnx" for form in FORMS}
-    lower(model, path[LOWERED], size, plan=plans.of(model, size))  # int8 is made of it, as in the pipeline
+    lower(model, path[LOWERED], size, plan=plans.of(model, size))  # int8 is made from it, as in the pipeline
     makers: dict[str, Callable[[], object]] = {
         PLAIN: lambda: export_onnx(model, path[PLAIN], size),
         LOWERED: lambda: None,
@@ -101,17 +101,17 @@ def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str
         INT8: lambda: write_int8(path[LOWERED], path[INT8], random_images(size)),
     }
     for form in FORMS:
-        if form in forms and can_be_made(form):
+        if form in forms and is_available(form):
             makers[form]()
             yield File(model=name, form=form, path=path[form], macs=macs)
 
 
-def can_be_made(form: str) -> bool:
+def is_available(form: str) -> bool:
     return form != NATIVE or operator_library() is not None
 
 
 def converted(name: str) -> CondenseNet:
-    """The grouped form of the preset ``name``, condensed to the end from random weights."""
+    """The grouped form of the preset ``name``, fully condensed from random weights."""
     torch.manual_seed(SEED)
     model = CondenseNet(presets[name])
     with torch.no_grad():

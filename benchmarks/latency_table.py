@@ -1,13 +1,13 @@
-"""How fast is a CondenseNet where it is deployed, beside MobileNets and others, and how far from what the CPU can do?
+"""Inference latency of CondenseNets, MobileNets and others in ONNX Runtime, and their share of the CPU's peak.
 
     python benchmarks/latency_table.py --json FILE     about 2 minutes on two cores
     python benchmarks/latency_table.py --quick         under 50 seconds on two cores
 
-All networks at 224x224, batch 1, in ONNX Runtime, in one process: every round runs each of them once, right after
-MobileNetV1, and the ratio to it is taken pair by pair. CondenseNet-74 stands there in every form that can be made here:
-``plain`` (torch.onnx), ``lowered`` (standard operators, by the plan that ``--plan`` names), ``native`` (if there was a
-compiler at installation) and ``int8``. ``share_of_peak`` is the multiply-adds a second as a share of those of a large
-matrix product, which is timed in the same rounds. ``--quick``: one thread, the CondenseNets and MobileNetV1.
+All networks run at 224x224 with batch 1 in one process. Every round runs each of them once, right after MobileNetV1,
+and takes the ratio within each pair. CondenseNet-74 appears in every form available here: ``plain`` (torch.onnx),
+``lowered`` (standard operators, by the plan given as ``--plan``), ``native`` (if there was a compiler at installation)
+and ``int8``. ``share_of_peak`` compares multiply-adds per second with those of a large matrix product, timed in the
+same rounds. ``--quick``: only one thread, the CondenseNets and MobileNetV1.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from benchmarks import peak, second_runtime
 from benchmarks.latency_files import (
     CONDENSENETS,
     FORMS,
+    MOBILENET,
     TORCHVISION,
-    YARDSTICK,
     File,
     Plans,
     condensenet_files,
@@ -65,8 +65,8 @@ def main() -> None:
     print(f"{first['device']}; ONNX Runtime {first['onnxruntime']}; {first['rounds']} rounds; plan: {first['plan']}")
     units = [{"million_macs": row["macs"] / 1e6, "gmacs_per_s": row["macs_per_s"] / 1e9} for row in rows]
     print(table([{**row, **own} for row, own in zip(rows, units, strict=True)], COLUMNS))
-    for threads, (by, macs) in {row["threads"]: (row["peak_by"], row["peak_macs_per_s"]) for row in rows}.items():
-        product = f"a product of {peak.SIZE}x{peak.SIZE} by {by}"
+    for threads, (peak_by, macs) in {row["threads"]: (row["peak_by"], row["peak_macs_per_s"]) for row in rows}.items():
+        product = f"a {peak.SIZE}x{peak.SIZE} matrix product by {peak_by}"
         print(f"peak, {threads} thread{'s' * (threads > 1)}: {macs / 1e9:.1f} GMAC/s, {product}")
     if not second_runtime.installed():
         print("OpenVINO is not installed: not timed")
@@ -80,23 +80,23 @@ def arguments() -> Namespace:
         nargs="+",
         default=["portable"],
         metavar="PLAN",
-        help="of the lowered form: portable (default), measured, or files of plans, each used for its network",
+        help="of the lowered form: portable (default), measured, or plan files, each used for its network",
     )
     options.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="default: all")
     options.add_argument("--rounds", type=int, default=100, help="default: %(default)s; at least 50")
-    found = options.parse_args()
-    if found.rounds < MIN_RUNS:
-        raise ValueError(f"--rounds {found.rounds} is not allowed: at least {MIN_RUNS}")
-    files = [] if found.plan in (["portable"], ["measured"]) else found.plan
+    parsed = options.parse_args()
+    if parsed.rounds < MIN_RUNS:
+        raise ValueError(f"--rounds {parsed.rounds} is not allowed: at least {MIN_RUNS}")
+    files = [] if parsed.plan in (["portable"], ["measured"]) else parsed.plan
     for name in files:
         if not Path(name).is_file():
-            raise ValueError(f"--plan {name} is not allowed: portable, measured, or files of plans")
-    return found
+            raise ValueError(f"--plan {name} is not allowed: portable, measured, or plan files")
+    return parsed
 
 
 def run(options: Namespace, folder: Path) -> list[dict[str, Any]]:
     plans = Plans(options.plan, paths.plan_times())
-    peers = (YARDSTICK,) if options.quick else (YARDSTICK, *TORCHVISION)
+    peers = (MOBILENET,) if options.quick else (MOBILENET, *TORCHVISION)
     files = list(peer_files(folder, SIZE, peers))
     for name in CONDENSENETS:
         files += condensenet_files(name, folder, plans, options.forms, SIZE)
@@ -104,61 +104,67 @@ def run(options: Namespace, folder: Path) -> list[dict[str, Any]]:
     rows = []
     for threads in dict.fromkeys((1,) if options.quick else (1, usable_cores())):
         rows += timed(files, threads, options.rounds, folder, until)
-    found = hardware()
-    facts = {"device": f"{found['cpu']}, {found['cores']} cores", "plan": " ".join(options.plan), **versions()}
+    machine = hardware()
+    facts = {"device": f"{machine['cpu']}, {machine['cores']} cores", "plan": " ".join(options.plan), **versions()}
     return [{**row, **facts} for row in rows]
 
 
 def timed(files: Sequence[File], threads: int, rounds: int, folder: Path, until: float) -> list[dict[str, Any]]:
-    """A row a file and runtime, all of them timed in turn; ``files`` begin with the yardstick."""
+    """A row for each file and runtime, all timed alternately; the first of ``files`` is MobileNetV1."""
     image = np.random.default_rng(0).standard_normal((1, *input_shape(files[0].path)), dtype=np.float32)
-    by, product = peak.fastest(peak.products(threads, folder))
-    sides = {ORT: [(file, by_onnxruntime(file.path, threads, image)) for file in files]}
-    if second_runtime.installed():
-        standard = [file for file in files if file.form != paths.NATIVE]  # whose operator is ONNX Runtime's
-        sides["OpenVINO"] = [(file, second_runtime.runner(file.path, threads, image)) for file in standard]
-    pairs = [(own[0][1], runner) for own in sides.values() for _, runner in own[1:]]
-    peak_s, found = in_rounds(product, pairs, rounds, until)
+    peak_by, product = peak.fastest(peak.products(threads, folder))
+    runners = runners_of(files, threads, image)
+    pairs = [(entries[0][1], runner) for entries in runners.values() for _, runner in entries[1:]]
+    peak_s, pair_times = in_rounds(product, pairs, rounds, until)
     peak_macs_per_s = peak.MACS / float(np.median(peak_s))
-    rows, rest = [], iter(found)
-    for runtime, own in sides.items():
-        times = [next(rest) for _ in own[1:]]
-        times.insert(0, yardstick_times([before for before, _ in times]))
+    rows, remaining = [], iter(pair_times)
+    for runtime, entries in runners.items():
+        times = [next(remaining) for _ in entries[1:]]
+        times.insert(0, mobilenet_times([mobilenet_s for mobilenet_s, _ in times]))
         rows += [
-            row_of(runtime, file, threads, seconds, before, peak_macs_per_s)
-            for (file, _), (before, seconds) in zip(own, times, strict=True)
+            row_of(runtime, file, threads, seconds, mobilenet_s, peak_macs_per_s)
+            for (file, _), (mobilenet_s, seconds) in zip(entries, times, strict=True)
         ]
-    return [{**row, "peak_by": by, "rounds": len(peak_s)} for row in rows]
+    return [{**row, "peak_by": peak_by, "rounds": len(peak_s)} for row in rows]
 
 
-def yardstick_times(runs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(median of its round, seconds) of every run of the yardstick, so that the ratio of it all is 1."""
+def runners_of(files: Sequence[File], threads: int, image: np.ndarray) -> dict[str, list[tuple[File, Runner]]]:
+    """What to time, by runtime: every file in ONNX Runtime, and all but the native form in OpenVINO if installed."""
+    runners = {ORT: [(file, by_onnxruntime(file.path, threads, image)) for file in files]}
+    if second_runtime.installed():
+        standard = [file for file in files if file.form != paths.NATIVE]
+        runners["OpenVINO"] = [(file, second_runtime.runner(file.path, threads, image)) for file in standard]
+    return runners
+
+
+def mobilenet_times(runs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(median of its round, seconds) of every run of MobileNetV1, so its own ratio is 1."""
     seconds = np.stack(runs)
     return np.broadcast_to(np.median(seconds, axis=0), seconds.shape).ravel(), seconds.ravel()
 
 
 def row_of(
-    runtime: str, file: File, threads: int, seconds: np.ndarray, yardstick: np.ndarray, peak_macs_per_s: float
+    runtime: str, file: File, threads: int, seconds: np.ndarray, mobilenet_s: np.ndarray, peak_macs_per_s: float
 ) -> dict[str, Any]:
-    found = summarise(file.model, 1, threads, 1000 * seconds, 1000 * yardstick)
-    macs_per_s = 1000 * file.macs / found.median_ms
+    latency = summarise(file.model, 1, threads, 1000 * seconds, 1000 * mobilenet_s)
+    macs_per_s = 1000 * file.macs / latency.median_ms
     return {
         "runtime": runtime,
         "model": file.model,
         "form": file.form,
         "threads": threads,
         "batch": 1,
-        "median_ms": found.median_ms,
-        "p10_ms": found.p10_ms,
-        "p90_ms": found.p90_ms,
-        "ratio_to_mobilenet_v1": found.ratio,
-        "ratio_p10": found.ratio_p10,
-        "ratio_p90": found.ratio_p90,
+        "median_ms": latency.median_ms,
+        "p10_ms": latency.p10_ms,
+        "p90_ms": latency.p90_ms,
+        "ratio_to_mobilenet_v1": latency.ratio,
+        "ratio_p10": latency.ratio_p10,
+        "ratio_p90": latency.ratio_p90,
         "macs": file.macs,
         "macs_per_s": macs_per_s,
         "share_of_peak": macs_per_s / peak_macs_per_s,
         "peak_macs_per_s": peak_macs_per_s,
-        "yardstick_median_ms": found.yardstick_median_ms,
+        "mobilenet_v1_median_ms": latency.yardstick_median_ms,
     }
 
 
@@ -172,28 +178,28 @@ def in_rounds(
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """Seconds of ``product`` and of each of ``pairs`` in every round, run one after the other after a warm-up.
 
-    Ends early, but not before the first round, when another round would not end before ``until``.
+    Stops early when another round would not finish before ``until``, but never before the first.
     """
-    found: list[list[float]] = []
-    longest = 0.0
-    for turn in range(-WARM_UP, rounds):
+    times: list[list[float]] = []
+    longest_s = 0.0
+    for number in range(-WARM_UP, rounds):
         started = time.monotonic()
-        if turn > 0 and started + longest > until:
+        if number > 0 and started + longest_s > until:
             break
-        seconds = [_timed(product)]
-        pairs[0][0]()  # the product leaves the caches as none of the others does
-        seconds += [_timed(runner) for runner in itertools.chain(*pairs)]
-        longest = max(longest, time.monotonic() - started)
-        if turn >= 0:
-            found.append(seconds)
-    first, *rest = np.array(found).T
-    return first, list(zip(rest[::2], rest[1::2], strict=True))
+        seconds = [_time(product)]
+        pairs[0][0]()  # untimed: the product leaves the caches in another state than the networks do
+        seconds += [_time(runner) for runner in itertools.chain(*pairs)]
+        longest_s = max(longest_s, time.monotonic() - started)
+        if number >= 0:
+            times.append(seconds)
+    product_s, *pair_s = np.array(times).T
+    return product_s, list(zip(pair_s[::2], pair_s[1::2], strict=True))
 
 
-def _timed(runner: Runner) -> float:
-    begun = time.perf_counter()
+def _time(runner: Runner) -> float:
+    started = time.perf_counter()
     runner()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the arithmetic of this machine allows: multiply-adds a second of a large single-precision matrix product."""
+"""The machine's peak: multiply-adds per second of a large single-precision matrix product."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Runner = Callable[[], Any]
 
 
 def products(threads: int, folder: Path) -> dict[str, Runner]:
-    """The same product of two square matrices by every library at hand that can be held to ``threads`` threads."""
+    """The same product of two square matrices by every installed library that can be limited to ``threads`` threads."""
     random = np.random.default_rng(0)
     a, b = (random.standard_normal((SIZE, SIZE), dtype=np.float32) for _ in range(2))
     session = open_session(write_product(b, folder / "product.onnx"), threads)
-    found: dict[str, Runner] = {"ONNX Runtime": lambda: session.run(None, {"a": a}), "PyTorch": _by_torch(a, b)}
+    runners: dict[str, Runner] = {"ONNX Runtime": lambda: session.run(None, {"a": a}), "PyTorch": _by_torch(a, b)}
     if (by_numpy := _by_numpy(a, b, threads)) is not None:
-        found["NumPy"] = by_numpy
+        runners["NumPy"] = by_numpy
     torch.set_num_threads(threads)
-    return found
+    return runners
 
 
 def fastest(runners: Mapping[str, Runner]) -> tuple[str, Runner]:
-    """The one with the shortest of a few runs, tried in turn after a warm-up."""
+    """The name and runner with the shortest of a few runs, which alternate after a warm-up."""
     best = dict.fromkeys(runners, float("inf"))
     for run in range(-1, TRIES):
         for name, runner in runners.items():
@@ -45,7 +45,7 @@ def fastest(runners: Mapping[str, Runner]) -> tuple[str, Runner]:
 
 
 def write_product(b: np.ndarray, path: Path) -> Path:
-    """``a`` (n, n) times the constant ``b`` (n, n) as an ONNX file."""
+    """An ONNX file that multiplies the input ``a`` (n, n) by the constant ``b`` (n, n)."""
     import onnx
 
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, b.shape) for name in ("a", "product")]
@@ -63,7 +63,7 @@ def _by_torch(a: np.ndarray, b: np.ndarray) -> Runner:
 
 
 def _by_numpy(a: np.ndarray, b: np.ndarray, threads: int) -> Runner | None:
-    """None without threadpoolctl: NumPy itself cannot say how many threads its BLAS takes."""
+    """None without threadpoolctl: NumPy itself cannot limit the threads of its BLAS."""
     try:
         limits = import_module("threadpoolctl").threadpool_limits
     except ImportError:

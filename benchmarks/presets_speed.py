@@ -1,12 +1,12 @@
-"""Does a training step cost what the multiply-adds say? Images a second against MACs for the CIFAR presets.
+"""Does the time of a training step follow its multiply-adds? Images per second against MACs for the CIFAR presets.
 
     python benchmarks/presets_speed.py --json FILE --plot FILE.svg     about 2 minutes on two cores
     python benchmarks/presets_speed.py --quick                         under 50 seconds on two cores
 
-The networks CondenseNet-50 to 122 train in turn, one step each, in one process. A straight line of least squares goes
-through the medians of their step times; r^2 says how much of their variance it explains. ``dense`` is the first
-condensing stage, when nothing is dropped yet, ``condensed`` the optimization stage; MACs are one image's, forward, of
-that stage. ``--quick`` leaves out the condensed stage.
+The networks CondenseNet-50 to 122 train alternately, one step each, in one process. A least-squares line is fitted to
+the medians of their step times; r^2 is the share of the variance that it explains. ``dense`` is the first condensing
+stage, before any pruning, and ``condensed`` the optimization stage. MACs are those of one image's forward pass in that
+stage. ``--quick`` leaves out ``condensed``.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ import numpy as np
 import torch
 
 from benchmarks.reporting import Spread, chosen_device, device_name, parser, start, table, write_rows
-from benchmarks.sides import Ours, in_turn, new_model, prepared
-from condensenet import count_cost, presets
-from condensenet.config import ModelConfig, TrainConfig
+from benchmarks.side_by_side import OurTraining, new_model, prepared, time_alternately
+from condensenet import ModelConfig, TrainConfig, count_cost, presets
 from condensenet.machine import usable_cores
 from condensenet.models import kernels
 from condensenet.models.presets import CIFAR_DEPTHS
@@ -51,7 +50,7 @@ def main() -> None:
     for phase in dict.fromkeys(row["phase"] for row in rows):
         row = next(row for row in rows if row["phase"] == phase)
         print(
-            f"{phase}: {row['line_ms']:.4g} ms + {row['line_ms_per_mmac']:.4g} ms a million MACs; r^2 {row['r2']:.4f}"
+            f"{phase}: {row['line_ms']:.4g} ms + {row['line_ms_per_mmac']:.4g} ms per million MACs; r^2 {row['r2']:.4f}"
         )
     write_rows(options.json, rows)
     if options.plot:
@@ -62,11 +61,11 @@ def arguments() -> Namespace:
     cuda = torch.cuda.is_available()
     options = parser(__doc__)
     options.add_argument("--models", nargs="+", choices=sorted(presets), default=list(NAMES), help="default: CIFAR's")
-    options.add_argument("--batch", type=int, default=64 if cuda else 16, help="images a step (default: %(default)s)")
+    options.add_argument("--batch", type=int, default=64 if cuda else 16, help="images per step (default: %(default)s)")
     options.add_argument("--device", default="cuda" if cuda else "cpu", help="default: %(default)s")
     options.add_argument("--threads", type=int, default=usable_cores(), help="default: all cores (%(default)s)")
-    options.add_argument("--turns", type=int, default=10, help="of each network (default: %(default)s)")
-    options.add_argument("--steps", type=int, default=20 if cuda else 1, help="steps a turn (default: %(default)s)")
+    options.add_argument("--rounds", type=int, default=10, help="default: %(default)s")
+    options.add_argument("--steps", type=int, default=20 if cuda else 1, help="per round (default: %(default)s)")
     options.add_argument("--plot", type=Path, metavar="FILE", help="draw images/s against MACs: .svg or .png")
     return options.parse_args()
 
@@ -77,59 +76,56 @@ def run(options: Namespace, device: torch.device) -> list[dict[str, Any]]:
     rows = []
     with prepared(None, 2048, IMAGE_SIZE, 10) as data:
         recipe = TrainConfig(batch_size=options.batch)
-        sides = [Ours(new_model(presets[name]), data, recipe, device) for name in options.models]
+        trainings = [OurTraining(new_model(presets[name]), data, recipe, device) for name in options.models]
         for phase in list(PHASES)[: 1 if options.quick else None]:
-            for side in sides:
-                side.go_to(PHASES[phase])
-                side.step()
+            for training in trainings:
+                training.go_to(PHASES[phase])
+                training.step()
             until = STARTED + QUICK_S if options.quick else float("inf")
-            blocks = in_turn(sides, options.turns, options.steps, 0, device, until)
+            times = time_alternately(trainings, options.rounds, options.steps, 0, device, until)
             macs = [phase_macs(presets[name], phase) for name in options.models]
-            steps = [Spread.of(block.step_s for block in own) for own in blocks]
-            rows += rows_of(phase, options, macs, steps)
-    details: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, "turns": len(blocks[0])}
+            rows += rows_of(phase, options, macs, [Spread.of(time.step_s for time in own) for own in times])
+    details: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, "rounds": len(times[0])}
     details["kernels"] = device.type == "cpu" and kernels.available()
     return [{**row, **details} for row in rows]
 
 
 def phase_macs(config: ModelConfig, phase: str) -> int:
-    """Multiply-adds of an image, forward; what is counted for a network is its condensed form."""
+    """Multiply-adds of one image's forward pass. ``count_cost`` counts the condensed form of a network."""
     dense = replace(config, condensation_factor=1, condense_classifier=False)
     return count_cost(new_model(dense if phase == "dense" else config), IMAGE_SIZE).macs
 
 
 def rows_of(phase: str, options: Namespace, macs: Sequence[int], steps: Sequence[Spread]) -> list[dict[str, Any]]:
-    """A row a network, each with the line through all of them."""
+    """A row for each network, with the line fitted to all of them."""
     offset, slope, r2 = line(macs, [step.median for step in steps])
     return [
         {
             "phase": phase,
             "model": name,
-            "macs": own,
-            "step_ms": 1000 * step.median,
-            "step_ms_p10": 1000 * step.p10,
-            "step_ms_p90": 1000 * step.p90,
+            "macs": model_macs,
+            **step.named("step_ms", 1000),
             "images_per_s": options.batch / step.median,
-            "line_step_ms": 1000 * (offset + slope * own),
+            "line_step_ms": 1000 * (offset + slope * model_macs),
             "line_ms": 1000 * offset,
             "line_ms_per_mmac": 1e9 * slope,
             "r2": r2,
             "batch_size": options.batch,
             "threads": options.threads,
         }
-        for name, own, step in zip(options.models, macs, steps, strict=True)
+        for name, model_macs, step in zip(options.models, macs, steps, strict=True)
     ]
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
-    """(offset, slope, r^2) of the straight line of least squares through the points."""
+    """(offset, slope, r^2) of the least-squares line through the points."""
     slope, offset = np.polyfit(x, y, 1).tolist()
     residuals = np.asarray(y) - (offset + slope * np.asarray(x))
     return offset, slope, float(1 - np.var(residuals) / np.var(y))
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Images a second, and the time of a step, against MACs, with the line; a PNG or an SVG by the file's ending."""
+    """Images per second and step time against MACs, with the line; PNG or SVG by the file's suffix."""
     from tasks.report.figures import style
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,25 +133,28 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         figure = style.new_figure(8.0, 3.2)
         speed, steps = figure.subplots(1, 2)
         for index, phase in enumerate(dict.fromkeys(row["phase"] for row in rows)):
-            own = sorted((row for row in rows if row["phase"] == phase), key=lambda row: row["macs"])
-            macs = np.array([row["macs"] for row in own]) / 1e6
-            smooth = np.linspace(macs[0], macs[-1], 100)
-            line_ms = own[0]["line_ms"] + own[0]["line_ms_per_mmac"] * smooth
-            look = {"color": style.colour(index)}
-            mark = {**look, "marker": style.marker(index), "linestyle": "none"}
-            speed.plot(macs, [row["images_per_s"] for row in own], **mark)
-            speed.plot(smooth, 1000 * own[0]["batch_size"] / line_ms, **look)
-            steps.plot(macs, [row["step_ms"] for row in own], label=f"{phase}, r² {own[0]['r2']:.3f}", **mark)
-            steps.plot(smooth, line_ms, **look)
-        for axes, label in ((speed, "training, images/s"), (steps, "step, ms")):
-            axes.set_xlabel("multiply-adds of an image, millions")
-            axes.set_ylabel(label)
-            axes.set_xlim(left=0)
-            axes.set_ylim(bottom=0)
+            look = {"color": style.colour(index), "marker": style.marker(index)}
+            plot_phase(speed, steps, [row for row in rows if row["phase"] == phase], look)
+        for ax, label in ((speed, "training, images/s"), (steps, "step, ms")):
+            ax.set(xlabel="multiply-adds of an image, millions", ylabel=label)
+            ax.set_xlim(left=0)
+            ax.set_ylim(bottom=0)
         steps.legend()
         figure.suptitle(f"CondenseNet on CIFAR, batch {rows[0]['batch_size']}, {rows[0]['device']}")
         metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {"Software": None}
         figure.savefig(path, dpi=150, facecolor="white", metadata=metadata)
+
+
+def plot_phase(speed: Any, steps: Any, rows: Sequence[dict[str, Any]], look: dict[str, Any]) -> None:
+    rows = sorted(rows, key=lambda row: row["macs"])
+    first, macs = rows[0], [row["macs"] / 1e6 for row in rows]
+    smooth = np.linspace(macs[0], macs[-1], 100)
+    line_ms = first["line_ms"] + first["line_ms_per_mmac"] * smooth
+    points, curve = {**look, "linestyle": "none"}, {"color": look["color"]}
+    speed.plot(macs, [row["images_per_s"] for row in rows], **points)
+    speed.plot(smooth, 1000 * first["batch_size"] / line_ms, **curve)
+    steps.plot(macs, [row["step_ms"] for row in rows], label=f"{first['phase']}, r² {first['r2']:.3f}", **points)
+    steps.plot(smooth, line_ms, **curve)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""What Ray Train adds to the time of a step, and what a second worker brings; workers of one thread each, on CPUs.
+"""The overhead of Ray Train per step, and the gain from a second worker; one thread per worker, on CPUs.
 
     python benchmarks/ray_overhead.py --json FILE      about 2 minutes on two cores
     python benchmarks/ray_overhead.py --quick          under 50 seconds on two cores
 
-Groups of processes train the same network with the same global batch and take turns in one run:
+Groups of processes train the same network with the same global batch, alternating in one run:
 
-- ray: two workers of Ray Train, started as the stage ``train`` starts them, each with the library's ``Trainer``;
-- ddp: two plain processes with PyTorch's DistributedDataParallel, the same model, batches, loss and optimizer;
-- plain: two plain processes with the library's ``Trainer``, so ray without Ray;
-- one: one plain process with the library's ``Trainer``: what two workers are compared with.
+- ray: two Ray Train workers, started as in the stage ``train``, each with the library's ``Trainer``;
+- ddp: two plain processes with PyTorch's DistributedDataParallel and the same model, batches, loss and optimizer;
+- plain: two plain processes with the library's ``Trainer``, that is, ray without Ray;
+- one: one plain process with the library's ``Trainer``, to compare two workers with.
 
-``--quick`` leaves out the last two, which leaves it about ten turns.
+``--quick`` leaves out the last two and has time for about ten rounds.
 
-``overhead_pct`` is the median, over the turns, of a group's step time over that of ddp. ``start_up_s`` is the time
-from the start of the group to the end of its second step. ``scaling_efficiency_pct``: 100 if two workers take half the
-time of one.
+``overhead_pct`` is a group's step time over ddp's, the median over the rounds. ``start_up_s`` is the time from the
+start of the group to the end of its second step. ``scaling_efficiency_pct`` is 100 if two workers take half the time
+of one.
 """
 
 from __future__ import annotations
@@ -38,31 +38,22 @@ from benchmarks import STARTED
 
 import torch
 
-from benchmarks import turns
+from benchmarks import process_groups
+from benchmarks.process_groups import StepSeconds
 from benchmarks.reporting import Spread, parser, start, table, write_rows
-from benchmarks.sides import CIFAR_AUGMENT, prepared
-from condensenet.config import ModelConfig, TrainConfig
+from benchmarks.side_by_side import CIFAR_AUGMENT, prepared
+from condensenet import ModelConfig, TrainConfig, presets
 from condensenet.machine import hardware
 from condensenet.models import kernels
-from condensenet.models.presets import presets
 from tasks.train_worker import Job
 
 SMALL = ModelConfig(block_depths=(4, 4, 4), growth_rates=(8, 16, 32))
 WORKERS = {"ddp": 2, "plain": 2, "one": 1, "ray": 2}
 COLUMNS = (
-    "group",
-    "workers",
-    "step_ms",
-    "step_ms_p10",
-    "step_ms_p90",
-    "images_per_s",
-    "overhead_pct",
-    "scaling_efficiency_pct",
-    "start_up_s",
-    "turns",
+    *("group", "workers", "step_ms", "step_ms_p10", "step_ms_p90", "images_per_s"),
+    *("overhead_pct", "scaling_efficiency_pct", "start_up_s", "rounds"),
 )
 QUICK_S = 38.0
-Seconds = Mapping[str, Sequence[float]]  # of the steps of one turn, by group
 
 
 def main() -> None:
@@ -78,13 +69,13 @@ def main() -> None:
             threads=1,
             use_gpu=False,
         )
-        found, start_up = run(job, groups, options)
+        times, start_up = run(job, groups, options)
     name = {"device": hardware()["cpu"], "model": options.model or "4-4-4 / 8-16-32", "batch_size": options.batch}
     rows = [
         {**name, **row, "torch": torch.__version__, "kernels": kernels.available()}
-        for row in rows_of(found, start_up, options.batch)
+        for row in rows_of(times, start_up, options.batch)
     ]
-    print(f"{name['model']}, global batch {options.batch}, one thread a worker, {name['device']}")
+    print(f"{name['model']}, global batch {options.batch}, one thread per worker, {name['device']}")
     print(table(rows, COLUMNS))
     write_rows(options.json, rows)
 
@@ -93,46 +84,49 @@ def arguments() -> Namespace:
     options = parser(__doc__)
     options.add_argument("--model", choices=sorted(presets), help="default: blocks 4-4-4, growth rates 8-16-32")
     options.add_argument("--batch", type=int, default=64, help="over all workers (default: %(default)s)")
-    options.add_argument("--turns", type=int, default=20, help="of each group (default: %(default)s)")
-    options.add_argument("--steps", type=int, default=3, help="timed steps a turn (default: %(default)s)")
+    options.add_argument("--rounds", type=int, default=20, help="default: %(default)s")
+    options.add_argument("--steps", type=int, default=3, help="timed steps per group and round (default: %(default)s)")
     return options.parse_args()
 
 
-def run(job: Job, groups: Sequence[str], options: Namespace) -> tuple[list[dict[str, list[float]]], dict[str, float]]:
-    """The seconds of all steps, turn by turn, and those of each group's start-up, which do not overlap."""
-    start_up: dict[str, float] = {}
-    found: list[dict[str, list[float]]] = []
+def run(job: Job, groups: Sequence[str], options: Namespace) -> tuple[list[StepSeconds], dict[str, float]]:
+    """The seconds of all steps, round by round, and of each group's start-up; the start-ups do not overlap."""
+    start_up_s: dict[str, float] = {}
+    times: list[StepSeconds] = []
     processes: list[BaseProcess] = []
     alive = lambda: all(process.is_alive() for process in processes)  # noqa: E731
     try:
-        for group in groups:
-            if group != "ray":
-                started = time.time()
-                processes += spawn(group, job, options.steps)
-                start_up[group] = ready(job.folder, group, alive) - started
+        for group in (group for group in groups if group != "ray"):
+            started = time.time()
+            processes += spawn(group, job, options.steps)
+            start_up_s[group] = ready(job.folder, group, alive) - started
         until = STARTED + QUICK_S if options.quick else float("inf")
-        leader = threading.Thread(target=lead, args=(job, groups, options, until, found, alive), daemon=True)
+        leader = threading.Thread(target=lead, args=(job, groups, options, until, times, alive), daemon=True)
         started = time.time()
         leader.start()
         if "ray" in groups:
             train_on_ray(job, options.steps)
-            start_up["ray"] = ready(job.folder, "ray", alive) - started
+            start_up_s["ray"] = ready(job.folder, "ray", alive) - started
         leader.join()
     finally:
-        turns.end(job.folder)
-        for process in processes:
-            process.join(10)
-            process.kill()
-    if not found:
+        stop(job.folder, processes)
+    if not times:
         sys.exit("error: a group of processes ended before its turn")
-    return found, start_up
+    return times, start_up_s
+
+
+def stop(folder: Path, processes: Sequence[BaseProcess]) -> None:
+    process_groups.end(folder)
+    for process in processes:
+        process.join(10)
+        process.kill()
 
 
 def spawn(group: str, job: Job, steps: int) -> list[BaseProcess]:
     context = multiprocessing.get_context("spawn")
-    arguments = [(rank, WORKERS[group], group, job, steps) for rank in range(WORKERS[group])]
     processes: list[BaseProcess] = [
-        context.Process(target=turns.in_process, args=each, daemon=True) for each in arguments
+        context.Process(target=process_groups.in_process, args=(rank, WORKERS[group], group, job, steps), daemon=True)
+        for rank in range(WORKERS[group])
     ]
     for process in processes:
         process.start()
@@ -141,59 +135,55 @@ def spawn(group: str, job: Job, steps: int) -> list[BaseProcess]:
 
 def ready(folder: Path, group: str, alive: Any) -> float:
     """When the group had taken its first steps, in seconds since the epoch."""
-    return float(turns.wait_for(folder / f"ready-{group}", alive=alive).read_text())
+    return float(process_groups.wait_for(folder / f"ready-{group}", alive=alive).read_text())
 
 
 def train_on_ray(job: Job, steps: int) -> None:
-    """Start a cluster and two workers as the stage ``train`` does, and wait for their end."""
+    """Start a cluster and two workers as the stage ``train`` does, and wait until they end."""
     from tasks import ray_cluster
     from tasks.params import RayParams
 
     params = RayParams(num_workers=WORKERS["ray"], threads_per_worker=job.threads, max_failures=0)
     with ray_cluster.cluster(params):
-        failure = ray_cluster.train(turns.in_ray, (job, steps), params, job.folder)
+        failure = ray_cluster.train(process_groups.in_ray, (job, steps), params, job.folder)
     if failure is not None:
         sys.exit(f"error: {failure}")
 
 
 def lead(
-    job: Job, groups: Sequence[str], options: Namespace, until: float, found: list[dict[str, list[float]]], alive: Any
+    job: Job, groups: Sequence[str], options: Namespace, until: float, times: list[StepSeconds], alive: Any
 ) -> None:
-    """Wait for the last group, lead the turns, and let all end, whatever happens."""
+    """Wait for the last group, lead the rounds, and end all groups whatever happens."""
     try:
         for group in groups:
             ready(job.folder, group, alive)
-        found += turns.lead(job.folder, groups, options.turns, until, alive)
+        times += process_groups.lead(job.folder, groups, options.rounds, until, alive)
     finally:
-        turns.end(job.folder)
+        process_groups.end(job.folder)
 
 
-def rows_of(found: Sequence[Seconds], start_up: Mapping[str, float], batch_size: int) -> list[dict[str, Any]]:
-    """A row a group. A turn counts as the median of its steps; overheads are taken within a turn."""
-    by_turn = {group: [Spread.of(turn[group]).median for turn in found] for group in found[0]}
-    steps = {group: Spread.of(second for turn in found for second in turn[group]) for group in found[0]}
+def rows_of(times: Sequence[StepSeconds], start_up_s: Mapping[str, float], batch_size: int) -> list[dict[str, Any]]:
+    """A row for each group. A round counts as the median of its steps; overheads are taken within a round."""
+    by_round = {group: [Spread.of(seconds[group]).median for seconds in times] for group in times[0]}
     rows = []
-    for group in sorted(by_turn, key=list(WORKERS).index):
-        over = Spread.of(own / ddp for own, ddp in zip(by_turn[group], by_turn["ddp"], strict=True))
-        one = by_turn.get("one")
-        gains = [alone / own for own, alone in zip(by_turn[group], one, strict=True)] if one else None
-        rows.append(
-            {
-                "group": group,
-                "workers": WORKERS[group],
-                "step_ms": 1000 * steps[group].median,
-                "step_ms_p10": 1000 * steps[group].p10,
-                "step_ms_p90": 1000 * steps[group].p90,
-                "images_per_s": batch_size / steps[group].median,
-                "overhead_pct": 100 * (over.median - 1) if WORKERS[group] == 2 else None,
-                "overhead_pct_p10": 100 * (over.p10 - 1) if WORKERS[group] == 2 else None,
-                "overhead_pct_p90": 100 * (over.p90 - 1) if WORKERS[group] == 2 else None,
-                "scaling_efficiency_pct": 100 * Spread.of(gains).median / WORKERS[group] if gains else None,
-                "start_up_s": start_up.get(group),
-                "turns": len(found),
-            }
-        )
+    for group in sorted(by_round, key=list(WORKERS).index):
+        steps = Spread.of(second for seconds in times for second in seconds[group])
+        row = {"group": group, "workers": WORKERS[group], **steps.named("step_ms", 1000)}
+        row |= {"images_per_s": batch_size / steps.median, **comparisons(group, by_round)}
+        rows.append({**row, "start_up_s": start_up_s.get(group), "rounds": len(times)})
     return rows
+
+
+def comparisons(group: str, by_round: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
+    """The overhead over ddp of groups of two, and the scaling efficiency where one worker was timed."""
+    over = Spread.of(own / ddp for own, ddp in zip(by_round[group], by_round["ddp"], strict=True))
+    percent = Spread(*(100 * (ratio - 1) for ratio in (over.median, over.p10, over.p90))).named("overhead_pct")
+    row: dict[str, float | None] = {name: value if WORKERS[group] == 2 else None for name, value in percent.items()}
+    row["scaling_efficiency_pct"] = None
+    if "one" in by_round:
+        gain = Spread.of(one / own for own, one in zip(by_round[group], by_round["one"], strict=True)).median
+        row["scaling_efficiency_pct"] = 100 * gain / WORKERS[group]
+    return row
 
 
 if __name__ == "__main__":

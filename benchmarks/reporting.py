@@ -1,4 +1,4 @@
-"""What every script here shares: its arguments, the device's name, spreads, the table and the JSON file."""
+"""What every script here shares: arguments, the device's name, spreads, the table and the JSON file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and the 10th and 90th percentile of what was measured."""
+    """Median, 10th and 90th percentile of a measurement."""
 
     median: float
     p10: float
@@ -32,17 +32,21 @@ class Spread:
         p10, median, p90 = np.percentile(np.fromiter(values, dtype=float), [10, 50, 90]).tolist()
         return cls(median, p10, p90)
 
+    def named(self, name: str, unit: float = 1.0) -> dict[str, float]:
+        """``name``, ``name_p10`` and ``name_p90``, multiplied by ``unit``."""
+        return {name: unit * self.median, f"{name}_p10": unit * self.p10, f"{name}_p90": unit * self.p90}
+
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """With ``--json`` and ``--quick``, which every script has."""
+    """A parser with ``--json`` and ``--quick``, which every script has."""
     arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--json", type=Path, metavar="FILE", help="write the rows of the table there, a JSON list")
+    arguments.add_argument("--json", type=Path, metavar="FILE", help="write the rows of the table as a JSON list")
     arguments.add_argument("--quick", action="store_true", help="a figure in under 50 seconds on two cores")
     return arguments
 
 
 def start(main: Callable[[], None]) -> None:
-    """Run a script; what its user caused ends it in one line."""
+    """Run a script; a user's mistake ends it with one line."""
     try:
         main()
     except (ValueError, FileNotFoundError) as error:
@@ -50,7 +54,7 @@ def start(main: Callable[[], None]) -> None:
 
 
 def chosen_device(name: str) -> torch.device:
-    """Raises ``ValueError`` for a GPU that is not there."""
+    """Raises ``ValueError`` for a GPU that does not exist."""
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {name} is not allowed: there is no GPU")
@@ -58,35 +62,29 @@ def chosen_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU, or the CPU with the number of threads that compute."""
+    """The GPU, or the CPU with its number of compute threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{hardware()['cpu']}, {torch.get_num_threads()} threads"
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given; a CPU has."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """Aligned columns of the rows' values; what a row lacks is a dash."""
-    cells = [list(columns), *([shown(row.get(name)) for name in columns] for row in rows)]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
-    numeric = [all(not isinstance(row.get(name), str) for row in rows) for name in columns]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in cells
-    ]
-    return "\n".join(lines)
+    """Aligned columns; a missing value is a dash."""
+    lines = [list(columns), *([shown(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    is_text = [any(isinstance(row.get(name), str) for row in rows) for name in columns]
+    formats = [f"{'<' if left else '>'}{width}" for left, width in zip(is_text, widths, strict=True)]
+    return "\n".join("  ".join(map(format, line, formats)).rstrip() for line in lines)
 
 
 def shown(value: Any) -> str:
-    """Four digits that count of a float; a dash for nothing."""
+    """Four significant digits of a float; a dash for None."""
     if value is None:
         return "-"
     if isinstance(value, float):

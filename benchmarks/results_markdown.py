@@ -1,86 +1,66 @@
-"""What the tables of docs/RESULTS.md are made with: rows by script, cells, and the line under a table."""
+"""Building blocks for the tables of docs/RESULTS.md: rows of one script, Markdown tables, and formatted cells."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from condensenet import CondenseNet, Cost, count_cost, presets
-from condensenet.config import ModelConfig
-from tasks.report import published
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_MEASURED = "not measured here"
 Row = Mapping[str, Any]
-Rows = Mapping[str, Sequence[Row]]  # by file name without .json
+Results = Mapping[str, Sequence[Row]]  # rows by file name without .json
+Column = tuple[str, Callable[[Any], str]]  # its heading, and the cell of a row
 
 
-def of(results: Rows, script: str) -> Iterator[Row]:
-    """The rows of every file of ``script``: its name, with something behind it or not."""
+def files_of(results: Results, script: str) -> Iterator[tuple[str, Sequence[Row]]]:
+    """(name, rows) of every non-empty file of ``script``, which is called SCRIPT or SCRIPT-something."""
     for name, rows in results.items():
-        if name == script or name.startswith(f"{script}-"):
-            yield from rows
+        if rows and (name == script or name.startswith(f"{script}-")):
+            yield name, rows
 
 
-def provenance(results: Rows, script: str) -> str:
-    """A line a file: where it was measured, and with what."""
-    lines = []
-    for name in results:
-        if rows := list(of({name: results[name]}, script)):
-            row = rows[0]
-            facts = [row["device"], f"PyTorch {row['torch']}"]
-            facts += [f"compiled kernels {'in use' if row['kernels'] else 'not in use'}"] if "kernels" in row else []
-            facts += [f"batch {row['batch_size']}"] if "batch_size" in row else []
-            facts += [f"{row['turns']} turns"] if "turns" in row else []
-            facts += [f"images {row['data']}, {row['test_images']:,} of them for testing"] if "data" in row else []
-            lines.append(f"\n{name}.json: {'; '.join(facts)}.\n")
-    return "".join(lines)
+def rows_of(results: Results, script: str) -> list[Row]:
+    return [row for _, rows in files_of(results, script) for row in rows]
 
 
-def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    if not lines:
+def table(columns: Sequence[Column], rows: Sequence[Any]) -> str:
+    if not rows:
         return f"_{NOT_MEASURED}_\n"
-    cells = [heads, ["---"] * len(heads), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n"
+    lines = [[heading for heading, _ in columns], ["---"] * len(columns)]
+    lines += [[cell(row) for _, cell in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def network(model: Mapping[str, Any]) -> str:
-    names = [name for name, config in presets.items() if model == as_json(config)]
-    shape = " / ".join("-".join(map(str, model[name])) for name in ("block_depths", "growth_rates"))
-    return names[0] if names else shape
+def provenance(results: Results, script: str, describe: Callable[[Sequence[Row]], Sequence[str]]) -> str:
+    """One line for each file of ``script``: where and with what it was measured."""
+    return "".join(f"\n{name}.json: {'; '.join(describe(rows))}.\n" for name, rows in files_of(results, script))
 
 
-@cache
-def cost_of(preset: str) -> Cost:
-    return count_cost(CondenseNet(presets[preset]), 32)
+def text(name: str) -> Callable[[Row], str]:
+    return lambda row: str(row[name])
 
 
-def as_json(config: ModelConfig) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(config)))
+def formatted(name: str, form: str) -> Callable[[Row], str]:
+    """The value in ``form``, or a dash where there is none."""
+    return lambda row: maybe(row.get(name), form)
+
+
+def spread(name: str, form: str, p10: str | None = None, p90: str | None = None) -> Callable[[Row], str]:
+    """A median and, where recorded, its 10th and 90th percentile (by default ``name_p10`` and ``name_p90``)."""
+    low, high = p10 or f"{name}_p10", p90 or f"{name}_p90"
+
+    def cell(row: Row) -> str:
+        median = form.format(row[name])
+        return median if row.get(low) is None else f"{median} ({form.format(row[low])} to {form.format(row[high])})"
+
+    return cell
 
 
 def number(value: float) -> str:
-    """Three digits that count, or all before the point."""
+    """Three significant digits, or all digits before the decimal point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def spread(row: Row, name: str, form: str) -> str:
-    """A median and, where it was taken, its 10th and 90th percentile."""
-    if row.get(f"{name}_p10") is None:
-        return form.format(row[name])
-    return f"{form.format(row[name])} ({form.format(row[f'{name}_p10'])} to {form.format(row[f'{name}_p90'])})"
 
 
 def maybe(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value)
-
-
-def figure(found: published.PublishedFigure | None, form: str, unit: float = 1.0) -> str:
-    """A published figure; one that was not read at its source keeps its mark."""
-    if found is None:
-        return "–"
-    return form.format(found.value / unit) + ("" if found.mark == "V" else f" [{found.mark}]")

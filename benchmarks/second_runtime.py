@@ -1,4 +1,4 @@
-"""OpenVINO as a second runtime, where it is installed; it is no dependency of the project."""
+"""OpenVINO as a second runtime, if it is installed. The project does not depend on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def installed() -> bool:
 
 
 def runner(path: Path, threads: int, image: np.ndarray) -> Runner:
-    """One inference of the ONNX file on the CPU, by one stream of ``threads`` threads."""
+    """Runs the ONNX file once on the CPU, as one stream with ``threads`` threads."""
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
     model = import_module("openvino").Core().compile_model(str(path), "CPU", settings)
     request = model.create_infer_request()

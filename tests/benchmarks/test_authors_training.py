@@ -1,4 +1,4 @@
-"""The yardstick computes what our training computes; it only takes another way there."""
+"""The authors' training computes what ours computes; only the way there differs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from training_example import write_stripes
 
 from benchmarks import authors_training
-from benchmarks.sides import prepared
-from condensenet import CondenseNet, ModelConfig
-from condensenet.config import AugmentConfig, TrainConfig
+from benchmarks.side_by_side import prepared
+from condensenet import AugmentConfig, CondenseNet, ModelConfig, TrainConfig
 from condensenet.interop import authors_state_dict, load_authors_checkpoint
 from condensenet.models.condensenet import group_lasso
 from condensenet.training import Trainer
@@ -29,8 +28,8 @@ def our_model(condensing_stage: int) -> CondenseNet:
     return model
 
 
-def same_in_yardstick(model: CondenseNet) -> authors_training.YardstickNet:
-    net = authors_training.YardstickNet(model.config, image_size=8)
+def as_authors_net(model: CondenseNet) -> authors_training.AuthorsNet:
+    net = authors_training.AuthorsNet(model.config, image_size=8)
     net.load_state_dict(authors_state_dict(model))
     net.clock.progress = model.condensing_stage / (2 * model.num_condensing_stages)
     return net
@@ -44,7 +43,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("stage", range(4))
 def test_same_logits_and_gradients_at_every_condensing_stage(stage):
     model, (images, labels) = our_model(stage), batch()
-    net = same_in_yardstick(model)
+    net = as_authors_net(model)
     logits, theirs = model(images), net(images)
     torch.testing.assert_close(theirs, logits, rtol=1e-5, atol=1e-5)
     loss, their_loss = F.cross_entropy(logits, labels), F.cross_entropy(theirs, labels)
@@ -61,13 +60,13 @@ def test_same_logits_and_gradients_at_every_condensing_stage(stage):
 
 @pytest.mark.parametrize("lasso", [0.0, 1e-3])
 def test_the_same_batches_train_the_same_weights_over_a_whole_schedule(lasso):
-    """Our Trainer and the yardstick's, from the same weights, on the batches that ours draws; every drop is in it."""
+    """Our Trainer and the authors', from the same weights, on the batches that ours draws, with every pruning step."""
     recipe = TrainConfig(epochs=3, batch_size=8, learning_rate=0.05, group_lasso_weight=lasso)
     cpu = torch.device("cpu")
     with prepared(None, 64, 8, 10) as data:
         trainer = Trainer(our_model(0), data, AugmentConfig(crop="pad", pad=1, flip=True), recipe, None, cpu)
-        net = same_in_yardstick(trainer.model)
-        theirs = authors_training.YardstickTrainer(net, recipe, cpu)
+        net = as_authors_net(trainer.model)
+        theirs = authors_training.AuthorsTrainer(net, recipe, cpu)
         stages = set()
         while trainer.progress < 1:
             for images, labels in trainer.batches():
@@ -116,17 +115,17 @@ def test_loader_gives_normalised_images_and_the_error_counts_them(tmp_path):
     assert changed.shape == images.shape
     assert sorted(labels.tolist()) == sorted(split.labels.tolist())
     config = replace(CONFIG, in_channels=1, num_classes=3)
-    net = authors_training.YardstickNet(config, image_size=8)
+    net = authors_training.AuthorsNet(config, image_size=8)
     net.classifier.weight.data.zero_()
     net.classifier.bias.data = torch.tensor([0.0, 1, 0])
-    trainer = authors_training.YardstickTrainer(net, TrainConfig(), torch.device("cpu"))
+    trainer = authors_training.AuthorsTrainer(net, TrainConfig(), torch.device("cpu"))
     assert trainer.error_pct(loader) == pytest.approx(100 * (split.labels != 1).float().mean().item())
 
 
-def test_what_the_authors_have_not_is_refused():
+def test_settings_that_the_authors_lack_are_rejected():
     with pytest.raises(ValueError, match=r"reduction=0\.5"):
-        authors_training.YardstickNet(replace(CONFIG, reduction=0.5), 8)
+        authors_training.AuthorsNet(replace(CONFIG, reduction=0.5), 8)
     with pytest.raises(ValueError, match="precision=bf16"):
-        authors_training.YardstickTrainer(
-            authors_training.YardstickNet(CONFIG, 8), TrainConfig(precision="bf16"), torch.device("cpu")
+        authors_training.AuthorsTrainer(
+            authors_training.AuthorsNet(CONFIG, 8), TrainConfig(precision="bf16"), torch.device("cpu")
         )

@@ -1,4 +1,4 @@
-"""The fidelity script: its statistics by hand, its choice of images, one run of the whole, taken up again."""
+"""The fidelity script: statistics by hand, the choice of images, and a complete run that is then resumed."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def training(side: str, seed: int, error_pct: float) -> dict:
 
 def test_summary_by_hand():
     """Errors 1, 2, 3: mean 2, deviation 1, standard error 1 / sqrt(3); 2, 5, 8: mean 5, standard error sqrt(3)."""
-    found = [training("ours", seed, 1.0 + seed) for seed in range(3)]
-    found += [training("yardstick", seed, 2.0 + 3 * seed) for seed in range(3)]
-    rows = fidelity.summary(found)
+    trainings = [training("ours", seed, 1.0 + seed) for seed in range(3)]
+    trainings += [training("authors", seed, 2.0 + 3 * seed) for seed in range(3)]
+    rows = fidelity.summary(trainings)
     assert [row["error_pct"] for row in rows] == pytest.approx([1, 2, 3, 2, 5, 8, 2, 5, -3])
     assert [row["standard_error_pct"] for row in rows[6:]] == pytest.approx([3**-0.5, 3**0.5, (1 / 3 + 3) ** 0.5])
-    assert [row["side"] for row in rows[6:]] == ["ours", "yardstick", "difference"]
+    assert [row["side"] for row in rows[6:]] == ["ours", "authors", "difference"]
 
 
-def test_a_part_has_equally_many_images_of_each_class(tmp_path):
-    whole = write_stripes(tmp_path / "whole")
-    part = images.part(whole, tmp_path / "part", train_images=10, test_images=3)
-    split = part.split("train")
+def test_a_subset_has_equally_many_images_of_each_class(tmp_path):
+    full = write_stripes(tmp_path / "full")
+    subset = images.subset(full, tmp_path / "subset", train_images=10, test_images=3)
+    split = subset.split("train")
     assert np.bincount(split.labels).tolist() == [4, 3, 3]
-    assert np.array_equal(split.raw(np.arange(10)), whole.split("train").raw(np.arange(10)))
-    assert part.manifest.mean != whole.manifest.mean
+    assert np.array_equal(split.raw(np.arange(10)), full.split("train").raw(np.arange(10)))
+    assert subset.manifest.mean != full.manifest.mean
     with pytest.raises(ValueError, match="class 0 of test has 3"):
-        images.part(whole, tmp_path / "part", train_images=10, test_images=10)
+        images.subset(full, tmp_path / "subset", train_images=10, test_images=10)
 
 
 def test_both_sides_learn_and_a_finished_training_is_not_repeated(tmp_path, monkeypatch, capsys):

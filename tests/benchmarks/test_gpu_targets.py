@@ -1,4 +1,4 @@
-"""A dry run of the GPU's targets on the CPU, so that the script works where there is a GPU at last."""
+"""A dry run of the GPU targets on the CPU, so the script works when a GPU is available."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_targets
-from benchmarks.sides import prepared
+from benchmarks.side_by_side import prepared
 from condensenet import ModelConfig, presets
 
 FP32 = gpu_targets.Recipe("fp32")
@@ -54,7 +54,7 @@ def test_quick_without_a_gpu_is_a_dry_run(monkeypatch):
     assert gpu_targets.arguments().tiny
 
 
-def test_what_fails_costs_no_other_row(capsys):
+def test_a_failure_loses_no_other_row(capsys):
     def breaks(*_: object) -> list:
         raise RuntimeError("no graph\nlong story")
 
@@ -64,16 +64,18 @@ def test_what_fails_costs_no_other_row(capsys):
     assert "long story" in capsys.readouterr().err
 
 
-def test_what_there_is_no_time_for_is_left_out_and_says_so(monkeypatch):
+def test_a_measurement_without_time_is_left_out_and_says_so(monkeypatch):
     monkeypatch.setitem(gpu_targets.LONGEST_S, "slow", 100.0)
     monkeypatch.setattr(gpu_targets, "STARTED", time.monotonic())
 
     def slow(*_: object) -> list:
         return [{}]
 
-    found = [gpu_targets.attempt(slow, Namespace(limit_s=limit), FP32, torch.device("cpu")) for limit in (50.0, 150.0)]
-    assert found[0][0]["note"] == "left out: no time left"
-    assert found[1] == [{}]
+    attempts = [
+        gpu_targets.attempt(slow, Namespace(limit_s=limit), FP32, torch.device("cpu")) for limit in (50.0, 150.0)
+    ]
+    assert attempts[0][0]["note"] == "left out: no time left"
+    assert attempts[1] == [{}]
 
 
 @pytest.mark.parametrize(
@@ -85,11 +87,11 @@ def test_what_there_is_no_time_for_is_left_out_and_says_so(monkeypatch):
         ("bf16,reduce-overhead", ("bf16", "reduce-overhead", False)),
     ],
 )
-def test_levers_by_name(text, recipe):
-    assert gpu_targets.lever(text) == recipe
+def test_recipes_by_name(text, recipe):
+    assert gpu_targets.parse_recipe(text) == recipe
 
 
 @pytest.mark.parametrize("text", ["fp64", "fp32,fast", "fp32,none,graf", "bf16,reduce-overhead,graph"])
-def test_levers_that_there_are_not_are_refused(text):
+def test_unknown_recipes_are_rejected(text):
     with pytest.raises(ValueError, match=r"is not allowed|graf"):
-        gpu_targets.lever(text)
+        gpu_targets.parse_recipe(text)

@@ -1,4 +1,4 @@
-"""The line through the step times by hand, and one run of the whole with its plot."""
+"""The line through the step times by hand, and a complete run with its plot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_line_by_hand():
 def test_the_script_writes_rows_and_a_plot(tmp_path, monkeypatch, kind):
     for depth, name in enumerate(("condensenet-50", "condensenet-74"), 1):
         monkeypatch.setitem(presets, name, ModelConfig(block_depths=(depth, 1), growth_rates=(4, 4)))
-    line = "--models condensenet-50 condensenet-74 --batch 2 --device cpu --turns 2 --threads 1"
+    line = "--models condensenet-50 condensenet-74 --batch 2 --device cpu --rounds 2 --threads 1"
     files = ["--json", str(tmp_path / "rows.json"), "--plot", str(tmp_path / f"plot.{kind}")]
     monkeypatch.setattr(sys, "argv", ["presets_speed.py", *line.split(), *files])
     presets_speed.main()

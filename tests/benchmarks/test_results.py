@@ -1,4 +1,4 @@
-"""docs/RESULTS.md holds what the files of the measurements say, and the tables are made as written here by hand."""
+"""docs/RESULTS.md matches the result files, and every kind of table is checked against one written by hand."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import asdict
 
 import pytest
 
-from benchmarks import results
-from benchmarks.results import NOT_MEASURED, PAGE
+from benchmarks import results, results_tables
+from benchmarks.results_markdown import NOT_MEASURED
 from condensenet import presets
 
 
 def test_the_page_is_up_to_date():
-    page = PAGE.read_text(encoding="utf-8")
+    page = results.PAGE.read_text(encoding="utf-8")
     assert results.render(page, results.read(results.FOLDER)) == page
-    assert all(f"<!-- table {name} -->" in page for name in results.TABLES)
+    assert all(f"<!-- table {name} -->" in page for name in results_tables.TABLES)
 
 
 def test_throughput_by_hand():
@@ -26,25 +26,25 @@ def test_throughput_by_hand():
         "precision": "fp32",
         "compile": "none",
         "ours_images_per_s": 1234.5,
-        "yardstick_images_per_s": 20.04,
+        "authors_images_per_s": 20.04,
         "ratio": 61.6,
         "torch": "2.0",
     }
-    heads, rule, line, _, note = results.throughput({"train_throughput-cpu": [row]}).splitlines()
+    heads, rule, line, _, note = results_tables.throughput({"train_throughput-cpu": [row]}).splitlines()
     assert note == "train_throughput-cpu.json: a CPU; PyTorch 2.0; batch 64."
     assert line == "| a CPU | condensenet-86 | fp32, compile none | schedule | 1,234 | 20 | 61.60 |"
     assert heads.count("|") == rule.count("|") == line.count("|")
-    assert NOT_MEASURED in results.throughput({"ray_overhead": [row]})
+    assert NOT_MEASURED in results_tables.throughput({"ray_overhead": [row]})
 
 
 def test_a_trained_error_stands_beside_the_published_one_and_only_a_whole_training_does():
-    config = results.as_json(presets["condensenet-86"])
+    config = results_tables.as_json(presets["condensenet-86"])
     assert config["block_depths"] == [14, 14, 14] == list(asdict(presets["condensenet-86"])["block_depths"])
     row = {"side": "ours", "seed": "mean", "error_pct": 5.432, "epochs": 300, "model": config}
-    lines = {line.split(" | ")[0]: line for line in results.cifar({"fidelity": [row]}).splitlines()}
+    lines = {line.split(" | ")[0]: line for line in results_tables.cifar({"fidelity": [row]}).splitlines()}
     assert lines["| CondenseNet-86"] == "| CondenseNet-86 | 65.8M | 65.8M | 0.52M | 0.52M | 5.06 | 5.43 |"
     assert lines["| CondenseNet-50"].endswith(f"| 6.22 | {NOT_MEASURED} |")
-    short = results.cifar({"fidelity": [{**row, "epochs": 10}]})
+    short = results_tables.cifar({"fidelity": [{**row, "epochs": 10}]})
     assert "5.43" not in short
     assert "5.00 [M]" in short
 

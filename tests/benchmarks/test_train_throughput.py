@@ -1,4 +1,4 @@
-"""The plumbing of the throughput script: schedules, rows, turns, and one run of the whole with a tiny network."""
+"""The throughput script: schedules, rows, rounds, and a complete run with a tiny network."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import time
 import pytest
 import torch
 
-from benchmarks import reporting, sides, train_throughput
-from benchmarks.sides import Block, Step
-from condensenet import ModelConfig, presets
-from condensenet.config import TrainConfig
+from benchmarks import reporting, side_by_side, train_throughput
+from benchmarks.side_by_side import StepTime
+from condensenet import ModelConfig, TrainConfig, presets
 from condensenet.models.condensing import condensing_stage
 
 TINY = ModelConfig(block_depths=(1, 1), growth_rates=(4, 4), num_classes=3)
@@ -29,18 +28,18 @@ def test_shares_are_those_of_the_condensing_schedule(factor):
 
 
 def test_rows_by_hand():
-    """Two blocks a side; the schedule is half a second and a half of stage 2's figures and half of stage 3's."""
+    """Two rounds; the schedule is half a second and a half of stage 2's figures and half of stage 3's."""
     measured = {
-        2: [[Block(1.0, 0.5), Block(1.0, 0.0)], [Block(3.0, 0.0), Block(3.0, 0.0)]],
-        3: [[Block(0.5, 0.0), Block(0.5, 0.0)], [Block(3.0, 3.0), Block(3.0, 3.0)]],
+        2: [[StepTime(1.0, 0.5), StepTime(1.0, 0.0)], [StepTime(3.0, 0.0), StepTime(3.0, 0.0)]],
+        3: [[StepTime(0.5, 0.0), StepTime(0.5, 0.0)], [StepTime(3.0, 3.0), StepTime(3.0, 3.0)]],
     }
     rows = train_throughput.rows_of(measured, [1 / 6, 1 / 6, 1 / 6, 0.5], batch_size=6)
     assert [row["phase"] for row in rows] == ["condensing stage 2", "optimization", "schedule"]
     assert [row["ratio"] for row in rows] == pytest.approx([3, 6, 4])
     assert [row["ours_images_per_s"] for row in rows] == pytest.approx([6, 12, 8])
-    assert [row["yardstick_images_per_s"] for row in rows] == pytest.approx([2, 2, 2])
+    assert [row["authors_images_per_s"] for row in rows] == pytest.approx([2, 2, 2])
     assert rows[0]["ours_data_pct"] == pytest.approx(25)
-    assert rows[1]["yardstick_data_pct"] == pytest.approx(100)
+    assert rows[1]["authors_data_pct"] == pytest.approx(100)
 
 
 def test_schedule_weighs_each_stage_by_its_share():
@@ -55,34 +54,34 @@ class Counting:
 
     def go_to(self, progress: float) -> None: ...
 
-    def step(self) -> Step:
+    def step(self) -> float:
         self.calls.append(self.name)
         time.sleep(self.seconds)
-        return Step(0.0, self.seconds)
+        return 0.0
 
 
-def test_sides_take_turns_in_turned_order():
+def test_every_other_round_goes_backwards():
     calls: list[str] = []
     pair = [Counting("a", calls), Counting("b", calls)]
-    found = sides.in_turn(pair, blocks=2, steps=2, settle=1, device=torch.device("cpu"))
+    times = side_by_side.time_alternately(pair, rounds=2, steps=2, settle=1, device=torch.device("cpu"))
     assert "".join(calls) == "aaabbbbbbaaa"
-    assert [len(blocks) for blocks in found] == [2, 2]
+    assert [len(own) for own in times] == [2, 2]
 
 
-def test_turns_end_before_the_deadline_but_there_is_one():
+def test_rounds_end_before_the_deadline_but_there_is_one():
     slow = [Counting("a", [], 0.01)]
     cpu = torch.device("cpu")
-    assert len(sides.in_turn(slow, 100, 1, 0, cpu, until=time.monotonic() - 1)[0]) == 1
-    assert 1 <= len(sides.in_turn(slow, 100, 1, 0, cpu, until=time.monotonic() + 0.05)[0]) <= 4
+    assert len(side_by_side.time_alternately(slow, 100, 1, 0, cpu, until=time.monotonic() - 1)[0]) == 1
+    assert 1 <= len(side_by_side.time_alternately(slow, 100, 1, 0, cpu, until=time.monotonic() + 0.05)[0]) <= 4
 
 
-def test_both_sides_drop_the_same_at_each_stage():
+def test_both_trainings_prune_the_same_at_each_stage():
     config = TrainConfig(batch_size=4, epochs=60)
-    with sides.prepared(None, 16, 8, 3) as data:
-        model = sides.new_model(TINY)
+    with side_by_side.prepared(None, 16, 8, 3) as data:
+        model = side_by_side.new_model(TINY)
         cpu = torch.device("cpu")
-        theirs = sides.Yardstick(model, data, config, cpu, workers=0)
-        ours = sides.Ours(model, data, config, cpu)
+        theirs = side_by_side.AuthorsTraining(model, data, config, cpu, workers=0)
+        ours = side_by_side.OurTraining(model, data, config, cpu)
         for progress, dropped in ((0.1, 0), (0.2, 1), (0.4, 2), (0.9, 3)):
             for side in (ours, theirs):
                 side.go_to(progress)
@@ -97,7 +96,7 @@ def test_the_script_prints_and_writes_its_rows(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(presets, "condensenet-50", TINY)
     path = tmp_path / "rows.json"
     line = (
-        f"--model condensenet-50 --batch 4 --device cpu --images 16 --image-size 8 --blocks 2 --threads 1 --json {path}"
+        f"--model condensenet-50 --batch 4 --device cpu --images 16 --image-size 8 --rounds 2 --threads 1 --json {path}"
     )
     monkeypatch.setattr(sys, "argv", ["train_throughput.py", *line.split()])
     train_throughput.main()
@@ -105,7 +104,7 @@ def test_the_script_prints_and_writes_its_rows(tmp_path, monkeypatch, capsys):
     stages = [f"condensing stage {stage}" for stage in range(3)]
     assert [row["phase"] for row in rows] == [*stages, "optimization", "schedule"]
     for row in rows:
-        assert row["ratio"] == pytest.approx(row["ours_images_per_s"] / row["yardstick_images_per_s"])
+        assert row["ratio"] == pytest.approx(row["ours_images_per_s"] / row["authors_images_per_s"])
         assert row["model"] == "condensenet-50"
         assert row["device"] == reporting.device_name(torch.device("cpu"))
     printed = capsys.readouterr().out

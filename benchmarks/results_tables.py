@@ -1,0 +1,229 @@
+"""Every table of docs/RESULTS.md: its columns, and the line below it that names machine and versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+from benchmarks.results_markdown import (
+    NOT_MEASURED,
+    ROOT,
+    Column,
+    Results,
+    Row,
+    formatted,
+    maybe,
+    number,
+    provenance,
+    rows_of,
+    spread,
+    table,
+    text,
+)
+from condensenet import CondenseNet, Cost, ModelConfig, count_cost, presets
+from tasks import paths
+from tasks.report.published import PublishedModel, read_published
+
+FULL_EPOCHS = 300
+
+
+def throughput(results: Results) -> str:
+    return training_table(
+        results,
+        "train_throughput",
+        ("Device", text("device")),
+        ("Model", text("model")),
+        ("Recipe", recipe),
+        ("Phase", text("phase")),
+        ("Ours, images/s", lambda row: number(row["ours_images_per_s"])),
+        ("Authors' algorithm, images/s", lambda row: number(row["authors_images_per_s"])),
+        ("Ratio (p10 to p90)", spread("ratio", "{:.2f}")),
+    )
+
+
+def gpu_targets(results: Results) -> str:
+    return training_table(
+        results,
+        "gpu_targets",
+        ("Device", text("device")),
+        ("Target", text("target")),
+        ("Recipe", recipe),
+        ("Wanted", lambda row: row["wanted"] or "–"),
+        (
+            "Measured",
+            lambda row: row["note"] if row["measured"] is None else f"{number(row['measured'])} {row['unit']}",
+        ),
+    )
+
+
+def ray_overhead(results: Results) -> str:
+    return training_table(
+        results,
+        "ray_overhead",
+        ("Group", text("group")),
+        ("Workers", text("workers")),
+        ("Step, ms (p10 to p90)", spread("step_ms", "{:.1f}")),
+        ("Images/s", lambda row: number(row["images_per_s"])),
+        ("Step time over ddp's", formatted("overhead_pct", "{:+.1f}%")),
+        ("Scaling efficiency", formatted("scaling_efficiency_pct", "{:.0f}%")),
+        ("Start-up, s", formatted("start_up_s", "{:.1f}")),
+    )
+
+
+def presets_speed(results: Results) -> str:
+    return training_table(
+        results,
+        "presets_speed",
+        ("Phase", text("phase")),
+        ("Model", text("model")),
+        ("MACs", lambda row: f"{row['macs'] / 1e6:.1f}M"),
+        ("Step, ms (p10 to p90)", spread("step_ms", "{:.0f}")),
+        ("On the line, ms", formatted("line_step_ms", "{:.0f}")),
+        ("Images/s", lambda row: number(row["images_per_s"])),
+        ("r² of the line", formatted("r2", "{:.4f}")),
+    )
+
+
+def fidelity(results: Results) -> str:
+    return training_table(
+        results,
+        "fidelity",
+        ("Network", lambda row: network(row["model"])),
+        ("Epochs × images", lambda row: f"{row['epochs']} × {row['train_images']:,}"),
+        ("Training", lambda row: "ours minus authors" if row["side"] == "difference" else row["side"]),
+        ("Seed", text("seed")),
+        ("Test error, %", lambda row: f"{row['error_pct']:{'+' * (row['side'] == 'difference')}.2f}"),
+        ("Standard error", formatted("standard_error_pct", "{:.2f}")),
+        ("Seconds", formatted("seconds", "{:.0f}")),
+    )
+
+
+def training_table(results: Results, script: str, *columns: Column) -> str:
+    return table(columns, rows_of(results, script)) + provenance(results, script, training_facts)
+
+
+def training_facts(rows: Sequence[Row]) -> list[str]:
+    row = rows[0]
+    facts = [row["device"], f"PyTorch {row['torch']}"]
+    facts += [f"compiled kernels {'in use' if row['kernels'] else 'not in use'}"] if "kernels" in row else []
+    facts += [f"batch {row['batch_size']}"] if "batch_size" in row else []
+    facts += [f"{row['rounds']} rounds"] if "rounds" in row else []
+    facts += [f"images {row['data']}, {row['test_images']:,} of them for testing"] if "data" in row else []
+    return facts
+
+
+def recipe(row: Row) -> str:
+    return f"{row['precision']}, compile {row['compile']}{', CUDA graph' * row.get('cuda_graph', False)}"
+
+
+def network(model: Row) -> str:
+    """The preset's name, or block depths and growth rates of a network that is none."""
+    shape = " / ".join("-".join(map(str, model[name])) for name in ("block_depths", "growth_rates"))
+    return next((name for name, config in presets.items() if model == as_json(config)), shape)
+
+
+def latency(results: Results) -> str:
+    """Ratios measured here and, in a column of its own, the paper's ratios of seconds on an ARM core."""
+    published_ratios = arm_ratios()  # on one core, so beside one thread only
+    columns = (
+        ("Network", text("model")),
+        (
+            "Form",
+            lambda row: row["form"] if row["runtime"] == "ONNX Runtime" else f"{row['form']}, {row['runtime']}",
+        ),
+        ("Threads", text("threads")),
+        ("Median, ms (p10 to p90)", spread("median_ms", "{:.2f}", "p10_ms", "p90_ms")),
+        ("Ratio to MobileNetV1 (p10 to p90)", spread("ratio_to_mobilenet_v1", "{:.2f}", "ratio_p10", "ratio_p90")),
+        ("Million MACs", lambda row: f"{row['macs'] / 1e6:,.1f}"),
+        ("GMAC/s", lambda row: number(row["macs_per_s"] / 1e9)),
+        ("Share of the peak", lambda row: f"{100 * row['share_of_peak']:.0f}%"),
+        (
+            "Published ratio, another machine",
+            lambda row: maybe(published_ratios.get(row["model"]) if row["threads"] == 1 else None, "{:.3g}"),
+        ),
+    )
+    script = "latency_table"
+    return table(columns, rows_of(results, script)) + provenance(results, script, latency_facts)
+
+
+def latency_facts(rows: Sequence[Row]) -> list[str]:
+    row = rows[0]
+    peaks = {row["threads"]: f"{row['peak_macs_per_s'] / 1e9:.0f} GMAC/s ({row['peak_by']})" for row in rows}
+    return [
+        row["device"],
+        f"ONNX Runtime {row['onnxruntime']}",
+        f"plan: {row['plan']}",
+        f"{row['rounds']} rounds",
+        "batch 1, 224x224",
+        *(f"peak on {threads} thread{'s' * (threads > 1)}: {peak}" for threads, peak in peaks.items()),
+    ]
+
+
+def arm_ratios() -> dict[str, float]:
+    """Seconds in the paper's ARM table divided by MobileNet's, under the names that our rows use."""
+    names = {"ResNet-18": "resnet18", "MobileNet 1.0": "mobilenet_v1"}
+    entries = read_published(ROOT / paths.PUBLISHED).table("arm")
+    seconds = {entry.preset or names.get(entry.model, entry.model): entry.first("arm_latency_s") for entry in entries}
+    reference = seconds["mobilenet_v1"]
+    assert reference is not None
+    return {name: figure.value / reference.value for name, figure in seconds.items() if figure is not None}
+
+
+def cifar(results: Results) -> str:
+    """Every network of ours in the paper's CIFAR table: published figures beside what was counted and trained here."""
+    entries = read_published(ROOT / paths.PUBLISHED).table("cifar")
+    columns = (
+        ("Network", lambda entry: entry.model),
+        ("Published FLOPs", lambda entry: published_figure(entry, "paper_flops", "{:g}M", 1e6)),
+        ("Counted here", lambda entry: f"{cost_of(preset_of(entry)).paper_flops / 1e6:,.1f}M"),
+        ("Published params", lambda entry: published_figure(entry, "params", "{:g}M", 1e6)),
+        ("Counted here", lambda entry: f"{cost_of(preset_of(entry)).params / 1e6:.2f}M"),
+        ("Published CIFAR-10 error, %", lambda entry: published_figure(entry, "cifar10_error_pct", "{:.2f}")),
+        ("Measured here (CIFAR-10 as JPEG), %", lambda entry: trained_error(results, preset_of(entry))),
+    )
+    return table(columns, [entry for entry in entries if entry.preset is not None])
+
+
+def trained_error(results: Results, config: ModelConfig) -> str:
+    """Our mean test error; only full-length trainings count."""
+    for row in rows_of(results, "fidelity"):
+        is_our_mean = row["side"] == "ours" and row["seed"] == "mean"
+        if is_our_mean and row["epochs"] >= FULL_EPOCHS and row["model"] == as_json(config):
+            return f"{row['error_pct']:.2f}"
+    return NOT_MEASURED
+
+
+def preset_of(entry: PublishedModel) -> ModelConfig:
+    assert entry.preset is not None
+    return presets[entry.preset]
+
+
+def published_figure(entry: PublishedModel, name: str, form: str, unit: float = 1.0) -> str:
+    """A published figure; one that was not read at its source keeps its mark."""
+    figure = entry.first(name)
+    if figure is None:
+        return "–"
+    return form.format(figure.value / unit) + ("" if figure.mark == "V" else f" [{figure.mark}]")
+
+
+@cache
+def cost_of(config: ModelConfig) -> Cost:
+    return count_cost(CondenseNet(config), 32)
+
+
+def as_json(config: ModelConfig) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(config)))
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "throughput": throughput,
+    "gpu-targets": gpu_targets,
+    "ray-overhead": ray_overhead,
+    "presets-speed": presets_speed,
+    "latency": latency,
+    "fidelity": fidelity,
+    "cifar": cifar,
+}
