@@ -16,7 +16,7 @@ export PREFECT_HOME ?= $(CURDIR)/.prefect
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check format ui prefect-ui clean
+.PHONY: help env demo test test-fast check format ui prefect-ui clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ demo: env ## the whole pipeline on the handwritten digits: train, convert, expor
 
 test: check ## all tests, after ruff and mypy
 	@python -m pytest
+
+test-fast: env ## the tests that need no Ray, Prefect or server, on two cores
+	@OMP_NUM_THREADS=1 python -m pytest -m fast -n 2 --dist loadfile
 
 check: env ## ruff, mypy and the import contracts
 	@ruff check .
