@@ -36,11 +36,11 @@ $(VENV)/.done: pyproject.toml constraints.txt setup.py $(wildcard condensenet/*/
 demo: env ## the whole pipeline on the handwritten digits: train, convert, export, evaluate, time, report
 	@python -m flows.reproduce
 
-test: check ## all tests, after ruff and mypy
-	@python -m pytest
+test: check test-fast ## all tests, after ruff and mypy
+	@python -m pytest -m "not fast"
 
 test-fast: env ## the tests that need no Ray, Prefect or server, on two cores
-	@OMP_NUM_THREADS=1 python -m pytest -m fast -n 2 --dist loadfile
+	@python -m pytest -m fast -n 2 --dist worksteal
 
 check: env ## ruff, mypy and the import contracts
 	@ruff check .
