@@ -88,8 +88,8 @@ def test_a_cache_that_cannot_be_kept_costs_no_plan(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for cache in (tmp_path, tmp_path / "file" / "times.json"):
         with (
-            pytest.warns(UserWarning, match="is left out, it holds no times"),
-            pytest.warns(UserWarning, match=r"cannot be written, so the times are not kept: (Is a dir|File exists)"),
+            pytest.warns(UserWarning, match=r"\[Errno 2[01]\]"),  # it cannot be read
+            pytest.warns(UserWarning, match=r"cannot be written, .*: (Is a directory|File exists)$"),
         ):
             plan = measure_plan(network(), 16, cache=cache)
         assert plan.variants.keys() == portable_plan(network(), 16).variants.keys()
