@@ -16,7 +16,7 @@ export PREFECT_HOME ?= $(CURDIR)/.prefect
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check format ui prefect-ui clean
+.PHONY: help env demo test test-fast check format ui prefect-ui clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,8 +36,11 @@ $(VENV)/.done: pyproject.toml constraints.txt setup.py $(wildcard condensenet/*/
 demo: env ## run the whole pipeline on handwritten digits: train, convert, export, evaluate, benchmark, report
 	@python -m flows.reproduce
 
-test: check ## all tests, after ruff and mypy
-	@python -m pytest
+test: check test-fast ## all tests, after ruff and mypy
+	@python -m pytest -m "not fast"
+
+test-fast: env ## the tests that need no Ray, Prefect or server, on two cores
+	@python -m pytest -m fast -n 2 --dist worksteal
 
 check: env ## ruff, mypy and the import contracts
 	@ruff check .

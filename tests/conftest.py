@@ -1,7 +1,8 @@
-"""Fixtures that all tests share."""
+"""Fixtures that all tests share, and the mark of the fast ones."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,31 @@ from workspaces import prefect_server, served_stub, stub, stub_origin  # noqa: F
 # A shell lets what it runs in the background ignore Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+# With one process a core (pytest-xdist) more threads only get in each other's way.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TESTS = Path(__file__).resolve().parent
+CHECKOUT = TESTS.parent
+
+# What `make test-fast` runs: no Ray, no Prefect, no server. Single tests in it opt out by the mark `slow`.
+FAST = ("library/*", "golden/*", "report/*", "pipeline/test_params.py", "pipeline/test_report*.py")
+
+
+def _is_fast(path: Path) -> bool:
+    return any(path.relative_to(TESTS).match(pattern) for pattern in FAST)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m fast`` the other files are not even imported: Ray and MLflow take seconds."""
+    other = config.option.markexpr == "fast" and collection_path.suffix == ".py" and not _is_fast(collection_path)
+    return True if other else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _is_fast(item.path) and not item.get_closest_marker("slow"):
+            item.add_marker("fast")
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from condensenet import CondenseNet, ModelConfig
 
-torch.set_num_threads(1)  # for such small networks more threads take longer
-
 State = dict[str, Tensor]
 SMALL = ModelConfig(
     block_depths=(2, 1),

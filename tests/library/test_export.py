@@ -85,6 +85,7 @@ def test_every_logit_agrees_for_any_batch(model: CondenseNet, path: Path) -> Non
     assert difference.max_absolute <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("groups", "condensation_factor", "rest"),
     [(4, 2, {"condense_classifier": True}), (1, 1, {"in_channels": 3}), (1, 2, {"stem": "imagenet", "reduction": 0.5})],
@@ -95,6 +96,7 @@ def test_other_forms_agree_too(groups: int, condensation_factor: int, rest: dict
     assert compare_onnx(model, path, [images(2, model.config.in_channels, 8, 8)]).max_relative <= 1e-6
 
 
+@pytest.mark.slow
 def test_another_opset_agrees_too(model: CondenseNet, tmp_path: Path) -> None:
     path = export_onnx(model, tmp_path / "m.onnx", (9, 7), opset=21)
     assert [entry.version for entry in onnx.load(path).opset_import] == [21]
@@ -133,11 +135,13 @@ def test_the_file_names_no_folder_and_is_little_more_than_its_weights(model: Con
     assert len(content) < weights + 400 * len(onnx.load(path).graph.node)
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_file(model: CondenseNet, path: Path, tmp_path: Path) -> None:
     again = export_onnx(model, tmp_path / "again.onnx", (9, 7), metadata=METADATA)
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was(model: CondenseNet, tmp_path: Path) -> None:
     model.train()
     model.norm.eval()  # a mixture, as when fine-tuning with a frozen norm

@@ -297,6 +297,7 @@ def test_second_derivatives_are_refused():
         torch.autograd.grad(block(features).sum(), features, create_graph=True)
 
 
+@pytest.mark.slow
 def test_kernels_of_another_source_stay_unused(tmp_path, checkout):
     """A copy of the library whose source was changed after it was built."""
     room = tmp_path / "condensenet"

@@ -78,11 +78,13 @@ def _run(code: str, checkout: Path) -> str:
     return subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["condensenet.config", "condensenet.data.manifest", "condensenet.models.presets"])
 def test_reading_configurations_does_not_wait_for_torch(module, checkout):
     assert _run(f"import sys, {module}; print('torch' in sys.modules)", checkout).strip() == "False"
 
 
+@pytest.mark.slow
 def test_using_the_library_imports_no_more_than_it_must(checkout):
     heavy = ["torchvision", "torch._dynamo", "onnx", "onnxruntime", "ray", "mlflow", "dvc", "prefect", "pydantic"]
     code = "import sys; from condensenet import *; model = CondenseNet(presets['condensenet-50']); "

@@ -41,6 +41,7 @@ def plan_of(model: CondenseNet, size: tuple[int, int], variant: str) -> Plan:
     return Plan(kind="portable", network=plan.network, input_size=size, variants=variants)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(configs(), st.integers(0, 3), st.sampled_from([(16, 16), (9, 13), (7, 8)]), st.sampled_from([1, 8]))
 def test_any_network_keeps_its_logits(

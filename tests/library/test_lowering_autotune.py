@@ -88,8 +88,9 @@ def test_a_damaged_cache_is_ignored_with_a_warning(tmp_path: Path, junk: bytes) 
 def test_a_cache_that_cannot_be_kept_costs_no_plan(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for cache in (tmp_path, tmp_path / "file" / "times.json"):
-        with pytest.warns(
-            UserWarning, match=r"cannot be written, so the times are not kept: (Is a directory|File exists)$"
+        with (
+            pytest.warns(UserWarning, match=r"\[Errno 2[01]\]"),  # it cannot be read
+            pytest.warns(UserWarning, match=r"cannot be written, .*: (Is a directory|File exists)$"),
         ):
             plan = measure_plan(network(), 16, cache=cache)
         assert plan.variants.keys() == portable_plan(network(), 16).variants.keys()
@@ -111,6 +112,7 @@ measure_plan(network(), 16, cache=Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_planner_goes_on_from_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "times.json"
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(cache), str(Path(__file__).parent)])

@@ -176,6 +176,7 @@ print(refused)
 """
 
 
+@pytest.mark.slow
 def test_a_damaged_list_is_refused_or_harmless(tmp_path: Path) -> None:
     path = write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12)
     done = subprocess.run(

@@ -202,6 +202,7 @@ def test_resume_under_other_code_is_refused_with_the_file(data, tmp_path, monkey
         next(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
 
 
+@pytest.mark.slow
 def test_compiled_code_serves_all_condensing_stages(data, monkeypatch):
     """Compiled by a backend that only counts: each graph once, though connections are dropped three times."""
     counter = CompileCounter()

@@ -18,6 +18,8 @@ from condensenet.training import Trainer, TrainingPaused, TrainingStopped, check
 
 WORLD_SIZE = 2
 
+pytestmark = pytest.mark.slow
+
 
 def _rank(rank: int, folder: Path) -> None:
     """One process: joins the other, does every job and writes what came of it."""

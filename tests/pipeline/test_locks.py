@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-HOLD = "import sys; from tasks import locks\nwith getattr(machine, sys.argv[1])(): print('held', flush=True); input()"
+HOLD = "import sys; from tasks import locks\nwith getattr(locks, sys.argv[1])(): print('held', flush=True); input()"
 
 
 class Stage:
@@ -55,21 +55,21 @@ def start(stages: list[Stage], kind: str, folder: Path) -> Stage:
 
 
 def test_two_stages_hold_the_machine_at_once(stages: list[Stage], tmp_path: Path) -> None:
-    assert start(stages, "shared", tmp_path).says("held")
-    assert start(stages, "shared", tmp_path).says("held")
+    assert start(stages, "shared_machine", tmp_path).says("held")
+    assert start(stages, "shared_machine", tmp_path).says("held")
 
 
 def test_a_benchmark_waits_for_the_stages_and_stages_wait_for_a_benchmark(stages: list[Stage], tmp_path: Path) -> None:
-    first, second = start(stages, "shared", tmp_path), start(stages, "shared", tmp_path)
+    first, second = start(stages, "shared_machine", tmp_path), start(stages, "shared_machine", tmp_path)
     assert first.says("held")
     assert second.says("held")
-    benchmark = start(stages, "exclusive", tmp_path)
+    benchmark = start(stages, "quiet_machine", tmp_path)
     assert benchmark.says("waiting for other stages")
     first.finish()
     assert not benchmark.says("held", within_s=0.3)
     second.finish()
     assert benchmark.says("held")
-    later = start(stages, "shared", tmp_path)
+    later = start(stages, "shared_machine", tmp_path)
     assert later.says("waiting for a benchmark")
     assert not later.says("held", within_s=0.3)
     benchmark.finish()
@@ -77,13 +77,13 @@ def test_a_benchmark_waits_for_the_stages_and_stages_wait_for_a_benchmark(stages
 
 
 def test_a_waiting_benchmark_holds_up_no_stage(stages: list[Stage], tmp_path: Path) -> None:
-    assert start(stages, "shared", tmp_path).says("held")
-    assert start(stages, "exclusive", tmp_path).says("waiting for other stages")
-    assert start(stages, "shared", tmp_path).says("held")
+    assert start(stages, "shared_machine", tmp_path).says("held")
+    assert start(stages, "quiet_machine", tmp_path).says("waiting for other stages")
+    assert start(stages, "shared_machine", tmp_path).says("held")
 
 
 def test_a_killed_benchmark_frees_the_machine(stages: list[Stage], tmp_path: Path) -> None:
-    benchmark = start(stages, "exclusive", tmp_path)
+    benchmark = start(stages, "quiet_machine", tmp_path)
     assert benchmark.says("held")
     benchmark.process.kill()
-    assert start(stages, "shared", tmp_path).says("held")
+    assert start(stages, "shared_machine", tmp_path).says("held")
