@@ -22,7 +22,7 @@ from flows.artifacts import publish
 from flows.concurrency import StageSlots
 from flows.display import Display
 from flows.graph import Graph, keep_settings, read_graph, setting_of
-from flows.running import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped
+from flows.running import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped, signals_ignored
 from tasks import params, tracking
 from tasks.errors import UserError
 
@@ -124,7 +124,8 @@ def _run_graph(graph: Graph) -> list[str]:
             )
         wait(list(futures.values()))
     except BaseException:
-        context.get().runner.stop()
+        with signals_ignored():  # a second one would cut the stop short and leave stages running
+            context.get().runner.stop()
         raise
     states: Mapping[str, Any] = {stage: future.state for stage, future in futures.items()}
     return [state.message or stage for stage, state in states.items() if state.is_failed() or state.is_crashed()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -146,6 +147,20 @@ class StageRunner:
                 while not try_lock(file):
                     self.pause(0.2)
             yield file
+
+
+@contextmanager
+def signals_ignored() -> Iterator[None]:
+    """No SIGTERM or Ctrl-C interrupts the block. Outside the main thread, which alone gets signals, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def stage_environment() -> dict[str, str]:

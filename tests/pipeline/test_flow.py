@@ -178,6 +178,8 @@ def test_a_stopped_flow_leaves_no_process_behind(served_stub: Workspace, sign: s
     commands = {process: process.cmdline() for process in started}
     assert any("repro" in command for command in commands.values())
     flow.send_signal(sign)
+    time.sleep(1)
+    flow.send_signal(sign)  # as `timeout` and impatient people do
     output = "\n".join(flow.communicate(timeout=90))
     assert flow.returncode != 0
     wait_until(lambda: not any(process.is_running() for process in started), 30 if sign is signal.SIGKILL else 1)
