@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from condensenet.training.history import EpochResult, TrainingPaused, TrainingStopped
-    from condensenet.training.loop import Trainer, cosine_learning_rate, fit, kept_pct
+    from condensenet.training.loop import Trainer, fit, kept_pct
+    from condensenet.training.optimizer import cosine_learning_rate
 
 _MODULES = {  # imported on first use: ``recipe`` and the exceptions must not wait for torch
     "EpochResult": "history",
     "Trainer": "loop",
     "TrainingPaused": "history",
     "TrainingStopped": "history",
-    "cosine_learning_rate": "loop",
+    "cosine_learning_rate": "optimizer",
     "fit": "loop",
     "kept_pct": "loop",
 }

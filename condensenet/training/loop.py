@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -41,7 +40,7 @@ from condensenet.training.evaluation import (
     to_device,
 )
 from condensenet.training.history import EpochResult, TrainingPaused, TrainingStopped
-from condensenet.training.optimizer import NesterovSGD
+from condensenet.training.optimizer import NesterovSGD, cosine_learning_rate
 from condensenet.training.recipe import recipe
 
 GPU_STOP_INTERVAL = 16  # steps between checks whether another rank was asked to stop: a check waits for the GPU
@@ -242,12 +241,18 @@ class Trainer:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from the state of a trainer of the same model, data and configuration."""
         self.step, self.elapsed_s = state_dict["step"], state_dict["elapsed_s"]
         self.learning_rate = state_dict["learning_rate"]
         self.epoch_totals.copy_(state_dict["epoch_totals"])
         self.history = [EpochResult(**result) for result in state_dict["history"]]
         self.model.load_state_dict(state_dict["model"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.timed_since, self.reached_stage = time.monotonic(), -1
+        self.first_bad_step.fill_(-1)
+        self.stop_flag.zero_()
+        if self.graph_runner is not None:
+            self.graph_runner.reset()
 
     def resume(self) -> None:
         """Continue from the newest intact checkpoint; if there is none, start from rank 0's weights."""
@@ -292,11 +297,6 @@ class Trainer:
 
     def _epoch_s(self) -> float:
         return self.elapsed_s + time.monotonic() - self.timed_since
-
-
-def cosine_learning_rate(learning_rate: float, progress: float) -> float:
-    """From ``learning_rate`` at progress 0 down to 0 at progress 1."""
-    return learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def kept_pct(model: CondenseNet) -> float:

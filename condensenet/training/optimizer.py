@@ -1,4 +1,4 @@
-"""SGD with Nesterov momentum and weight decay, with one fused call for all parameters.
+"""SGD with Nesterov momentum and weight decay, with one fused call for all parameters; the learning rate schedule.
 
 The arithmetic is torch's own (``torch.optim.sgd.sgd``). We do without the class ``torch.optim.SGD`` because creating
 one imports torch's compiler, which takes seconds in every training process, and because condensing masks the momentum.
@@ -6,6 +6,7 @@ one imports torch's compiler, which takes seconds in every training process, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -58,3 +59,8 @@ class NesterovSGD:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for velocity, saved in zip(self.velocities, state_dict["velocities"], strict=True):
             velocity.copy_(saved)
+
+
+def cosine_learning_rate(learning_rate: float, progress: float) -> float:
+    """From ``learning_rate`` at progress 0 down to 0 at progress 1."""
+    return learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

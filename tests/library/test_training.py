@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +107,29 @@ def test_killed_at_every_third_step_gives_the_same_bits(data, uninterrupted, tmp
     model = new_model()
     list(fit(model, data, AUGMENT, TRAIN, checkpoints=tmp_path))
     assert bits(model) == uninterrupted[0]
+
+
+def test_a_state_dict_takes_a_trainer_back_to_where_it_was(data):
+    """From step 8 back to step 3, across the drops before steps 4 and 7, in the trainer itself and in another one."""
+
+    def train_to(trainer: loop.Trainer, step: int) -> tuple[dict, list]:
+        for images, labels in itertools.chain.from_iterable(trainer.batches() for _ in range(2)):
+            if trainer.step == step:
+                break
+            trainer.condense()
+            trainer.train_step(images, labels)
+        return bits(trainer.model), [velocity.tolist() for velocity in trainer.optimizer.velocities]
+
+    first, second = (loop.Trainer(new_model(), data, AUGMENT, TRAIN, None, torch.device("cpu")) for _ in range(2))
+    train_to(first, 3)
+    early = copy.deepcopy(first.state_dict())
+    expected, totals = train_to(first, 8), first.epoch_totals.tolist()
+    for trainer in (first, second):
+        trainer.load_state_dict(early)
+        assert trainer.model.condensing_stage == 0
+        assert train_to(trainer, 8) == expected
+        assert trainer.epoch_totals.tolist() == totals
+        assert trainer.model.condensing_stage == 2
 
 
 def test_closed_generator_resumes(data, uninterrupted, tmp_path):
