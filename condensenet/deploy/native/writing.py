@@ -39,9 +39,8 @@ def write_native(
     inputs = {INPUT: ("batch", network.in_channels, *size)}
     outputs = {OUTPUT: ("batch", len(network.bias))}
     proto = graph.model(inputs, outputs, domains={DOMAIN: VERSION})
-    return write_onnx(
-        proto, path, {**(metadata or {}), "form": "native"}, infer_shapes=False
-    )  # of our operator: unknown
+    values = {**(metadata or {}), "form": "native"}
+    return write_onnx(proto, path, values, infer_shapes=False)  # ONNX knows no shapes of DenseBlock
 
 
 def _lower_features(graph: Graph, network: Network) -> str:
