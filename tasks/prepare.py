@@ -1,4 +1,4 @@
-"""Prepare a study's images: read their source, check it, and write the one form that all later stages read."""
+"""The prepare stage: read a study's images from their source, check them, and write the form that later stages read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks import params as parameters
 from tasks.console import say
 from tasks.errors import UserError, one_line, run_main
 from tasks.params import Params
-from tasks.sources.base import Source, check_filled, hold_out
+from tasks.sources.base import Source, check_not_empty, hold_out
 from tasks.sources.streaming import write_streams
 
 
@@ -26,24 +26,24 @@ def main() -> None:
 
 def summary(manifest: Manifest) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in manifest.splits.items())
-    left_out = f", {len(manifest.corrupt)} corrupt images left out" if manifest.corrupt else ""
-    return f"{counts}{left_out}; fingerprint {manifest.fingerprint[:12]}"
+    skipped = f", {len(manifest.corrupt)} corrupt images skipped" if manifest.corrupt else ""
+    return f"{counts}{skipped}; fingerprint {manifest.fingerprint[:12]}"
 
 
 def prepare(params: Params, root: Path) -> Manifest:
-    """Prepare the images of ``params.data`` into the folder ``root``; raises ``UserError``."""
+    """Prepare the images of ``params.data`` in the folder ``root``; raises ``UserError``."""
     source = sources.read(params.data)
     _check_settings(params, len(source.classes))
-    check_filled(source, allow_empty_classes=params.data.allow_empty_classes)
-    held = hold_out(source.train.labels, params.data.validation_images, "validation")
+    check_not_empty(source, allow_empty_classes=params.data.allow_empty_classes)
+    held_out = hold_out(source.train.labels, params.data.validation_images, "validation")
     with one_line():
         if isinstance(source.train.images, np.ndarray):
-            return _write_arrays(params, source, held, root)
-        return write_streams(params.study, params.data, source, held, root)
+            return _write_arrays(params, source, held_out, root)
+        return write_streams(params.study, params.data, source, held_out, root)
 
 
 def _check_settings(params: Params, num_classes: int) -> None:
-    """Refuse a setting whose network cannot take these images; ``train`` checks again what it is given."""
+    """Raise ``UserError`` for a setting whose network does not fit these images."""
     for setting in params.settings.values():
         model = setting.model
         if model.num_classes != num_classes:
@@ -57,16 +57,16 @@ def _check_settings(params: Params, num_classes: int) -> None:
             )
 
 
-def _write_arrays(params: Params, source: Source, held: np.ndarray, root: Path) -> Manifest:
+def _write_arrays(params: Params, source: Source, held_out: np.ndarray, root: Path) -> Manifest:
     images, test_images = np.asarray(source.train.images), np.asarray(source.test.images)
     channels, size = images.shape[1:3]
-    for key, found in (("image_size", size), ("channels", channels)):
-        if (said := getattr(params.data, key)) != found:
-            raise UserError(f"data: {key}={said} is not allowed with source={params.data.source}: it is {found}")
+    for key, actual in (("image_size", size), ("channels", channels)):
+        if (value := getattr(params.data, key)) != actual:
+            raise UserError(f"data: {key}={value} is not allowed with source={params.data.source}: it is {actual}")
     labels = source.train.labels
     splits = {
-        "train": (images[~held], labels[~held]),
-        "validation": (images[held], labels[held]),
+        "train": (images[~held_out], labels[~held_out]),
+        "validation": (images[held_out], labels[held_out]),
         "test": (test_images, source.test.labels),
     }
     return write_prepared(root, splits, name=params.study, classes=source.classes, source=source.facts)

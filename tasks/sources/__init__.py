@@ -1,7 +1,7 @@
-"""Where images come from: one module a source, each with ``read(data: DataParams) -> Source``.
+"""The sources of images, one module each with ``read(data: DataParams) -> Source``.
 
-``read`` checks the form, the labels and the class names, and raises ``UserError`` that names the file; it decodes
-no image yet.
+``read`` checks the format, the labels and the class names, and raises a ``UserError`` that names the file. It does not
+decode images yet.
 """
 
 from __future__ import annotations

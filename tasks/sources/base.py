@@ -1,4 +1,4 @@
-"""What every source of images is turned into before it is prepared, and how training images are held out."""
+"""The common form of all image sources, the checks they share, and how validation images are chosen."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Stream: TypeAlias = Callable[[], Iterator[tuple[str, bytes]]]  # opens a stream 
 
 @dataclass(frozen=True)
 class Part:
-    """One split of a source; an error about it names ``place``, a file or folder."""
+    """One split of a source. ``location`` names its file or folder in errors."""
 
-    place: str
+    location: str
     labels: np.ndarray  # int64 (N,)
     images: np.ndarray | Stream  # all pixels, uint8 (N, C, S, S), or a stream in the order of the labels
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it was found. ``facts`` go into the manifest: file names and sizes, nothing of this machine."""
+    """A data set before it is prepared. ``facts`` go into the manifest: file names and sizes, no absolute paths."""
 
     classes: tuple[str, ...]
     train: Part
@@ -36,26 +36,26 @@ class Source:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def given_path(data: DataParams) -> Path:
-    """``data.path``, relative to the checkout; it is there."""
+def data_path(data: DataParams) -> Path:
+    """``data.path``, relative to the checkout; raises ``UserError`` if it does not exist."""
     path = paths.checkout() / str(data.path)
     if not path.exists():
-        raise UserError(f"data.path={data.path} is not there: it must be the file or folder of the images")
+        raise UserError(f"data.path={data.path} does not exist: it must be the file or folder of the images")
     return path
 
 
 def hold_out(labels: np.ndarray, count: int, key: str) -> np.ndarray:
-    """Which ``count`` of the images are held out: bool (N,), every class in its share, the same on every machine.
+    """Choose ``count`` images to hold out, stratified by class and the same on every machine: bool (N,).
 
-    The shares are rounded by largest remainder; within a class the images with the smallest sha256 of
-    "<key>:<index>" are taken.
+    Class shares are rounded by largest remainder. Within a class, the images with the smallest sha256 of
+    "<key>:<index>" are chosen.
     """
     if not 0 <= count < len(labels):
         raise UserError(f"data: validation_images={count} is not allowed: there are {len(labels)} training images")
     held = np.zeros(len(labels), dtype=bool)
     for label, quota in _quotas(labels, count).items() if count else ():
         members = np.flatnonzero(labels == label).tolist()
-        held[sorted(members, key=lambda index: _draw(key, index))[:quota]] = True
+        held[sorted(members, key=lambda index: _order(key, index))[:quota]] = True
     return held
 
 
@@ -63,34 +63,34 @@ def _quotas(labels: np.ndarray, count: int) -> dict[int, int]:
     classes, sizes = np.unique(labels, return_counts=True)
     exact = sizes * count / len(labels)
     quotas = np.floor(exact).astype(int)
-    for place in np.argsort(quotas - exact, kind="stable")[: count - quotas.sum()]:
-        quotas[place] += 1
+    for index in np.argsort(quotas - exact, kind="stable")[: count - quotas.sum()]:
+        quotas[index] += 1
     return dict(zip(classes.tolist(), quotas.tolist(), strict=True))
 
 
-def _draw(key: str, index: int) -> bytes:
+def _order(key: str, index: int) -> bytes:
     return hashlib.sha256(f"{key}:{index}".encode()).digest()
 
 
-def check_range(place: str, labels: np.ndarray, num_classes: int) -> None:
-    """Refuse labels that have no class name."""
+def check_labels(location: str, labels: np.ndarray, num_classes: int) -> None:
+    """Raise ``UserError`` if a label has no class name."""
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         raise UserError(
-            f"{place}: image {wrong[0]} has label {labels[wrong[0]]}, allowed are 0 to {num_classes - 1} "
+            f"{location}: image {wrong[0]} has label {labels[wrong[0]]}, allowed are 0 to {num_classes - 1} "
             f"({len(wrong)} of {len(labels)} labels are wrong)"
         )
 
 
-def check_filled(source: Source, *, allow_empty_classes: bool) -> None:
-    """Refuse a part without images and, unless allowed, classes without a training image."""
+def check_not_empty(source: Source, *, allow_empty_classes: bool) -> None:
+    """Raise ``UserError`` for a split without images or, unless allowed, a class without training images."""
     for part in (source.train, source.test):
         if len(part.labels) == 0:
-            raise UserError(f"{part.place}: it holds no images")
+            raise UserError(f"{part.location}: it holds no images")
     present = np.bincount(source.train.labels, minlength=len(source.classes))
     empty = [source.classes[label] for label in np.flatnonzero(present == 0)]
     if empty and not allow_empty_classes:
         raise UserError(
-            f"{source.train.place}: {len(empty)} of {len(source.classes)} classes have no training image, the first "
-            f"is {empty[0]}: is it complete? (data.allow_empty_classes: true takes it as it is)"
+            f"{source.train.location}: {len(empty)} of {len(source.classes)} classes have no training image, the "
+            f"first is {empty[0]}: is it complete? (data.allow_empty_classes: true accepts it)"
         )

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100, read by torchvision from the official archive or its extracted folder.
 
 Source: https://www.cs.toronto.edu/~kriz/cifar.html. The batches are pickles, which can run code when they are loaded:
-only files with the published MD5 are.
+only files with the published MD5 are loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tasks import locks, paths
 from tasks.console import say
 from tasks.errors import UserError
 from tasks.params import DataParams
-from tasks.sources.base import Part, Source, given_path
+from tasks.sources.base import Part, Source, data_path
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
@@ -41,7 +41,7 @@ def read(data: DataParams) -> Source:
         root = paths.state() / "downloads"
         _download(dataset, root)
         return _read(dataset, root, str(root / dataset.base_folder))
-    path = _find(given_path(data), dataset)
+    path = _find(data_path(data), dataset)
     with TemporaryDirectory() as folder:  # laid out as torchvision expects it
         root = Path(folder)
         if path.is_dir():
@@ -70,27 +70,27 @@ def _extract(archive: Path, folder: Path) -> None:
         raise UserError(f"{archive} cannot be extracted: {' '.join(str(error).split())}") from None
 
 
-def _read(dataset: type[CIFAR10], root: Path, place: str) -> Source:
-    _verify(dataset, root / dataset.base_folder, place)
+def _read(dataset: type[CIFAR10], root: Path, location: str) -> Source:
+    _verify(dataset, root / dataset.base_folder, location)
     train, test = (dataset(root, train=train) for train in (True, False))
     parts = [
-        Part(place, np.asarray(split.targets, dtype=np.int64), np.ascontiguousarray(split.data.transpose(0, 3, 1, 2)))
+        Part(location, np.asarray(split.targets, dtype=np.int64), split.data.transpose(0, 3, 1, 2))  # from NHWC
         for split in (train, test)
     ]
     return Source(classes=tuple(train.classes), train=parts[0], test=parts[1], facts={"origin": dataset.filename})
 
 
-def _verify(dataset: type[CIFAR10], folder: Path, place: str) -> None:
-    """Name the file that is missing or altered; torchvision's own check does not."""
+def _verify(dataset: type[CIFAR10], folder: Path, location: str) -> None:
+    """Raise ``UserError`` naming the file that is missing or altered; torchvision's own check does not name it."""
     meta = (dataset.meta["filename"], dataset.meta["md5"])
     for name, md5 in (*dataset.train_list, *dataset.test_list, meta):
         try:
             with (folder / name).open("rb") as file:
                 actual = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         except OSError as error:
-            raise UserError(f"{place}/{name} cannot be read: {error.strerror}") from None
+            raise UserError(f"{location}/{name} cannot be read: {error.strerror}") from None
         if actual != md5:
-            raise UserError(f"{place}/{name} is not the published file: its MD5 is {actual}, not {md5}")
+            raise UserError(f"{location}/{name} is not the published file: its MD5 is {actual}, not {md5}")
 
 
 def _download(dataset: type[CIFAR10], root: Path) -> None:
@@ -109,7 +109,7 @@ def _download(dataset: type[CIFAR10], root: Path) -> None:
 
 @contextmanager
 def _timeout() -> Iterator[None]:
-    """A limit on every network operation: torchvision sets none and would wait for ever."""
+    """A limit on every network operation: torchvision sets none and would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)
     try:

@@ -1,7 +1,7 @@
 """Parquet shards of encoded images: ``image: struct{bytes, path}``, ``label: int64``, class names in the metadata.
 
-That is how Hugging Face hands out image sets, ImageNet among them. The class names are a JSON list under
-``class_names`` in the schema's metadata, or the names of the label's ``ClassLabel`` under ``huggingface``.
+Hugging Face distributes ImageNet and other image data sets in this format. The schema's metadata holds the class names,
+as a JSON list under ``class_names`` or as the names of the label's ``ClassLabel`` under ``huggingface``.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import numpy as np
 from tasks.console import say
 from tasks.errors import UserError
 from tasks.params import DataParams
-from tasks.sources.base import Part, Source, check_range, given_path
+from tasks.sources.base import Part, Source, check_labels, data_path
 
 ROWS_AT_A_TIME = 64
 
 
 def read(data: DataParams) -> Source:
-    root = given_path(data)
+    root = data_path(data)
     shards = {key: _shards(root, getattr(data, key), key) for key in ("train", "test")}
-    if both := sorted(set(shards["train"]) & set(shards["test"])):
-        say(f"warning: {both[0].name} is read for training and for testing: the test error will mean nothing")
+    if shared := sorted(set(shards["train"]) & set(shards["test"])):
+        say(f"warning: {shared[0].name} is used for training and for testing: the test error is meaningless")
     classes = _class_names(shards["train"][0])
     parts = {}
     for key, files in shards.items():
         labels = [_labels(file, classes) for file in files]
-        place = str(files[0]) if len(files) == 1 else f"{root}/{getattr(data, key)}"
-        parts[key] = Part(place, np.concatenate(labels), partial(_stream, files))
+        location = str(files[0]) if len(files) == 1 else f"{root}/{getattr(data, key)}"
+        parts[key] = Part(location, np.concatenate(labels), partial(_stream, files))
     facts = {
         key: [{"file": file.name, "bytes": file.stat().st_size} for file in files] for key, files in shards.items()
     }
@@ -40,28 +40,28 @@ def read(data: DataParams) -> Source:
 
 
 def _shards(root: Path, pattern: str, key: str) -> list[Path]:
-    """The files that a name, a glob, or several of them with commas between, mean: those of a glob in sorted order."""
+    """The files named by ``pattern``: file names and globs separated by commas. Those of a glob are sorted."""
     files: list[Path] = []
-    for piece in pattern.split(","):
+    for glob in pattern.split(","):
         try:
-            found = sorted(path for path in root.glob(piece.strip()) if path.is_file())
-        except (ValueError, IndexError, NotImplementedError):  # an empty name, ".", a path from the root
-            found = []
-        if not found:
-            raise UserError(f"data.{key}={piece.strip()} is no file in {root}")
-        files += found
+            matches = sorted(path for path in root.glob(glob.strip()) if path.is_file())
+        except (ValueError, IndexError, NotImplementedError):  # an empty name, ".", an absolute path
+            matches = []
+        if not matches:
+            raise UserError(f"data.{key}={glob.strip()} matches no file in {root}")
+        files += matches
     return files
 
 
 def _open(path: Path) -> Any:
-    """The file, its columns checked."""
+    """Open the file and check its columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a whole Parquet file: {_first_line(error)}") from None
+        raise UserError(f"{path} is damaged or not a Parquet file: {_first_line(error)}") from None
     schema = file.schema_arrow
     names = schema.names
     if "image" not in names or not pa.types.is_struct(schema.field("image").type):
@@ -69,8 +69,8 @@ def _open(path: Path) -> Any:
     if "bytes" not in {field.name for field in schema.field("image").type}:
         raise UserError(f"{path}: column image has no field bytes: it is {schema.field('image').type}")
     if "label" not in names or not pa.types.is_integer(schema.field("label").type):
-        found = f"label is {schema.field('label').type}" if "label" in names else f"it has {', '.join(names)}"
-        raise UserError(f"{path}: column label (whole numbers) is missing: {found}")
+        actual = f"label is {schema.field('label').type}" if "label" in names else f"it has {', '.join(names)}"
+        raise UserError(f"{path}: column label (integers) is missing: {actual}")
     return file
 
 
@@ -84,12 +84,12 @@ def _class_names(path: Path) -> tuple[str, ...]:
     except (KeyError, TypeError, ValueError):
         names = None
     if not isinstance(names, list) or not names:
-        raise UserError(f"{path}: its metadata names no classes: class_names must hold a JSON list of them")
+        raise UserError(f"{path}: its metadata has no class names: class_names must be a JSON list")
     return tuple(str(name) for name in names)
 
 
 def _labels(path: Path, classes: tuple[str, ...]) -> np.ndarray:
-    """int64 (rows,), checked, as are the shard's class names."""
+    """The labels, int64 (rows,). Checks them and the shard's class names."""
     import pyarrow as pa
 
     file = _open(path)
@@ -102,7 +102,7 @@ def _labels(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     if column.null_count:
         raise UserError(f"{path}: {column.null_count} rows have no label")
     labels = column.to_numpy().astype(np.int64)
-    check_range(str(path), labels, len(classes))
+    check_labels(str(path), labels, len(classes))
     return labels
 
 

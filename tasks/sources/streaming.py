@@ -1,7 +1,8 @@
-"""Preparing a stream of encoded images: each is decoded once, to know that it is whole, in several threads.
+"""Prepares a stream of encoded images. Each is decoded once, in several threads, to find the corrupt ones.
 
-Small images that all have the size that the network sees are stored as raw pixels, so that training need not decode;
-others are stored as the files they are or, above ``data.shorter_side``, made smaller and encoded again as JPEG.
+If all images are small and have the network's input size, they are stored as raw pixels, which training need not
+decode. Otherwise the encoded files are stored; images larger than ``data.shorter_side`` are first downscaled and
+encoded as JPEG.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ from tasks.errors import UserError
 from tasks.params import DataParams
 from tasks.sources.base import Part, Source, Stream
 
-RAW_MAX_SIZE = 96  # pixels; larger images of one size are kept encoded: raw ones would fill the disk
-SAMPLE = 64  # images looked at to see whether all may be of the size that the network sees
-JPEG_QUALITY = 90  # of images that are made smaller
-CORRUPT_NAMED = 10  # past the limit, reading goes on for so many more corrupt images, to name them at once
+RAW_MAX_SIZE = 96  # pixels; raw pixels of larger images would take too much disk space
+SAMPLE = 64  # images checked before trying to store all as raw pixels
+JPEG_QUALITY = 90  # of downscaled images
+CORRUPT_NAMED = 10  # corrupt images beyond the limit that are read, so the error can name them together
 IMAGES_AHEAD = 256
 
 
 class _OtherSize(Exception):
-    """Not all images have the size that the network sees."""
+    """An image does not have the network's input size."""
 
 
 @dataclass(frozen=True)
 class _Examined:
-    """``content`` is what will be stored; None: corrupt, for ``reason``."""
+    """``content`` is what to store; None: the image is corrupt, and ``reason`` says why."""
 
     name: str
     content: bytes | None
@@ -47,17 +48,17 @@ class _Examined:
     reason: str = ""
 
 
-def write_streams(name: str, data: DataParams, source: Source, held: np.ndarray, root: Path) -> Manifest:
-    """Prepare ``source``, whose images are streams, into the folder ``root``; ``held`` marks the validation images."""
-    if _looks_uniform(data, source.train.images):  # type: ignore[arg-type]
+def write_streams(name: str, data: DataParams, source: Source, held_out: np.ndarray, root: Path) -> Manifest:
+    """Prepare a ``source`` of image streams in the folder ``root``. ``held_out`` marks validation images: bool (N,)."""
+    if _may_be_raw(data, source.train.images):  # type: ignore[arg-type]
         try:
-            return _write(name, data, source, held, root, "raw")
+            return _write(name, data, source, held_out, root, "raw")
         except _OtherSize:
-            say(f"the images are not all of {data.image_size}x{data.image_size} pixels: they are kept encoded")
-    return _write(name, data, source, held, root, "encoded")
+            say(f"not all images have {data.image_size}x{data.image_size} pixels: they stay encoded")
+    return _write(name, data, source, held_out, root, "encoded")
 
 
-def _looks_uniform(data: DataParams, images: Stream) -> bool:
+def _may_be_raw(data: DataParams, images: Stream) -> bool:
     return data.image_size <= RAW_MAX_SIZE and all(
         _size(content, data.channels) in (None, (data.image_size, data.image_size))
         for _, content in islice(images(), SAMPLE)
@@ -72,7 +73,9 @@ def _size(content: bytes, channels: int) -> tuple[int, int] | None:
     return height, width
 
 
-def _write(name: str, data: DataParams, source: Source, held: np.ndarray, root: Path, encoding: Encoding) -> Manifest:
+def _write(
+    name: str, data: DataParams, source: Source, held_out: np.ndarray, root: Path, encoding: Encoding
+) -> Manifest:
     corrupt: list[str] = []
     with PreparedWriter(
         root,
@@ -87,13 +90,13 @@ def _write(name: str, data: DataParams, source: Source, held: np.ndarray, root: 
                 if image.content is None:
                     _note_corrupt(corrupt, image, data, part)
                     continue
-                into = "validation" if split == "train" and held[index] else split
+                into = "validation" if split == "train" and held_out[index] else split
                 writer.splits[into].add(image.content, int(part.labels[index]))
                 if into == "train":
                     writer.histogram_CV += image.histogram_CV
             _check_corrupt(corrupt, data, part)
             if not writer.splits[split].labels:
-                raise UserError(f"{part.place}: none of its {len(part.labels)} images for {split} is whole")
+                raise UserError(f"{part.location}: all of its {len(part.labels)} {split} images are corrupt")
         return writer.finish(source=source.facts, corrupt=corrupt)
 
 
@@ -107,25 +110,25 @@ def _note_corrupt(corrupt: list[str], image: _Examined, data: DataParams, part: 
 def _check_corrupt(corrupt: list[str], data: DataParams, part: Part) -> None:
     if len(corrupt) > data.max_corrupt:
         named = "; ".join(corrupt[:CORRUPT_NAMED]) + ("; ..." if len(corrupt) > CORRUPT_NAMED else "")
-        raise UserError(f"{part.place}: {len(corrupt)} corrupt images, data.max_corrupt={data.max_corrupt}: {named}")
+        raise UserError(f"{part.location}: {len(corrupt)} corrupt images, data.max_corrupt={data.max_corrupt}: {named}")
 
 
-def _examined(data: DataParams, part: Part, label: str, encoding: Encoding) -> Iterator[tuple[int, _Examined]]:
-    """Every image of ``part`` in its order, decoded in threads a limited number ahead."""
-    items = part.images()  # type: ignore[operator]
-    waiting: deque[Future[_Examined]] = deque()
+def _examined(data: DataParams, part: Part, split: str, encoding: Encoding) -> Iterator[tuple[int, _Examined]]:
+    """Every image of ``part`` in order, decoded in threads that run a limited number of images ahead."""
+    images = part.images()  # type: ignore[operator]
+    pending: deque[Future[_Examined]] = deque()
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="examine") as pool:
 
         def results() -> Iterator[_Examined]:
-            for item in items:
-                waiting.append(pool.submit(_examine, item[0], item[1], data, encoding))
-                if len(waiting) > IMAGES_AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            for name, content in images:
+                pending.append(pool.submit(_examine, name, content, data, encoding))
+                if len(pending) > IMAGES_AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
 
         try:
-            yield from enumerate(progress(results(), len(part.labels), f"prepare {label}"))
+            yield from enumerate(progress(results(), len(part.labels), f"prepare {split}"))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -78,11 +78,11 @@ def test_what_was_damaged_since_is_made_again(server: ThreadingHTTPServer) -> No
 
 def test_another_content_than_published_is_refused(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     origin = tmp_path / "origin" / CIFAR10.filename
-    whole = origin.read_bytes()
-    origin.write_bytes(whole[: len(whole) // 2])
+    complete = origin.read_bytes()
+    origin.write_bytes(complete[: len(complete) // 2])
     assert "File not found or corrupted" in refusal()
     assert not (ARCHIVE.parent / "cifar-10-batches-py").exists()
-    origin.write_bytes(whole)
+    origin.write_bytes(complete)
     assert len(cifar.read(DATA).train.labels) == 100
 
 

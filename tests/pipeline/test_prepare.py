@@ -137,6 +137,7 @@ def test_cifar100_takes_the_fine_labels(monkeypatch: pytest.MonkeyPatch) -> None
     assert PreparedData("out").split("test").labels.tolist() == files["test"]["fine_labels"]
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_batch_as_python_2_wrote_it(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = made.cifar_batch(20, 9)
     old = made.python2_batch(batch["data"], batch["labels"])
@@ -163,9 +164,11 @@ def test_a_cifar_file_that_is_not_the_published_one_is_named_and_never_unpickled
     for altered in (content, b"", pickle.dumps(_Evil())):
         (folder / name).write_bytes(altered)
         made.archive(folder, Path("own.tar.gz"))
-        for path, place in (("raw", folder), ("own.tar.gz", "own.tar.gz")):
+        for path, location in (("raw", folder), ("own.tar.gz", "own.tar.gz")):
             message = refusal(10, source="cifar10", path=path)
-            assert f"{place}/{name} is not the published file: its MD5 is {hashlib.md5(altered).hexdigest()}" in message
+            assert (
+                f"{location}/{name} is not the published file: its MD5 is {hashlib.md5(altered).hexdigest()}" in message
+            )
     (folder / name).unlink()
     reason = "raw: neither batches.meta" if name == "batches.meta" else f"{folder}/{name} cannot be read: No such file"
     assert reason in refusal(10, source="cifar10", path="raw")
@@ -175,17 +178,19 @@ def test_a_cifar_file_that_is_not_the_published_one_is_named_and_never_unpickled
 def test_a_bad_cifar_place_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = made.cifar10_folder(Path("raw/cifar-10-batches-py"))
     made.publish(monkeypatch, folder)
-    whole = made.archive(folder, Path("whole.tar.gz")).read_bytes()
-    for content in (whole[: len(whole) // 2], b"no archive", b""):
+    complete = made.archive(folder, Path("complete.tar.gz")).read_bytes()
+    for content in (complete[: len(complete) // 2], b"no archive", b""):
         Path("cut.tar.gz").write_bytes(content)
         assert "cut.tar.gz cannot be extracted: " in refusal(10, source="cifar10", path="cut.tar.gz")
-    for place in range(100, len(whole), len(whole) // 7):  # one bit, in a pixel too
-        Path("cut.tar.gz").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for position in range(100, len(complete), len(complete) // 7):  # one bit, in a pixel too
+        Path("cut.tar.gz").write_bytes(complete[:position] + bytes([complete[position] ^ 1]) + complete[position + 1 :])
         assert "cut.tar.gz" in refusal(10, source="cifar10", path="cut.tar.gz")
     Path("empty").mkdir()
     assert "empty: neither batches.meta, cifar-10-batches-py/ nor" in refusal(10, source="cifar10", path="empty")
-    assert refusal(10, source="cifar10", path="nowhere").startswith("data.path=nowhere is not there")
-    assert "whole.tar.gz/train cannot be read: No such file" in refusal(100, source="cifar100", path="whole.tar.gz")
+    assert refusal(10, source="cifar10", path="nowhere").startswith("data.path=nowhere does not exist")
+    assert "complete.tar.gz/train cannot be read: No such file" in refusal(
+        100, source="cifar100", path="complete.tar.gz"
+    )
 
 
 def test_data_that_does_not_fit_the_parameters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +234,7 @@ def test_one_image_of_another_size_keeps_all_of_them_encoded(capsys: pytest.Capt
     made.shard(Path("raw/train.parquet"), [*made.pictures(70), made.encoded(made.picture(99, 9, 8))])
     made.shard(Path("raw/test.parquet"), made.pictures(6))
     assert prepared(CLASSES, **parquet()).encoding == "encoded"
-    assert "the images are not all of 8x8 pixels" in capsys.readouterr().out
+    assert "not all images have 8x8 pixels" in capsys.readouterr().out
 
 
 def test_large_images_of_one_size_are_not_unpacked() -> None:
@@ -249,8 +254,8 @@ def test_grey_images_for_a_network_of_one_channel() -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "raw/train is not there"),
-        ({"train/x.jpg": b""}, "raw/train: it has no folder for any class"),
+        ({}, "raw/train does not exist"),
+        ({"train/x.jpg": b""}, "raw/train: it has no class folders"),
         ({"train/a/x.jpg": b"", "test/b/x.jpg": b""}, "its classes are not those of"),
         ({"train/a/x.txt": b"", "test/a/x.txt": b""}, "raw/train: it holds no images"),
         ({"train/a/1.jpg": b"", "train/b/1.txt": b"", "test/a/1.jpg": b"", "test/b/1.jpg": b""}, "the first is b"),
@@ -287,7 +292,7 @@ BAD_SHARDS: list[tuple[dict[str, Any], str]] = [
     ({"labels": [0, 1, 2] * 3 + [0, -1, 2]}, "raw/train.parquet: image 10 has label -1"),
     ({"labels": [0, 1, 2] * 3 + [0, 1, None]}, "raw/train.parquet: 1 rows have no label"),
     ({"labels": [0, 1] * 6}, "1 of 3 classes have no training image, the first is cat"),
-    ({"metadata": {}}, "raw/train.parquet: its metadata names no classes"),
+    ({"metadata": {}}, "raw/train.parquet: its metadata has no class names"),
     ({"metadata": {"class_names": '["ant", "bee"]'}, "labels": [0, 1] * 6}, "raw/test.parquet: its 3 class names are"),
 ]
 
@@ -303,19 +308,19 @@ def test_a_part_that_lacks_classes_is_taken_when_that_is_asked_for() -> None:
     assert prepared(CLASSES, **parquet(allow_empty_classes=True)).splits["train"] == 12
 
 
-def test_training_on_the_test_images_is_said_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_on_the_test_images_gives_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     made.shards(Path("raw"))
     prepared(CLASSES, **parquet(test="train.parquet"))
-    assert "warning: train.parquet is read for training and for testing" in capsys.readouterr().out
+    assert "warning: train.parquet is used for training and for testing" in capsys.readouterr().out
 
 
 def test_a_missing_or_foreign_shard_is_named() -> None:
     made.shards(Path("raw"))
     for name in ("none-*.parquet", "", ".", "/raw/train.parquet"):
-        assert f"data.train={name} is no file in" in refusal(CLASSES, **parquet(train=name))
-    assert "data.train= is no file in" in refusal(CLASSES, **parquet(train="train.parquet,"))
+        assert f"data.train={name} matches no file in" in refusal(CLASSES, **parquet(train=name))
+    assert "data.train= matches no file in" in refusal(CLASSES, **parquet(train="train.parquet,"))
     Path("raw/test.parquet").write_bytes(b"PAR1 not really PAR1")
-    assert "raw/test.parquet is not a whole Parquet file" in refusal(CLASSES, **parquet())
+    assert "raw/test.parquet is damaged or not a Parquet file" in refusal(CLASSES, **parquet())
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -324,21 +329,21 @@ def test_a_missing_or_foreign_shard_is_named() -> None:
     pq.write_table(pa.table({"image": [{"path": "x"}], "label": [0]}), "raw/test.parquet")
     assert "column image has no field bytes" in refusal(CLASSES, **parquet())
     pq.write_table(pa.table({"image": [{"bytes": b"x"}], "label": ["cat"]}), "raw/test.parquet")
-    assert "column label (whole numbers) is missing: label is string" in refusal(CLASSES, **parquet())
+    assert "column label (integers) is missing: label is string" in refusal(CLASSES, **parquet())
 
 
 def test_a_truncated_shard_is_named() -> None:
     made.shards(Path("raw"))
-    whole = Path("raw/train.parquet").read_bytes()
-    Path("raw/train.parquet").write_bytes(whole[: len(whole) // 2])
-    assert "raw/train.parquet is not a whole Parquet file" in refusal(CLASSES, **parquet())
+    complete = Path("raw/train.parquet").read_bytes()
+    Path("raw/train.parquet").write_bytes(complete[: len(complete) // 2])
+    assert "raw/train.parquet is damaged or not a Parquet file" in refusal(CLASSES, **parquet())
 
 
-@pytest.mark.parametrize("place", [0.02, 0.4])
-def test_a_damaged_row_group_is_named(place: float) -> None:
+@pytest.mark.parametrize("position", [0.02, 0.4])
+def test_a_damaged_row_group_is_named(position: float) -> None:
     made.shards(Path("raw"), row_group_size=4)
     content = bytearray(Path("raw/train.parquet").read_bytes())
-    start = int(len(content) * place)
+    start = int(len(content) * position)
     content[start : start + 300] = bytes(300)
     Path("raw/train.parquet").write_bytes(content)
     assert "raw/train.parquet is damaged: " in refusal(CLASSES, **parquet())
@@ -376,13 +381,13 @@ def test_a_hopeless_source_is_not_read_to_its_end() -> None:
     assert "11 corrupt images, data.max_corrupt=0" in refusal(CLASSES, **parquet())
 
 
-def test_a_source_without_a_whole_image_is_refused_whatever_the_limit() -> None:
+def test_a_source_without_an_intact_image_is_refused_whatever_the_limit() -> None:
     made.shards(Path("raw"))
     made.shard(Path("raw/train.parquet"), [b"no image"] * 12)
-    assert "none of its 12 images for train is whole" in refusal(CLASSES, **parquet(max_corrupt=100))
+    assert "all of its 12 train images are corrupt" in refusal(CLASSES, **parquet(max_corrupt=100))
     made.shards(Path("raw"))
     made.shard(Path("raw/test.parquet"), [b"no image"] * 6)
-    assert "none of its 6 images for test is whole" in refusal(CLASSES, **parquet(max_corrupt=100))
+    assert "all of its 6 test images are corrupt" in refusal(CLASSES, **parquet(max_corrupt=100))
 
 
 def test_corrupt_image_files_are_named() -> None:

@@ -44,19 +44,21 @@ def test_a_preset_keeps_what_the_study_does_not_override(study: tuple[str, Param
     name, params = study
     raw = composed(name, tmp_path)
     for key, setting in params.settings.items():
-        said = {**raw["model"], **(raw["settings"][key] or {})}
-        if "preset" not in said:
+        overrides = {**raw["model"], **(raw["settings"][key] or {})}
+        if "preset" not in overrides:
             continue
         for field in dataclasses.fields(setting.model):
-            if field.name not in said:
-                assert getattr(setting.model, field.name) == getattr(presets[said["preset"]], field.name), field.name
+            if field.name not in overrides:
+                assert getattr(setting.model, field.name) == getattr(presets[overrides["preset"]], field.name), (
+                    field.name
+                )
 
 
-def test_the_header_says_how_to_run_and_what_to_expect(study: tuple[str, Params]) -> None:
+def test_the_header_has_the_command_the_hardware_and_the_expected_error(study: tuple[str, Params]) -> None:
     text = (CHECKOUT / "conf/study" / f"{study[0]}.yaml").read_text()
     header = text[: text.index("\nstudy:")]
     assert text.startswith("# @package _global_\n")
-    for word in ("Command:", "Expected"):
+    for word in ("Command:", "Hardware:", "Time:", "Expected"):
         assert word in header
 
 
@@ -64,25 +66,25 @@ def test_the_papers_studies_are_there() -> None:
     assert {"digits", "cifar10", "cifar100", "imagenet"} <= set(STUDIES)
 
 
-def test_arithmetic_is_that_of_the_paper_unless_the_fast_recipe_is_asked_for(
+def test_arithmetic_is_that_of_the_paper_unless_the_fast_recipe_is_selected(
     study: tuple[str, Params], tmp_path: Path
 ) -> None:
     name, params = study
     precisions = {setting.train.precision for setting in params.settings.values()}
     assert precisions == ({"bf16"} if name.endswith("-fast") else {"fp32"})
     for recipe, precision in (("fast", "bf16"), ("paper", "fp32")):
-        asked = composed(name, tmp_path, f"recipe={recipe}")
-        assert asked["train"].pop("precision") == precision
-        plain = composed(name, tmp_path)
-        del plain["train"]["precision"]
-        assert asked == plain  # and nothing else changes
+        selected = composed(name, tmp_path, f"recipe={recipe}")
+        assert selected["train"].pop("precision") == precision
+        default = composed(name, tmp_path)
+        del default["train"]["precision"]
+        assert selected == default  # and nothing else changes
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-jpeg"])
 def test_a_fast_study_is_its_study_but_for_name_and_recipe(name: str, tmp_path: Path) -> None:
-    fast, plain = composed(f"{name}-fast", tmp_path), composed(name, tmp_path, "recipe=fast")
-    assert fast.pop("study") == f"{plain.pop('study')}-fast"
-    assert fast == plain
+    fast, default = composed(f"{name}-fast", tmp_path), composed(name, tmp_path, "recipe=fast")
+    assert fast.pop("study") == f"{default.pop('study')}-fast"
+    assert fast == default
 
 
 def test_the_rows_of_c_at_g_4_are_one_network_but_for_c(tmp_path: Path) -> None:
