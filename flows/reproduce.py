@@ -109,7 +109,7 @@ def _reproduce(study: str | None, settings: list[str] | None, overrides: studies
             log.info(line)
             screen.note(line)
 
-        with tracking.courier(note):  # else every stage would import MLflow
+        with tracking.uploader(note):  # else every stage would import MLflow
             failed = _run_graph(graph)
         if failed:
             return Failed(message="; ".join(failed))

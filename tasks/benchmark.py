@@ -16,7 +16,6 @@ from condensenet.deploy.runtime import operator_library
 from tasks import locks, outputs, paths, tracking
 from tasks.console import say
 from tasks.errors import one_line, run_main
-from tasks.headline import latency_metrics
 from tasks.params import Params, Setting, stage_arguments
 from tasks.paths import NATIVE
 
@@ -28,9 +27,8 @@ def main() -> None:
         facts = benchmark(params, setting)
     for line in describe(facts):
         say(line)
-    path = params.paths.setting("benchmark", setting.name) / paths.LATENCY
     with locks.shared_machine():
-        tracking.record(run, "benchmark", metrics=latency_metrics(facts), artifacts=[(path, "benchmark")])
+        tracking.record(run, "benchmark")
 
 
 def benchmark(params: Params, setting: Setting) -> dict[str, Any]:

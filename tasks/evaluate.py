@@ -17,7 +17,6 @@ from condensenet.deploy.export import onnx_logits, torch_logits
 from tasks import locks, outputs, paths, tracking
 from tasks.console import progress, say
 from tasks.errors import one_line, run_main
-from tasks.headline import evaluation_metrics
 from tasks.params import Params, Setting, stage_arguments
 
 TOP = 5
@@ -44,8 +43,7 @@ def main() -> None:
             f"{folder}: {metrics['images']} test images, error {errors['top1_error_pct']:.2f}% (top-5 "
             f"{errors['top5_error_pct']:.2f}%); PyTorch and ONNX Runtime disagree on {metrics['disagreements']}"
         )
-        files = [(folder / name, "evaluate") for name in (paths.METRICS, paths.PER_CLASS, paths.CONFUSION)]
-        tracking.record(run, "evaluate", metrics=evaluation_metrics(metrics), artifacts=files)
+        tracking.record(run, "evaluate")
 
 
 def evaluate(params: Params, setting: Setting) -> dict[str, Any]:

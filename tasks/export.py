@@ -32,7 +32,6 @@ from tasks.export_forms import (
     time_int8,
     write_forms,
 )
-from tasks.headline import export_metrics
 from tasks.params import Params, Setting, stage_arguments
 from tasks.paths import INT8, LOWERED, NATIVE
 
@@ -47,9 +46,7 @@ def main() -> None:
     for line in lines(folder, facts):
         say(line)
     with locks.shared_machine():
-        artifacts = [(folder / paths.EXPORT, "export"), (folder / paths.PLAN, "export"), (folder / paths.FORMS, "")]
-        metrics = export_metrics(facts)
-        tracking.record(run, "export", metrics=metrics, onnx_model=folder / paths.ONNX, artifacts=artifacts)
+        tracking.record(run, "export")
 
 
 def export(params: Params, setting: Setting, run: dict[str, Any]) -> dict[str, Any]:

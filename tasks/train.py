@@ -67,16 +67,7 @@ def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper
         metrics = summary(follower.rows, params, setting, manifest)
         out = params.paths.setting("train", setting.name)
         _write_outputs(folder, out, metrics)
-        tracking.record(
-            follower.run,
-            "train",
-            metrics={
-                "train_seconds": float(metrics["seconds"]),
-                "images_per_second": float(metrics["images_per_second"]),
-            },
-            artifacts=[(out / paths.MODEL, "checkpoint"), (out / paths.HISTORY, "train")],
-            finished=True,
-        )
+        tracking.record(follower.run, "train", finished=True)
         _remove(folder)
     say(f"{out}: validation error {metrics['validation_error_pct']:.2f}% in {metrics['seconds']:.0f} s")
 
@@ -134,7 +125,7 @@ def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower, 
 def _fail(follower: Follower, report: str) -> NoReturn:
     if follower.run:
         with suppress(OSError):  # the disk may be full: that is what ends this training, then
-            tracking.record(follower.run, "train", failed=True)
+            tracking.record_failure(follower.run, follower.folder)
     if os.environ.get("CONDENSENET_TRACEBACK"):
         say(report)
     raise UserError(report.partition("\n")[0] or f"training {follower.setting.name} failed")

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tasks.colours import SERIES
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Ink, lines and surfaces; each becomes a CSS variable in the page, so that a dark scheme can change it.
 INK, MUTED, GRID, SURFACE = "#1d2430", "#5c6675", "#dfe3e8", "#fefefe"
-# Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 MARKERS = "os^Dvp"
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface"}
 VARIABLES |= {colour: f"series-{index}" for index, colour in enumerate(SERIES)}
