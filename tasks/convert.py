@@ -1,4 +1,4 @@
-"""convert: the trained model in grouped form, checked to be equal, with its cost and the map of what it kept."""
+"""convert: the trained model in grouped form, checked for equality, with its cost and the inputs it kept."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def relative_difference(model: CondenseNet, grouped: CondenseNet, image_size: in
 
 
 def kept_inputs(model: CondenseNet) -> list[dict[str, Any]]:
-    """Of every learned layer, in the order of the forward pass: the inputs that each group keeps.
+    """The inputs that each group keeps, for every learned layer in the order of the forward pass.
 
     ``mean_abs_weight`` belongs to ``kept`` one to one: the mean over the group's filters of the absolute weight.
     """

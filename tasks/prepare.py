@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from condensenet.data import Manifest, write_prepared
-from tasks import locks, sources, tracking
+from tasks import locks, sources
 from tasks import params as parameters
 from tasks.console import say
 from tasks.errors import UserError, one_line, run_main
@@ -19,7 +19,6 @@ from tasks.sources.streaming import write_streams
 def main() -> None:
     params = parameters.load()
     with locks.shared_machine():
-        tracking.initialise()  # before several settings train at once
         manifest = prepare(params, params.paths.data)
     say(f"{params.paths.data}: {summary(manifest)}")
 
@@ -60,9 +59,9 @@ def _check_settings(params: Params, num_classes: int) -> None:
 def _write_arrays(params: Params, source: Source, held: np.ndarray, root: Path) -> Manifest:
     images, test_images = np.asarray(source.train.images), np.asarray(source.test.images)
     channels, size = images.shape[1:3]
-    for key, found in (("image_size", size), ("channels", channels)):
-        if (said := getattr(params.data, key)) != found:
-            raise UserError(f"data: {key}={said} is not allowed with source={params.data.source}: it is {found}")
+    for key, actual in (("image_size", size), ("channels", channels)):
+        if (given := getattr(params.data, key)) != actual:
+            raise UserError(f"data: {key}={given} is not allowed with source={params.data.source}: it is {actual}")
     labels = source.train.labels
     splits = {
         "train": (images[~held], labels[~held]),

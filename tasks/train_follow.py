@@ -88,7 +88,7 @@ class Follower:
     def _show(self, row: Row) -> None:
         if not sys.stderr.isatty():
             say(as_line(self.setting, row))
-        tracking.update()
+        tracking.upload()
         write_text(self.folder / SHOWN, str(int(row["epoch"])))
 
 

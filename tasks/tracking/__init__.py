@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from condensenet.files import write_atomically
 from tasks import headline, paths
 from tasks.headline import final_metrics
-from tasks.tracking import desired, reconcile, server, snapshots
+from tasks.tracking import desired, snapshots
 from tasks.tracking.desired import dvc_tags
+from tasks.tracking.reconcile import is_unreachable, upload
 from tasks.tracking.snapshots import LIVE, Snapshot
 from tasks.tracking.upload_process import uploader
 
@@ -29,12 +30,11 @@ if TYPE_CHECKING:  # importing them imports torch, which uploading does not need
 __all__ = [
     "dvc_tags",
     "final_metrics",
-    "initialise",
     "note_run_id",
     "record",
     "record_failure",
     "start_execution",
-    "update",
+    "upload",
     "uploader",
 ]
 
@@ -53,12 +53,11 @@ def start_execution(training: Path, params: Params, setting: Setting) -> dict[st
         _write_run(training, run)
     tags = desired.run_tags(params, setting, run["git_commit"])
     _put(run, LIVE, status="RUNNING", tags=tags, training=str(training.resolve()))
-    _hand_over(START_WAIT_S)
     deadline = time.monotonic() + START_WAIT_S
-    while not note_run_id(training, run) and snapshots.has_uploader() and time.monotonic() < deadline:
-        if not server.answers(server.uri()):
-            break
+    upload()
+    while not note_run_id(training, run) and not is_unreachable() and time.monotonic() < deadline:
         time.sleep(0.1)
+        upload()
     return run
 
 
@@ -88,11 +87,6 @@ def _write_run(training: Path, run: Mapping[str, Any]) -> None:
     write_atomically(training / paths.RUN, (json.dumps(run, indent=1) + "\n").encode())
 
 
-def update() -> None:
-    """Upload new epochs of trainings in progress, unless an uploader does."""
-    _hand_over()
-
-
 def record(
     run: Mapping[str, Any],
     stage: str,
@@ -116,14 +110,14 @@ def record(
         tags=tags or {},
         status="FINISHED" if finished else None,
     )
-    _hand_over()
+    upload()
 
 
 def record_failure(run: Mapping[str, Any], training: Path) -> None:
     """End the run of a training that failed; it runs again when the training does."""
     history = training / paths.HISTORY
     _put(run, "train", artifacts=[(history, "train")] if history.exists() else [], status="FAILED")
-    _hand_over()
+    upload()
 
 
 def _put(
@@ -135,14 +129,3 @@ def _put(
 ) -> None:
     snapshot = Snapshot(run=run, stage=stage, time_ms=round(1000 * time.time()), workspace=str(Path.cwd()), **rest)
     snapshots.put(snapshot, artifacts, onnx_model)
-
-
-def initialise() -> None:
-    """Make the store ready before several processes use it at once."""
-    if not snapshots.has_uploader():  # it opened the store before it went on duty
-        reconcile.prepare()
-
-
-def _hand_over(wait_s: float = 0.0) -> None:
-    if not snapshots.has_uploader():
-        reconcile.upload(wait_s)

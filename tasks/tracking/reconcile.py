@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ from tasks.tracking.snapshots import RESTORED, Snapshot
 if TYPE_CHECKING:
     from tasks.tracking.store import Store
 
+TICK_S = 0.25  # between two looks for new snapshots by a process that stays at it
+
 
 @dataclasses.dataclass
 class _Memory:
@@ -26,21 +30,12 @@ class _Memory:
     store: Store | None = None
     unreachable: bool = False
     reported: bool = False
+    asked_at: float = 0.0
     retry_at: float = 0.0
+    seen: dict[str, int] = dataclasses.field(default_factory=dict)  # live snapshot -> time of its history
 
 
 _memory = _Memory()
-
-
-def prepare() -> bool:
-    """Open the store, which creates a fresh SQLite database. False if it is unavailable."""
-    try:
-        with snapshots.locked(wait_s=60.0) as held:
-            if held:
-                _store()
-    except Unreachable as error:
-        _report(error)
-    return not _memory.unreachable
 
 
 def is_unreachable() -> bool:
@@ -48,62 +43,58 @@ def is_unreachable() -> bool:
     return _memory.unreachable
 
 
-def upload(wait_s: float = 0.0) -> int:
-    """Upload all snapshots, and what is new of trainings in progress; returns how many snapshots arrived.
+def upload(wait_s: float = 0.0, ended: threading.Event | None = None) -> None:
+    """Upload all snapshots, and what is new of trainings in progress, unless another process does.
 
-    Says in one line, once, if the store is unavailable. While another process uploads, at most ``wait_s`` seconds
-    are spent waiting for it: it looks again for new snapshots after it has let go, so none is forgotten.
+    Says in one line, once, if the store is unavailable. If another process uploads, waits at most ``wait_s`` seconds
+    until it has taken everything. With ``ended`` it goes on until then, or until the store is unavailable.
     """
     if time.monotonic() < _memory.retry_at:
-        return 0
-    started = time.monotonic()
+        return
     try:
-        return _upload_pending(wait_s)
+        _upload_pending(wait_s, ended)
     except Unreachable as error:
         _report(error)
         now = time.monotonic()
-        _memory.retry_at = now + 10 * (now - started)  # a server that lets us wait is asked less often
-        return 0
+        _memory.retry_at = now + 10 * (now - _memory.asked_at)  # a server that lets us wait is asked less often
 
 
 def upload_everything(wait_s: float = 600.0) -> str:
     """What ``python -m tasks.track`` does; returns what to print. Raises ``UserError`` if the store is unavailable."""
-    where = server.shown(server.uri())
-    try:
+    with _one_line():
         uploaded = _upload_pending(wait_s)
-    except Unreachable as error:
-        waiting = _count(len(snapshots.completed()))
-        raise UserError(f"{where} is unavailable ({error}): {waiting} in {snapshots.root()}") from None
     snapshots.tidy()
-    return f"{_count(uploaded)} uploaded to {where}"
+    return f"{_count(uploaded)} uploaded to {_where()}"
 
 
 def restore_everything() -> str:
     """Make a run for every execution in ``out/`` that the store does not know; returns what to print."""
-    where = server.shown(server.uri())
-    try:
-        with snapshots.locked(wait_s=600.0) as held:
-            if not held:
-                raise UserError("another process has been uploading for ten minutes: try again")
-            store = _store()
-            unknown = [run for run in executions() if not store.has_run(run)]
+    with _one_line():
+        _upload_pending(wait_s=600.0)  # else what waits would be restored
+        store = _store()
+        unknown = [run for run in executions() if not store.has_run(run)]
         for run in unknown:
             restore(run, Path.cwd())
         _upload_pending(wait_s=600.0)
-    except Unreachable as error:
-        raise UserError(f"{where} is unavailable ({error})") from None
     names = ", ".join(f"{run['study']}/{run['setting']}" for run in unknown)
-    return f"restored in {where}: {names or 'nothing, all are known'}"
+    return f"restored in {_where()}: {names or 'nothing, all are known'}"
 
 
 def links(base: str) -> list[str]:
     """A line for every study in the store: where the UI at ``base`` compares its settings."""
-    try:
-        with snapshots.locked(wait_s=60.0) as held:
-            experiments = _store().experiments() if held else {}
-    except Unreachable as error:
-        raise UserError(f"{server.shown(server.uri())} is unavailable ({error})") from None
+    with _one_line():
+        experiments = _store().experiments()
     return [f"{study}: {view.link(base, number)}" for study, number in sorted(experiments.items())]
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """A store that is unavailable, as a ``UserError``."""
+    try:
+        yield
+    except Unreachable as error:
+        waiting = _count(len(snapshots.completed()))
+        raise UserError(f"{_where()} is unavailable ({error}): {waiting} in {snapshots.root()}") from None
 
 
 def executions() -> Iterator[dict[str, Any]]:
@@ -143,16 +134,22 @@ def _holds(workspace: Path, run: Mapping[str, Any]) -> bool:
     return headline.read(folder / paths.RUN).get("execution_id") == run["execution_id"]
 
 
-def _upload_pending(wait_s: float) -> int:
-    """As ``upload``, but raises ``Unreachable``."""
-    uploaded, again = 0, bool(snapshots.pending())
+def _upload_pending(wait_s: float, ended: threading.Event | None = None) -> int:
+    """As ``upload``, but raises ``Unreachable``; returns how many snapshots this process uploaded.
+
+    Whoever lets go of the lock looks for new snapshots afterwards, so what was left to it is not forgotten.
+    """
+    deadline, uploaded, again = time.monotonic() + wait_s, 0, bool(snapshots.pending() or ended)
     restored: set[str] = set()
     while again:
-        with snapshots.locked(wait_s) as held:
-            if not held:
-                break
-            uploaded += _upload_all(_store(), restored)
-        again = bool(snapshots.completed())
+        with snapshots.locked() as held:
+            if held:
+                uploaded += _upload_all(_store(), restored)
+                while ended and not ended.wait(TICK_S):
+                    uploaded += _upload_all(_store(), restored) if snapshots.pending() else 0
+        if not held and time.monotonic() < deadline:
+            time.sleep(0.1)
+        again = bool(snapshots.completed()) and (held or time.monotonic() < deadline)
     return uploaded
 
 
@@ -161,41 +158,58 @@ def _upload_all(store: Store, restored: set[str]) -> int:
     uploaded, folders = 0, snapshots.pending()
     for folder in folders:
         try:
-            snapshot = _as_it_is_now(snapshots.read(folder))
-            run_id = store.apply(snapshot, folder)
+            snapshot = snapshots.read(folder)
+            if snapshots.is_live(folder):
+                uploaded += _upload_live(store, snapshot, folder, folders)
+            else:
+                store.apply(snapshot, folder)
+                snapshots.remove(folder)
+                uploaded += 1
+            if snapshot.stage != RESTORED:
+                restored.discard(snapshot.run["execution_id"])
         except UnknownRun:  # made on another machine, or for another store; or deleted
             if snapshot.run["execution_id"] not in restored:
                 restored.add(snapshot.run["execution_id"])
                 restore(snapshot.run, Path(snapshot.workspace), before_ms=snapshot.time_ms)
                 break
             _reject(folder, "its run cannot be made")
-        except (Rejected, ValueError, OSError) as error:  # the latter two: it cannot be read
+        except Rejected as error:
             _reject(folder, error)
-        else:
-            if snapshot.status == "RUNNING" and not snapshots.is_superseded(folder, folders):
-                snapshots.note_run_id(folder, run_id)
-            else:
-                snapshots.remove(folder)
-                uploaded += 1
     return uploaded
+
+
+def _upload_live(store: Store, snapshot: Snapshot, folder: Path, folders: Sequence[Path]) -> bool:
+    """Upload a training in progress if it went on; whether that was the last of this snapshot.
+
+    A later snapshot of the same training holds all that this one does. One whose folder was removed will not go on.
+    """
+    training = Path(snapshot.training or "")
+    execution = f"-{snapshot.run['execution_id']}-"
+    later = [other for other in folders if execution in other.name and other.name > folder.name]
+    done = bool(later) or not training.is_dir()
+    if not training.is_dir():
+        snapshot = dataclasses.replace(snapshot, status="KILLED")
+    changed = 0
+    with suppress(FileNotFoundError):  # before the first epoch
+        changed = (training / paths.HISTORY).stat().st_mtime_ns
+    if done or _memory.seen.get(folder.name) != changed:
+        snapshots.note_run_id(folder, store.apply(snapshot, folder))
+        _memory.seen[folder.name] = changed
+    if done:
+        snapshots.remove(folder)
+    return done
 
 
 def _reject(folder: Path, reason: object) -> None:
     say(f"tracking: a snapshot was rejected and is kept in {snapshots.set_aside(folder)}: {reason}")
 
 
-def _as_it_is_now(snapshot: Snapshot) -> Snapshot:
-    """An interrupted training whose folder was removed will not go on."""
-    if snapshot.training is None or Path(snapshot.training).is_dir():
-        return snapshot
-    return dataclasses.replace(snapshot, status="KILLED")
-
-
 def _store() -> Store:
-    uri = server.uri()
+    uri, _memory.asked_at = server.uri(), time.monotonic()
     if not server.answers(uri):
         raise Unreachable("nothing listens there")
     if _memory.store is None or _memory.store.uri != uri:
+        _memory.seen.clear()
         from tasks.tracking.store import Store
 
         _memory.store = Store(uri)
@@ -208,9 +222,13 @@ def _report(error: Unreachable) -> None:
     if not _memory.reported:
         _memory.reported = True
         say(
-            f"tracking: {server.shown(server.uri())} is unavailable ({error}); results wait in {snapshots.root()} "
+            f"tracking: {_where()} is unavailable ({error}); results wait in {snapshots.root()} "
             "and go out with the next stage, or by: python -m tasks.track"
         )
+
+
+def _where() -> str:
+    return server.shown(server.uri())
 
 
 def _count(number: int) -> str:

@@ -1,9 +1,9 @@
 """Snapshots of what stages made, on disk until the tracking store has them. Nothing here imports MLflow.
 
-``state/tracking/<time in ms>-<execution id>-<stage>/`` holds ``snapshot.json``, copies of the files under
+``state/tracking/<time in ms>-<execution id>-<stage>-<unique>/`` holds ``snapshot.json``, copies of the files under
 ``artifacts/`` as the MLflow run will hold them, and the exported model. Copies, so a stage that runs again cannot
-change what an earlier run made. The snapshot of a training in progress, ``...-live``, names the training's folder
-instead: its history grows. A folder without a leading dot is complete.
+change what an earlier run made. The snapshot of a training in progress, its stage is "live", names the training's
+folder instead, where ``history.csv`` grows. A folder without a leading dot is complete.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +22,16 @@ from typing import Any
 from condensenet.files import write_atomically
 from condensenet.locks import try_lock
 from tasks import paths
+from tasks.tracking.server import Rejected
 
 SNAPSHOT = "snapshot.json"
 ARTIFACTS = "artifacts"
 ONNX = "onnx"
 RUN_ID = "run_id"  # in a live snapshot: the MLflow run, once there is one
-LIVE, TRAIN, RESTORED = "live", "train", "restored"  # stages that hold a whole training
+LIVE, TRAIN, RESTORED = "live", "train", "restored"
+WHOLE = (LIVE, TRAIN, RESTORED)  # a run can be made from them; later stages add to one
 REJECTED = ".rejected"
-DRAFT, DONE = ".draft-", ".done-"
+DRAFT = ".draft-"
 OLD_S = 86400.0
 
 
@@ -46,11 +47,6 @@ class Snapshot:
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)  # of the trained model
     training: str | None = None  # the folder of a training in progress, absolute
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether a run can be made from it; a later stage adds to one."""
-        return self.stage in (LIVE, TRAIN, RESTORED)
 
 
 def root() -> Path:
@@ -69,15 +65,8 @@ def put(snapshot: Snapshot, artifacts: Sequence[tuple[Path, str]] = (), onnx_mod
     if onnx_model is not None:
         _copy(onnx_model, draft / ONNX / paths.ONNX)
     write_atomically(draft / SNAPSHOT, json.dumps(dataclasses.asdict(snapshot), indent=1).encode())
-    time_ms = snapshot.time_ms
-    while True:
-        folder = root() / f"{time_ms:013d}-{snapshot.run['execution_id']}-{snapshot.stage}"
-        try:
-            return draft.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-        time_ms += 1  # another process took the name
+    unique = draft.name.removeprefix(DRAFT)
+    return draft.rename(root() / f"{snapshot.time_ms:013d}-{snapshot.run['execution_id']}-{snapshot.stage}-{unique}")
 
 
 def pending() -> list[Path]:
@@ -93,23 +82,15 @@ def completed() -> list[Path]:
 
 
 def is_live(folder: Path) -> bool:
-    return _stage(folder) == LIVE
-
-
-def is_superseded(folder: Path, others: Sequence[Path]) -> bool:
-    """Whether a later snapshot of the same training holds all that ``folder``, a live one, does."""
-    return any(
-        _execution(other) == _execution(folder) and _stage(other) in (LIVE, TRAIN) and other.name > folder.name
-        for other in others
-    )
+    return f"-{LIVE}-" in folder.name
 
 
 def read(folder: Path) -> Snapshot:
-    """Raises ``ValueError`` or ``OSError`` if it cannot be read."""
+    """Raises ``Rejected`` if it cannot be read."""
     try:
         return Snapshot(**json.loads((folder / SNAPSHOT).read_text(encoding="utf-8")))
-    except TypeError as error:
-        raise ValueError(f"{folder / SNAPSHOT}: {error}") from None
+    except (OSError, TypeError, ValueError) as error:
+        raise Rejected(f"{SNAPSHOT} cannot be read: {error}") from None
 
 
 def history(folder: Path, snapshot: Snapshot) -> Path:
@@ -119,14 +100,14 @@ def history(folder: Path, snapshot: Snapshot) -> Path:
 
 def remove(folder: Path) -> None:
     """In one step: after a kill all of it is there, or nothing."""
-    done = folder.with_name(f"{DONE}{uuid.uuid4().hex}")
+    done = folder.with_name(f"{DRAFT}{uuid.uuid4().hex}")
     folder.rename(done)
     shutil.rmtree(done, ignore_errors=True)
 
 
 def set_aside(folder: Path) -> Path:
     """Keep a snapshot that the store will never take out of the way of the others; returns where it is."""
-    aside = root() / REJECTED / f"{folder.name}-{uuid.uuid4().hex[:8]}"
+    aside = root() / REJECTED / folder.name
     aside.parent.mkdir(parents=True, exist_ok=True)
     return folder.rename(aside)
 
@@ -139,7 +120,7 @@ def note_run_id(folder: Path, run_id: str) -> None:
 
 def noted_run_id(execution_id: str) -> str | None:
     """The MLflow run of a training in progress, None if it is not known yet."""
-    for file in sorted(root().glob(f"*-{execution_id}-{LIVE}/{RUN_ID}"), reverse=True):
+    for file in sorted(root().glob(f"*-{execution_id}-{LIVE}-*/{RUN_ID}"), reverse=True):
         with suppress(FileNotFoundError):  # superseded just now
             return file.read_text()
     return None
@@ -147,48 +128,17 @@ def noted_run_id(execution_id: str) -> str | None:
 
 def tidy() -> None:
     """Remove what killed processes left behind."""
-    for prefix in (DRAFT, DONE):
-        for folder in root().glob(f"{prefix}*"):
-            if time.time() - folder.stat().st_mtime > OLD_S:
-                shutil.rmtree(folder, ignore_errors=True)
+    for folder in root().glob(f"{DRAFT}*"):
+        if time.time() - folder.stat().st_mtime > OLD_S:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def on_duty(ended: threading.Event) -> Iterator[bool]:
-    """Be the one uploader; waits while another process is, until ``ended`` (then yields False)."""
-    root().mkdir(parents=True, exist_ok=True)
-    with open(root() / ".uploader", "w") as file:
-        while not (alone := try_lock(file)) and not ended.wait(0.2):
-            pass
-        yield alone
-
-
-def has_uploader() -> bool:
-    """Whether an uploader is on duty: it will take what was put before this call."""
-    try:
-        with open(root() / ".uploader") as file:
-            return not try_lock(file, shared=True)
-    except FileNotFoundError:
-        return False
-
-
-@contextmanager
-def locked(wait_s: float = 0.0) -> Iterator[bool]:
-    """Be the one process that talks to the store; yields False if another still does after ``wait_s`` seconds."""
+def locked() -> Iterator[bool]:
+    """Be the one process that uploads; yields False if another is."""
     root().mkdir(parents=True, exist_ok=True)
     with open(root() / ".lock", "w") as file:
-        deadline = time.monotonic() + wait_s
-        while not (held := try_lock(file)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        yield held
-
-
-def _stage(folder: Path) -> str:
-    return folder.name.rpartition("-")[2]
-
-
-def _execution(folder: Path) -> str:
-    return folder.name.partition("-")[2].rpartition("-")[0]
+        yield try_lock(file)
 
 
 def _copy(source: Path, target: Path) -> None:

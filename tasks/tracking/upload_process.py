@@ -22,8 +22,7 @@ from typing import IO
 from tasks.console import say
 from tasks.tracking import reconcile, snapshots
 
-TICK_S = 0.25
-UNREACHABLE_TICK_S = 3.0  # between two attempts while the store is unavailable
+PAUSE_S = 1.0  # between two attempts
 END_S = 120.0
 CODE = str(Path(__file__).resolve().parents[2])  # the flow's own code, wherever it runs
 
@@ -73,13 +72,9 @@ def serve() -> None:
     ended = threading.Event()
     threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
     while not ended.is_set():
-        with snapshots.on_duty(ended) as alone:
-            able = alone and reconcile.prepare()
-            while able and not ended.wait(TICK_S):
-                reconcile.upload(wait_s=TICK_S)
-                able = not reconcile.is_unreachable()
-        ended.wait(UNREACHABLE_TICK_S)  # off duty while the store is unavailable: nobody waits for this process
-    reconcile.upload(wait_s=END_S / 2)  # off duty already: what a stage left to it at the last moment
+        reconcile.upload(ended=ended)
+        ended.wait(PAUSE_S)  # another process uploads, or the store is unavailable
+    reconcile.upload(wait_s=END_S / 2)  # what a stage left to it at the last moment
 
 
 def _pass_on(lines: IO[str], emit: Callable[[str], None]) -> None:

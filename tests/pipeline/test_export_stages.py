@@ -346,12 +346,12 @@ def test_the_evaluation_counts_every_image_once_the_last_partial_batch_too(study
 def set_command_line(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     """As for ``python -m tasks.<stage> SETTING``; the snapshot for the tracking store stays on disk."""
     monkeypatch.setattr(sys, "argv", [f"tasks/{stage}.py", SETTING])
-    monkeypatch.setattr(tracking, "_hand_over", lambda: None)
+    monkeypatch.setattr(tracking, "upload", lambda: None)
 
 
 def recorded(stage: str) -> tuple[snapshots.Snapshot, set[str]]:
     """The snapshot of ``stage``, and the artifacts in it."""
-    folder = next(folder for folder in snapshots.completed() if folder.name.endswith(f"-{stage}"))
+    folder = next(folder for folder in snapshots.completed() if f"-{stage}-" in folder.name)
     artifacts = folder / snapshots.ARTIFACTS
     return snapshots.read(folder), {str(path.relative_to(artifacts)) for path in artifacts.rglob("*.*")}
 

@@ -26,7 +26,7 @@ def workspace(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -
     """The working folder is an empty one with ``params.yaml``; snapshots for MLflow stay there."""
     shutil.copy(checkout / paths.PARAMS, tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stage.tracking, "_hand_over", lambda: None)
+    monkeypatch.setattr(stage.tracking, "upload", lambda: None)
 
 
 def _trained(setting: str, condensing_stage: int) -> CondenseNet:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def train(name: str = "g4-c2", epochs: int = 2) -> None:
         for epoch in range(1, epochs + 1)
     ]
     outputs.write_csv(training(name) / paths.HISTORY, rows)
-    tracking.update()
+    tracking.upload()
 
 
 def finish(name: str = "g4-c2") -> None:
@@ -195,7 +196,7 @@ def test_a_resumed_training_is_running_again_and_a_failed_one_failed(workspace: 
 def test_an_interrupted_training_whose_folder_was_removed_was_killed(workspace: Path, client) -> None:
     run = start()
     shutil.rmtree(training())
-    tracking.update()
+    tracking.upload()
     assert client.get_run(run["mlflow_run_id"]).info.status == "KILLED"
     assert snapshots.pending() == []
 
@@ -242,10 +243,10 @@ def test_an_upload_killed_at_any_point_is_repeated_without_a_trace(
     with monkeypatch.context() as patch:
         patch.setattr(Store, method, killed)
         with pytest.raises(KeyboardInterrupt):
-            tracking.update()
+            tracking.upload()
     assert snapshots.pending()
     reconcile._memory = reconcile._Memory()
-    tracking.update()
+    tracking.upload()
     assert snapshots.pending() == []
 
     (found,) = runs_of(client)
@@ -256,16 +257,14 @@ def test_an_upload_killed_at_any_point_is_repeated_without_a_trace(
     assert {metric.key: metric.value for metric in model.metrics} == found.data.metrics
 
 
-def test_a_killed_removal_leaves_nothing_that_is_uploaded_again(workspace: Path, client) -> None:
-    run = start()
-    evaluate(run, 2.0)
-    (snapshots.root() / f"{snapshots.DONE}0").mkdir()
-    (snapshots.root() / f"{snapshots.DRAFT}0").mkdir()
+def test_what_killed_processes_left_behind_is_removed(workspace: Path, client) -> None:
+    start()
+    draft = snapshots.root() / f"{snapshots.DRAFT}0"
+    draft.mkdir()
+    os.utime(draft, (0, 0))
     assert snapshots.completed() == []
-    for name in (f"{snapshots.DONE}0", f"{snapshots.DRAFT}0"):
-        os.utime(snapshots.root() / name, (0, 0))
     assert reconcile.upload_everything().startswith("0 snapshots uploaded to sqlite:")
-    assert [folder.name for folder in snapshots.root().iterdir() if folder.is_dir()] == [snapshots.pending()[0].name]
+    assert [folder for folder in snapshots.root().iterdir() if folder.is_dir()] == snapshots.pending()
 
 
 def test_the_onnx_model_carries_the_last_epoch_and_the_final_figures(workspace: Path, client) -> None:
@@ -477,11 +476,11 @@ def test_a_snapshot_that_the_store_rejects_is_kept_and_holds_up_no_other(
 def test_a_snapshot_that_cannot_be_read_holds_up_no_other(
     workspace: Path, client, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
-    write(snapshots.root() / "0000000000001-ab-evaluate" / snapshots.SNAPSHOT, text)
+    write(snapshots.root() / "0000000000001-ab-evaluate-0" / snapshots.SNAPSHOT, text)
     run = start()
     assert run["mlflow_run_id"] is not None
     assert "a snapshot was rejected" in capsys.readouterr().out
-    assert [folder.name.rpartition("-")[2] for folder in snapshots.pending()] == ["live"]
+    assert [snapshots.is_live(folder) for folder in snapshots.pending()] == [True]
 
 
 def test_a_run_that_cannot_be_made_is_not_tried_for_ever(
@@ -606,6 +605,32 @@ def test_an_execution_killed_while_it_starts_has_one_run_in_the_end(workspace: P
     assert snapshots.pending() == []
 
 
+def test_an_uploader_whose_store_fails_after_a_while_soon_tries_again(
+    workspace: Path, client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start()
+    passes = []
+
+    def fail_the_third(*_: object) -> int:
+        passes.append(time.monotonic())
+        if len(passes) == 3:
+            raise server.Unreachable("gone")
+        return 0
+
+    monkeypatch.setattr(reconcile, "_upload_all", fail_the_third)
+    reconcile.upload(ended=threading.Event())
+    assert len(passes) == 3
+    assert reconcile.is_unreachable()
+    assert reconcile._memory.retry_at < passes[2] + 1.0
+
+
+def test_the_links_are_shown_while_an_uploader_is_at_work(workspace: Path, client) -> None:
+    start()
+    with snapshots.locked() as held:
+        assert held
+        assert len(reconcile.links("http://127.0.0.1:5000")) == 1
+
+
 WRITER = """
 import sys
 from pathlib import Path
@@ -619,7 +644,7 @@ rows = []
 for epoch in range(1, 6):
     rows.append({"epoch": epoch, "train_loss": 1 / epoch, "seconds": 0.5})
     outputs.write_csv(training / paths.HISTORY, rows)
-    tracking.update()
+    tracking.upload()
 tracking.record(run, "train", artifacts=[(training / paths.HISTORY, "train")], finished=True)
 """
 
@@ -645,19 +670,25 @@ def test_several_processes_at_once_lose_nothing_on_a_store_not_yet_made(
 def test_an_uploader_takes_what_stages_leave_to_it_and_is_gone_in_the_end(workspace: Path, client) -> None:
     messages: list[str] = []
     with tracking.uploader(messages.append):
-        wait_for(snapshots.has_uploader)
+        wait_for(uploading)
         run = start()
         train(epochs=1)
         wait_for(lambda: "train_loss" in client.get_run(run["mlflow_run_id"]).data.metrics)
         train(epochs=3)
         finish()
         assert reconcile._memory.store is None  # this process did not need MLflow
-    assert not snapshots.has_uploader()
+    assert not uploading()
     assert snapshots.pending() == []
     (found,) = runs_of(client)
     assert (found.info.run_id, found.info.status) == (run["mlflow_run_id"], "FINISHED")
     assert len(history(client, run["mlflow_run_id"], "train_loss")) == 3
     assert messages == []
+
+
+def uploading() -> bool:
+    """Whether some process holds the right to upload."""
+    with snapshots.locked() as held:
+        return not held
 
 
 def wait_for(condition) -> None:

@@ -46,7 +46,7 @@ def test_what_a_killed_server_missed_arrives_when_it_is_back(
     def train(epochs: int) -> None:
         rows = [{"epoch": epoch, "train_loss": 1 / epoch, "seconds": 1.0} for epoch in range(1, epochs + 1)]
         outputs.write_csv(training / paths.HISTORY, rows)
-        tracking.update()
+        tracking.upload()
 
     run = tracking.start_execution(training, in_force, in_force.setting("g4-c4"))
     train(1)
