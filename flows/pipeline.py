@@ -103,7 +103,7 @@ def _reproduce(study: str | None, settings: list[str] | None, overrides: studies
             log.info(line)
             screen.note(line)
 
-        with tracking.courier(note):  # else every stage would import MLflow
+        with tracking.uploader(note):  # else every stage would import MLflow
             errors = _run_graph(graph)
         if errors:
             return Failed(message="; ".join(errors))

@@ -1,6 +1,6 @@
-"""benchmark: the latency of every form of the exported model, all in turn with the yardstick, on a quiet machine.
+"""benchmark: the latency of every form of the exported model, measured in turn with the yardstick on a quiet machine.
 
-What it measures with needs ONNX Runtime and NumPy alone, no PyTorch.
+Measuring needs ONNX Runtime and NumPy only, no PyTorch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from condensenet.deploy.runtime import operator_library
 from tasks import locks, outputs, paths, tracking
 from tasks.console import say
 from tasks.errors import one_line, run_main
-from tasks.headline import latency_metrics
 from tasks.params import Params, Setting, stage_arguments
 from tasks.paths import NATIVE
 
@@ -28,9 +27,8 @@ def main() -> None:
         facts = benchmark(params, setting)
     for line in describe(facts):
         say(line)
-    path = params.paths.setting("benchmark", setting.name) / paths.LATENCY
     with locks.shared_machine():
-        tracking.record(run, "benchmark", metrics=latency_metrics(facts), artifacts=[(path, "benchmark")])
+        tracking.record(run, "benchmark")
 
 
 def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
@@ -56,8 +54,8 @@ def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
 def forms_at_hand(params: Params, setting: Setting) -> dict[str, Path]:
     """The files that export kept and this machine can run: the native one needs our operator's library."""
     native = operator_library() is not None
-    found = {form: params.paths.form(setting.name, form) for form in paths.ALL_FORMS if form != NATIVE or native}
-    return {form: path for form, path in found.items() if path.exists()}
+    files = {form: params.paths.form(setting.name, form) for form in paths.ALL_FORMS if form != NATIVE or native}
+    return {form: path for form, path in files.items() if path.exists()}
 
 
 def as_row(row: dict[str, Any]) -> dict[str, Any]:

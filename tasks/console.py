@@ -1,4 +1,4 @@
-"""What a stage says while it works: a progress bar at a terminal, plain lines elsewhere."""
+"""Progress of a stage: a bar at a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PLAIN_INTERVAL_S = 10.0
 
 
 def say(line: str) -> None:
-    """Print one line at once, also when the output is a pipe; work goes on when whoever read it is gone."""
+    """Print one line at once, also to a pipe; a reader that is gone does not stop the work."""
     with suppress(BrokenPipeError):
         print(line, flush=True)
 

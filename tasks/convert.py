@@ -1,4 +1,4 @@
-"""convert: the trained model in grouped form, checked to be equal, with its cost and the map of what it kept."""
+"""convert: the trained model in grouped form, checked for equality, with its cost and the inputs it kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from condensenet.models.storage import save_model
 from tasks import locks, outputs, paths, tracking
 from tasks.console import say
 from tasks.errors import UserError, run_main
-from tasks.headline import cost_metrics
 from tasks.params import stage_arguments
 
 TOLERANCE = 1e-5  # of the largest difference of a logit, relative to the largest logit
@@ -34,7 +33,7 @@ def main() -> None:
         cost = convert_to(folder, model, params.data.image_size)
         grouped = cost["grouped"]
         say(f"{folder}: {grouped['macs']:,} MACs, {grouped['params']:,} parameters, equal to {TOLERANCE:g}")
-        tracking.record(run, "convert", metrics=cost_metrics(cost), artifacts=[(folder / paths.KEPT, "convert")])
+        tracking.record(run, "convert")
 
 
 def convert_to(folder: Path, model: CondenseNet, image_size: int) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def relative_difference(model: CondenseNet, grouped: CondenseNet, image_size: in
 
 
 def kept_inputs(model: CondenseNet) -> list[dict[str, Any]]:
-    """Of every learned layer, in the order of the forward pass: the inputs that each group keeps.
+    """The inputs that each group keeps, for every learned layer in the order of the forward pass.
 
     ``mean_abs_weight`` belongs to ``kept`` one to one: the mean over the group's filters of the absolute weight.
     """

@@ -17,7 +17,7 @@ class UserError(Exception):
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """What the library refuses, or finds missing, as a ``UserError``."""
+    """Turn errors of the library about bad or missing input into a ``UserError``."""
     try:
         yield
     except (ValueError, ImportError, FileNotFoundError) as error:

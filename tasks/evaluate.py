@@ -1,6 +1,6 @@
-"""evaluate: top-1, top-5, per-class error and confusion over the whole test set, of PyTorch and of ONNX Runtime.
+"""evaluate: top-1, top-5, per-class error and confusion over the test set, for PyTorch and ONNX Runtime.
 
-ONNX Runtime runs the file that ships; of the int8 one, where export kept it, the errors stand beside.
+ONNX Runtime runs the file that ships. If export kept the int8 file, its errors are added.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from condensenet.deploy.compare import onnx_logits, torch_logits
 from tasks import locks, outputs, paths, tracking
 from tasks.console import progress, say
 from tasks.errors import one_line, run_main
-from tasks.headline import evaluation_metrics
 from tasks.params import Params, Setting, stage_arguments
 
 TOP = 5
@@ -27,7 +26,7 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Answers:
-    """What one runtime says of every image: the class it finds likeliest, and whether the true one is among five."""
+    """One runtime's answer for every image: the likeliest class, and whether the true one is among the top five."""
 
     predicted_N: Tensor  # int64
     in_top5_N: Tensor  # bool
@@ -44,8 +43,7 @@ def main() -> None:
             f"{folder}: {metrics['images']} test images, error {errors['top1_error_pct']:.2f}% (top-5 "
             f"{errors['top5_error_pct']:.2f}%); PyTorch and ONNX Runtime disagree on {metrics['disagreements']}"
         )
-        files = [(folder / name, "evaluate") for name in (paths.METRICS, paths.PER_CLASS, paths.CONFUSION)]
-        tracking.record(run, "evaluate", metrics=evaluation_metrics(metrics), artifacts=files)
+        tracking.record(run, "evaluate")
 
 
 def evaluate(params: Params, setting: Setting) -> dict[str, Any]:
@@ -78,8 +76,10 @@ def answer(
         for name, logits in runtimes.items():
             parts[name].append(answers_of(logits(images), labels))
     return {
-        name: Answers(torch.cat([part.predicted_N for part in found]), torch.cat([part.in_top5_N for part in found]))
-        for name, found in parts.items()
+        name: Answers(
+            torch.cat([part.predicted_N for part in batches]), torch.cat([part.in_top5_N for part in batches])
+        )
+        for name, batches in parts.items()
     }
 
 
@@ -93,10 +93,10 @@ def summarise(answers: dict[str, Answers], labels_N: Tensor) -> dict[str, Any]:
     """The content of ``metrics.json``: errors in percent of all images, and on how many the runtimes disagree."""
     errors = {
         name: {
-            "top1_error_pct": _percent(found.predicted_N != labels_N),
-            "top5_error_pct": _percent(~found.in_top5_N),
+            "top1_error_pct": _percent(given.predicted_N != labels_N),
+            "top5_error_pct": _percent(~given.in_top5_N),
         }
-        for name, found in answers.items()
+        for name, given in answers.items()
     }
     differ_N = answers["pytorch"].predicted_N != answers["onnxruntime"].predicted_N
     return {"images": len(labels_N), **errors, "disagreements": int(differ_N.sum())}

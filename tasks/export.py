@@ -32,7 +32,6 @@ from tasks.export_forms import (
     time_int8,
     write_forms,
 )
-from tasks.headline import export_metrics
 from tasks.params import Params, Setting, stage_arguments
 from tasks.paths import INT8, LOWERED, NATIVE
 
@@ -47,9 +46,7 @@ def main() -> None:
     for line in lines(folder, facts):
         say(line)
     with locks.shared_machine():
-        artifacts = [(folder / paths.EXPORT, "export"), (folder / paths.PLAN, "export"), (folder / paths.FORMS, "")]
-        metrics = export_metrics(facts)
-        tracking.record(run, "export", metrics=metrics, onnx_model=folder / paths.ONNX, artifacts=artifacts)
+        tracking.record(run, "export")
 
 
 def export(params: Params, setting: Setting, run: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +86,7 @@ def to_export(params: Params, setting: Setting, run: dict[str, Any], model: Cond
 
 
 def write_and_compare(made: Export, train: ImageSplit, test: ImageSplit) -> dict[str, dict[str, Any]]:
-    """What ``export.json`` says of each form. All but int8 must be equal to PyTorch; raises ``ValueError``."""
+    """Facts of each form for ``export.json``. Raises ``ValueError`` if one other than int8 differs from PyTorch."""
     written = write_forms(made, train)
     differences = measure_differences(made.model, written, _images(test, f"compare {made.setting}"))
     for form, difference in differences.items():
@@ -99,7 +96,7 @@ def write_and_compare(made: Export, train: ImageSplit, test: ImageSplit) -> dict
 
 
 def settle_int8(made: Export, first: Latency) -> dict[str, Any]:
-    """Keep the int8 file or remove it: what was surely slower beside other work needs no quiet machine to be told."""
+    """Keep the int8 file or remove it. If it was surely slower beside other work, a quiet machine is not needed."""
     if not surely_slower(first):
         with locks.quiet_machine(), one_line():
             first = time_int8(made)
@@ -138,7 +135,7 @@ def _images(split: ImageSplit, label: str) -> Iterator[Tensor]:
 
 def opset_of(path: Path) -> int:
     """The opset of a file's standard operators, which a plan may have raised above ``export.opset``."""
-    return next(each.version for each in onnx.load(path).opset_import if not each.domain)
+    return next(opset.version for opset in onnx.load(path).opset_import if not opset.domain)
 
 
 def form_facts(path: Path, difference: Difference) -> dict[str, Any]:
@@ -160,14 +157,15 @@ def headline(facts: dict[str, Any]) -> dict[str, Any]:
 
 def lines(folder: Path, facts: dict[str, Any]) -> Iterator[str]:
     """A line a form, and why one was not kept."""
-    for form, found in facts["forms"].items():
+    for form, of_form in facts["forms"].items():
         name = paths.ONNX if form == LOWERED else f"{paths.FORMS}/{form}.onnx"
-        if not found["kept"]:
-            yield f"{folder / name}: not kept, {found['why']}"
+        if not of_form["kept"]:
+            yield f"{folder / name}: not kept, {of_form['why']}"
             continue
         yield (
-            f"{folder / name}: {form}, {found['file_bytes']:,} bytes; {found['images_compared']} test images compared, "
-            f"largest relative difference {found['max_relative_difference']:.2g}"
+            f"{folder / name}: {form}, {of_form['file_bytes']:,} bytes; "
+            f"{of_form['images_compared']} test images compared, "
+            f"largest relative difference {of_form['max_relative_difference']:.2g}"
         )
 
 

@@ -78,14 +78,14 @@ def write_forms(export: Export, train: ImageSplit) -> dict[str, Path]:
     """Write every form that can be written here, none of an earlier export staying; the paths by form."""
     shutil.rmtree(export.path(PLAIN).parent, ignore_errors=True)
     model, size, opset = export.model, export.size, export.opset
-    found = {form: export.path(form) for form in (LOWERED, PLAIN, INT8)}
-    lower(model, found[LOWERED], size, plan=export.plan, opset=opset, metadata=export.metadata_of(LOWERED))
-    export_onnx(model, found[PLAIN], size, opset=opset, metadata=export.metadata_of(PLAIN))
+    files = {form: export.path(form) for form in (LOWERED, PLAIN, INT8)}
+    lower(model, files[LOWERED], size, plan=export.plan, opset=opset, metadata=export.metadata_of(LOWERED))
+    export_onnx(model, files[PLAIN], size, opset=opset, metadata=export.metadata_of(PLAIN))
     if operator_library() is not None:
-        found[NATIVE] = export.path(NATIVE)
-        write_native(model, found[NATIVE], size, opset=opset, metadata=export.metadata_of(NATIVE))
-    write_int8(found[LOWERED], found[INT8], calibration_images(train), metadata={"form": INT8})
-    return found
+        files[NATIVE] = export.path(NATIVE)
+        write_native(model, files[NATIVE], size, opset=opset, metadata=export.metadata_of(NATIVE))
+    write_int8(files[LOWERED], files[INT8], calibration_images(train), metadata={"form": INT8})
+    return files
 
 
 def calibration_images(train: ImageSplit) -> Iterator[np.ndarray]:
@@ -101,16 +101,16 @@ def time_int8(export: Export) -> Latency:
     return measure_latency(files, yardstick=LOWERED, threads=(1,))[0]
 
 
-def surely_slower(found: Latency) -> bool:
+def surely_slower(int8: Latency) -> bool:
     """In nine of ten rounds."""
-    return found.ratio_p10 >= 1
+    return int8.ratio_p10 >= 1
 
 
-def int8_facts(found: Latency) -> dict[str, Any]:
+def int8_facts(int8: Latency) -> dict[str, Any]:
     """Whether the int8 file is kept, and why: it must be faster in nine of ten rounds."""
-    spread = f"{found.ratio_p10:.2f} to {found.ratio_p90:.2f}"
+    spread = f"{int8.ratio_p10:.2f} to {int8.ratio_p90:.2f}"
     return {
-        "kept": found.ratio_p90 < 1,
-        "why": f"{found.ratio:.2f} times the lowered file's time ({spread}), in turn on one thread, batch 1",
+        "kept": int8.ratio_p90 < 1,
+        "why": f"{int8.ratio:.2f} times the lowered file's time ({spread}), in turn on one thread, batch 1",
         "timed_on": hardware()["cpu"],
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,28 @@ from tasks import paths
 
 def final_metrics(study: str, setting: str, workspace: Path = Path()) -> dict[str, float]:
     """All headline figures of a setting, as far as the output files below ``workspace`` hold them."""
-    folders = paths.StudyPaths(study)
+    metrics: dict[str, float] = {}
+    for stage in SOURCES:
+        metrics.update(stage_metrics(study, setting, stage, workspace))
+    return metrics
 
-    def read(stage: str, name: str) -> dict[str, Any]:
-        return _json(workspace / folders.setting(stage, setting) / name)
 
-    return {
-        **cost_metrics(read("convert", paths.COST)),
-        **export_metrics(read("export", paths.EXPORT)),
-        **evaluation_metrics(read("evaluate", paths.METRICS)),
-        **latency_metrics(read("benchmark", paths.LATENCY)),
-    }
+def stage_metrics(study: str, setting: str, stage: str, workspace: Path = Path()) -> dict[str, float]:
+    """The headline figures in the outputs of one stage; none if it has none."""
+    if stage not in SOURCES:
+        return {}
+    name, metrics = SOURCES[stage]
+    return metrics(read(workspace / paths.StudyPaths(study).setting(stage, setting) / name))
 
 
 def cost_metrics(cost: Mapping[str, Any]) -> dict[str, float]:
     """From ``cost.json``: the grouped form, which is what ships."""
-    return _numbers(cost.get("grouped", {}), ("macs", "paper_flops", "params"))
+    return numbers(cost.get("grouped", {}), "macs", "paper_flops", "params")
 
 
 def export_metrics(export: Mapping[str, Any]) -> dict[str, float]:
     """From ``export.json``: the file that ships."""
-    return _numbers(export, ("file_bytes", "max_relative_difference"))
+    return numbers(export, "file_bytes", "max_relative_difference")
 
 
 def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -45,7 +46,7 @@ def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     if torch.get("top1_error_pct") != ort.get("top1_error_pct"):
         named["test_error_pct_pytorch"] = torch.get("top1_error_pct")
     named["test_error_pct_int8"] = int8.get("top1_error_pct")
-    return _numbers(named, tuple(named))
+    return numbers(named)
 
 
 def latency_metrics(latency: Mapping[str, Any]) -> dict[str, float]:
@@ -60,12 +61,22 @@ def latency_metrics(latency: Mapping[str, Any]) -> dict[str, float]:
         named = {"latency_ms": row.get("median_ms"), "latency_ratio": row.get("ratio")}
         suffix = "" if form == paths.LOWERED else f"_{form}"
         suffix += "" if (batch, threads) == (1, 1) else f"_b{batch}_t{threads}"
-        metrics.update({f"{name}{suffix}": value for name, value in _numbers(named, tuple(named)).items()})
+        metrics.update({f"{name}{suffix}": value for name, value in numbers(named).items()})
     return metrics
 
 
-def _numbers(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, float]:
-    return {name: number for name in names if (number := as_number(values.get(name))) is not None}
+SOURCES: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, float]]]] = {
+    "convert": (paths.COST, cost_metrics),
+    "export": (paths.EXPORT, export_metrics),
+    "evaluate": (paths.METRICS, evaluation_metrics),
+    "benchmark": (paths.LATENCY, latency_metrics),
+}
+
+
+def numbers(values: Mapping[str, Any], *names: str) -> dict[str, float]:
+    """``names`` (all, if none is given) -> the values that are numbers, or read as one."""
+    maybe = {name: as_number(values.get(name)) for name in names or values}
+    return {name: number for name, number in maybe.items() if number is not None}
 
 
 def as_number(value: object) -> float | None:
@@ -76,7 +87,7 @@ def as_number(value: object) -> float | None:
         return None
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read(file: Path) -> dict[str, Any]:
     """The mapping in a file; empty if it is missing or broken."""
     try:
         content = json.loads(file.read_text())

@@ -1,11 +1,11 @@
 """Locks between the processes of one checkout: a quiet machine for latencies, folders with one owner.
 
 Stages that compute (prepare, yardstick, train, convert, export, evaluate, report) run under ``shared_machine()``; the
-benchmark runs under ``quiet_machine()`` and waits for them, and so does export where it measures. What else the machine
-does is not seen.
+benchmark runs under ``quiet_machine()`` and waits for them, and so does export where it measures. Other programs on
+the machine are not noticed.
 
-A waiting benchmark does not keep other stages from starting: that would hold up the training of every other
-setting. The stages of a study are finite, so the benchmark's turn comes, at the latest when they are all done.
+A waiting benchmark does not keep other stages from starting, which would hold up the training of every other setting.
+Its turn comes at the latest when all other stages are done.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What stages write and later stages read. Files are whole or not there; what is missing or broken is one line."""
+"""What stages write and later stages read: written atomically; a missing or broken file is a one-line error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Whole or not at all, with the folder it goes to."""
+    """Write atomically, and make the folder if need be."""
     write_atomically(path, text.encode())
 
 

@@ -24,7 +24,7 @@ def checkout() -> Path:
 
 
 def state() -> Path:
-    """What outlives a killed run and is no output: checkpoints in progress, the tracking outbox, locks."""
+    """What survives a killed run and is no output: checkpoints, snapshots for the tracking store, locks."""
     return checkout() / "state"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from condensenet.data import Manifest, write_prepared
-from tasks import locks, sources, tracking
+from tasks import locks, sources
 from tasks import params as parameters
 from tasks.console import say
 from tasks.errors import UserError, one_line, run_main
@@ -19,7 +19,6 @@ from tasks.sources.streaming import write_streams
 def main() -> None:
     params = parameters.load()
     with locks.shared_machine():
-        tracking.initialise()  # before several settings train at once
         manifest = prepare(params, params.paths.data)
     say(f"{params.paths.data}: {summary(manifest)}")
 

@@ -1,7 +1,7 @@
-"""The Ray cluster that training runs on: the one that RAY_ADDRESS names, or a small one of this process alone.
+"""The Ray cluster that training runs on: the one that RAY_ADDRESS names, or a small private one.
 
-A cluster of our own is kept lean, because each of Ray's helper processes costs seconds of start-up: no dashboard, no
-preemption watcher, no autoscaler, no dataset manager. It listens on this machine only and ends with this process.
+Our own cluster runs without a dashboard, preemption watcher, autoscaler and dataset manager, because each of Ray's
+helper processes adds seconds of start-up. It listens on this machine only and ends with this process.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ OBJECT_STORE_BYTES = 100 << 20  # nothing large passes through Ray
 PREFIX = "cn-ray-"
 START_LOCK = "ray-start.lock"
 START_ATTEMPTS = 3
-MAINSTAYS = ("raylet", "gcs_server")  # without either of them a cluster is dead
+ESSENTIAL = ("raylet", "gcs_server")  # without either of them a cluster is dead
 WATCH_S = 0.5
 NEW_S = 60.0  # a folder this young may be about to be locked
-_ending = threading.Event()  # we end Ray's processes ourselves
+_ending = threading.Event()  # we kill Ray's processes ourselves
 _folder: str | None = None  # of our own cluster: its sockets and logs
 LEFT_OUT = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
@@ -79,14 +79,14 @@ def cluster(params: RayParams) -> Iterator[None]:
 
 @contextmanager
 def _watched() -> Iterator[None]:
-    """End this process at once when Ray's own processes are gone: Ray would wait for up to a minute, then abort it."""
+    """Exit at once when Ray's own processes are gone: Ray would wait for up to a minute, then abort."""
     import psutil
 
-    mainstays = {child: child.name() for child in psutil.Process().children() if child.name() in MAINSTAYS}
+    essential = {child: child.name() for child in psutil.Process().children() if child.name() in ESSENTIAL}
 
     def watch() -> None:
         while not _ending.wait(WATCH_S):
-            lost = [name for process, name in mainstays.items() if _is_gone(process)]
+            lost = [name for process, name in essential.items() if _is_gone(process)]
             if lost and not _ending.is_set():
                 line = f"error: Ray's {lost[0]} was killed: run it again to go on from the last checkpoint"
                 with suppress(BrokenPipeError):
@@ -113,20 +113,20 @@ def _is_gone(process: Any) -> bool:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep this process's handler: those that Ray puts in its place end it in the midst, or abort it."""
+    """Keep this process's handler: Ray's replacements exit or abort in the middle of a call."""
     put, ray._private.utils.set_sigterm_handler = ray._private.utils.set_sigterm_handler, lambda _handler: None
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
         ray._private.utils.set_sigterm_handler = put
-        signal.signal(signal.SIGTERM, on_sigterm)  # that of Ray's core is not Python's
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's core installs one below Python's
 
 
 def _start(params: RayParams, options: dict[str, Any]) -> None:
-    """Start a cluster of our own: after others that start, and again if the machine was too busy.
+    """Start our own cluster, one at a time on this machine, and retry if the machine was too busy.
 
-    Ray gives its processes half a minute, which a few clusters that start at once on two cores do not keep.
+    Ray's processes must be up in half a minute, which clusters that start together on two cores do not manage.
     """
     global _folder
     paths.state().mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def _start(params: RayParams, options: dict[str, Any]) -> None:
 
 
 def abandon() -> None:
-    """End the processes of our own cluster at once, in the midst of whatever they do."""
+    """Kill the processes of our own cluster at once, whatever they are doing."""
     import psutil
 
     _ending.set()
@@ -166,9 +166,9 @@ def abandon() -> None:
 
 
 def _new_folder() -> str:
-    """A folder with a short path, for it holds sockets, whose lock says that this process lives.
+    """A new folder, locked while this process lives. Its path is short because it holds sockets.
 
-    Those of processes that were killed are removed on the way.
+    Folders of processes that were killed are removed.
     """
     for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):  # another user's, or another process is at the same
@@ -226,20 +226,20 @@ def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: P
         trainer.fit()
     except TrainingFailedError as error:
         return _reason(error)
-    except ray.exceptions.RayError as error:  # the process that looks after the workers was lost
+    except ray.exceptions.RayError as error:  # the controller of the workers was lost
         return str(error).partition(". ")[0]
     return None
 
 
 def _reason(error: TrainingFailedError) -> str:
-    """The last line of what a worker raised; the rest is Ray's story around it."""
+    """The last line of a worker's error; the rest is Ray's context."""
     failures = getattr(error, "worker_failures", None) or {0: error}
     lines = [line for line in str(next(iter(failures.values()))).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself would try for minutes."""
+    """Fail at once; Ray itself would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         return  # "auto" and the like
@@ -279,7 +279,7 @@ class _LocalTrainer(_Trainer):
     """Without the actors that serve Ray Data sets and that clean up after us in a shared cluster."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in LEFT_OUT]
+        return [call for call in super()._create_default_callbacks() if type(call).__name__ not in LEFT_OUT]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         return super()._initialize_and_run_controller(

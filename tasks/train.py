@@ -1,8 +1,9 @@
-"""Train: one setting on Ray Train's workers, with checkpoints that an interrupted run goes on from.
+"""train: one setting on Ray Train's workers. An interrupted training resumes from its last checkpoint.
 
-A training in progress has a folder of its own, ``state/train/<study>/<setting>/<fingerprint>/``, named for all that
-decides its weights: parameters, data and code. The same ones find it again and resume. Others never do: they begin
-their own and tell what differs. It is removed when the outputs are written, so ``dvc repro -f`` trains anew.
+A training in progress has a folder of its own, ``state/train/<study>/<setting>/<fingerprint>/``, named after everything
+that decides its weights: parameters, data and code. If all are the same, the training resumes. If any differs, a new
+one starts and a message names the difference. The folder is removed once the outputs are written, so ``dvc repro -f``
+trains anew.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ def read_manifest(params: Params, setting: Setting) -> Manifest:
 
 
 def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper | None = None) -> None:
-    """Train ``setting`` or go on with it, and write its outputs; raises ``UserError``."""
-    whole = recipe(setting.model, setting.train, params.data.augment, manifest.fingerprint)
-    folder = _folder(params, setting.name, whole)
+    """Train ``setting``, or resume its training, and write the outputs; raises ``UserError``."""
+    full_recipe = recipe(setting.model, setting.train, params.data.augment, manifest.fingerprint)
+    folder = _folder(params, setting.name, full_recipe)
     with owned(folder):
-        _tell_of_others(folder, whole)
-        write_text(folder / RECIPE, json.dumps(whole, indent=1) + "\n")
+        _report_others(folder, full_recipe)
+        write_text(folder / RECIPE, json.dumps(full_recipe, indent=1) + "\n")
         (folder / train_worker.ERROR).unlink(missing_ok=True)
         write_text(folder / train_worker.RESERVE, " " * train_worker.RESERVE_BYTES)
         follower = Follower(folder, params, setting)
@@ -67,16 +68,7 @@ def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper
         metrics = summary(follower.rows, params, setting, manifest)
         out = params.paths.setting("train", setting.name)
         _write_outputs(folder, out, metrics)
-        tracking.record(
-            follower.run,
-            "train",
-            metrics={
-                "train_seconds": float(metrics["seconds"]),
-                "images_per_second": float(metrics["images_per_second"]),
-            },
-            artifacts=[(out / paths.MODEL, "checkpoint"), (out / paths.HISTORY, "train")],
-            finished=True,
-        )
+        tracking.record(follower.run, "train", finished=True)
         _remove(folder)
     say(f"{out}: validation error {metrics['validation_error_pct']:.2f}% in {metrics['seconds']:.0f} s")
 
@@ -98,15 +90,15 @@ def summary(
     }
 
 
-def _folder(params: Params, setting: str, whole_recipe: dict[str, Any]) -> Path:
+def _folder(params: Params, setting: str, full_recipe: dict[str, Any]) -> Path:
     root = paths.checkout() / params.ray.storage if params.ray.storage else paths.state()
-    digest = hashlib.sha256(json.dumps(whole_recipe, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(full_recipe, sort_keys=True).encode()).hexdigest()
     return root.resolve() / "train" / params.study / setting / digest[:12]
 
 
 def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower, stopper: Stopper | None) -> None:
     """Train on Ray's workers; ``follower`` meanwhile shows and records what they write."""
-    from tasks import ray_cluster  # before the follower's thread imports anything itself
+    from tasks import ray_cluster  # before the follower's thread imports anything
 
     job = train_worker.Job(
         folder=folder,
@@ -121,9 +113,9 @@ def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower, 
     try:
         with follower, ray_cluster.cluster(params.ray):
             failure = ray_cluster.train(train_worker.run, job, params.ray, folder)
-            if stopper and stopper.told and (paused.exists() or failure) and not error.exists():
+            if stopper and stopper.signal and (paused.exists() or failure) and not error.exists():
                 stopper.end()
-    except UserError as refusal:  # by the cluster, which is not there or too small; or nothing can be recorded
+    except UserError as refusal:  # the cluster is missing or too small, or nothing can be recorded
         _fail(follower, error.read_text() if error.exists() else str(refusal))
     if error.exists():
         _fail(follower, error.read_text())
@@ -133,22 +125,22 @@ def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower, 
 
 def _fail(follower: Follower, report: str) -> NoReturn:
     if follower.run:
-        with suppress(OSError):  # the disk may be full: that is what ends this training, then
-            tracking.record(follower.run, "train", failed=True)
+        with suppress(OSError):  # the disk may be full, which then is the failure to report
+            tracking.record_failure(follower.run, follower.folder)
     if os.environ.get("CONDENSENET_TRACEBACK"):
         say(report)
     raise UserError(report.partition("\n")[0] or f"training {follower.setting.name} failed")
 
 
-def _tell_of_others(folder: Path, whole_recipe: dict[str, Any]) -> None:
-    """Name the trainings of this setting that were interrupted under other parameters, data or code."""
+def _report_others(folder: Path, full_recipe: dict[str, Any]) -> None:
+    """Name the interrupted trainings of this setting that used other parameters, data or code."""
     for path in sorted(folder.parent.glob(f"*/{RECIPE}")):
         if path.parent == folder or path.parent.suffix == DONE:
             continue
         if not any((path.parent / train_worker.CHECKPOINTS).glob("*.pt")):
-            continue  # it never came as far as to have something to lose
-        with suppress(OSError, ValueError):  # another process may just have ended it
-            different = differences(whole_recipe, json.loads(path.read_text()))
+            continue  # it has no checkpoint, so nothing is lost
+        with suppress(OSError, ValueError):  # another process may just have finished it
+            different = differences(full_recipe, json.loads(path.read_text()))
             say(f"the interrupted training in {path.parent} is not resumed: {different}; it goes on if that is undone")
 
 
@@ -160,7 +152,7 @@ def _write_outputs(folder: Path, out: Path, metrics: dict[str, Any]) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """All at once: what is half removed must not be taken for a training in progress."""
+    """Rename first: a half-removed folder must not be taken for a training in progress."""
     done = folder.with_suffix(DONE)
     shutil.rmtree(done, ignore_errors=True)
     folder.rename(done)

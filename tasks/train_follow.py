@@ -1,8 +1,7 @@
-"""What a training says while it runs: an epoch a line, a bar at a terminal, and the same to the tracking store."""
+"""What a training shows while it runs: a line per epoch, or a bar at a terminal; MLflow gets every epoch too."""
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,14 +16,14 @@ from tasks.outputs import read_history, write_text
 from tasks.params import Params, Setting
 
 POLL_S = 0.1
-RECORDED = "recorded"  # how many epochs the tracking outbox was given
+SHOWN = "shown"  # how many epochs were shown
 Row = dict[str, float]
 
 
 class Follower:
-    """A thread that reads what rank 0 writes. ``run`` is the identity of the execution, ``rows`` the whole history.
+    """A thread that reads what rank 0 writes. ``run`` is the content of ``run.json``, ``rows`` the history.
 
-    Making one begins the execution, or finds the identity that an interrupted one had.
+    It begins the execution, or goes on with an interrupted one.
     """
 
     def __init__(self, folder: Path, params: Params, setting: Setting) -> None:
@@ -51,35 +50,30 @@ class Follower:
 
     def _follow(self) -> None:
         try:
-            self.run = self._execution()
+            self.run = tracking.start_execution(self.folder, self._params, self.setting)
             rows = self._new_rows()
             if sys.stderr.isatty():
                 rows = progress(rows, self.setting.train.epochs, f"train {self.setting.name}")
-            recorded = self._recorded()
+            shown = self._shown()
             for row in rows:
-                if row["epoch"] > recorded:
-                    self._show_and_record(row)
+                if row["epoch"] > shown:
+                    self._show(row)
+            tracking.note_run_id(self.folder, self.run)
         except OSError as error:
             self._error = UserError(f"training {self.setting.name} cannot be recorded: {error}; run it again to do so")
             say(f"training {self.setting.name} goes on, but cannot be recorded: {error}")
         except BaseException as error:
             self._error = error
 
-    def _execution(self) -> dict[str, Any]:
-        path = self.folder / paths.RUN
-        if not path.exists():
-            write_text(path, json.dumps(tracking.start_execution(self._params, self.setting), indent=1) + "\n")
-        return json.loads(path.read_text())
-
     def _new_rows(self) -> Iterator[Row]:
         """The history's rows as they come; ends when the training has ended and all are read."""
-        told = 0
+        messages_shown = 0
         while True:
             ended = self._ended.wait(POLL_S)
             messages = (self.folder / train_worker.MESSAGES).read_text().splitlines()
-            for line in messages[told:]:
+            for line in messages[messages_shown:]:
                 say(line)
-            told = len(messages)
+            messages_shown = len(messages)
             rows = read_history(self.folder / paths.HISTORY)
             for row in rows[len(self.rows) :]:
                 self.rows.append(row)
@@ -87,16 +81,15 @@ class Follower:
             if ended:
                 return
 
-    def _recorded(self) -> int:
-        path = self.folder / RECORDED
+    def _shown(self) -> int:
+        path = self.folder / SHOWN
         return int(path.read_text()) if path.exists() else 0
 
-    def _show_and_record(self, row: Row) -> None:
+    def _show(self, row: Row) -> None:
         if not sys.stderr.isatty():
             say(as_line(self.setting, row))
-        metrics = {name: value for name, value in row.items() if name != "epoch"}
-        tracking.record(self.run, "train", metrics=metrics, step=int(row["epoch"]))
-        write_text(self.folder / RECORDED, str(int(row["epoch"])))
+        tracking.upload()
+        write_text(self.folder / SHOWN, str(int(row["epoch"])))
 
 
 def as_line(setting: Setting, row: Row) -> str:

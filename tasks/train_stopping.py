@@ -1,8 +1,8 @@
-"""SIGTERM and Ctrl-C: the workers save where they are and end, and then the stage, with status 143 or 130.
+"""SIGTERM and Ctrl-C: the workers save a checkpoint and end, then the stage ends with status 143 or 130.
 
-The stage leaves a file in the training's folder, rank 0 looks for it after every step, all ranks stop after the same
-one. Workers that are not there, or do not answer in time, are ended as they are: nothing is lost then but the steps
-since the last checkpoint, for files are whole or not there.
+The stage leaves a file in the training's folder. Rank 0 looks for it after every step, and all ranks stop after the
+same step. Workers that do not exist yet or do not answer in time are killed: only the steps since the last checkpoint
+are lost, because files are written atomically.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ ATTENTION = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopper:
-    """What this process does when it is told to stop; to be made in the main thread, before work begins."""
+    """Handles signals to stop. Create it in the main thread, before work begins."""
 
     def __init__(self) -> None:
-        self.told: int | None = None  # the signal
+        self.signal: int | None = None  # received
         self._folder: Path | None = None
         for number in ATTENTION:
             signal.signal(number, self._hear)
@@ -40,7 +40,7 @@ class Stopper:
 
     @contextmanager
     def training(self, folder: Path) -> Iterator[None]:
-        """While workers train in ``folder`` they are asked to save first; at other times the stage ends at once."""
+        """While workers train in ``folder``, a signal asks them to save first. At other times it ends the stage."""
         for name in (train_worker.STOP, train_worker.PAUSED):
             (folder / name).unlink(missing_ok=True)
         self._folder = folder
@@ -48,16 +48,16 @@ class Stopper:
         self._folder = None
 
     def end(self) -> NoReturn:
-        """End with all that Ray started, also in the midst of a call into Ray, which would let no exception through."""
+        """Kill what Ray started and exit. Works during a call into Ray too, which would swallow an exception."""
         say(self._last_words())
         abandon = getattr(sys.modules.get("tasks.ray_cluster"), "abandon", None)
-        if abandon is not None:  # else the module was not imported yet, or not to its end
+        if abandon is not None:  # None while the module is not fully imported
             abandon()
-        os._exit(128 + (self.told or signal.SIGTERM))
+        os._exit(128 + (self.signal or signal.SIGTERM))
 
     def _hear(self, number: int, _frame: object) -> None:
-        again, self.told = self.told is not None, number
-        if again or self._folder is None or not _at_work(self._folder):
+        repeated, self.signal = self.signal is not None, number
+        if repeated or self._folder is None or not _at_work(self._folder):
             self.end()
         say("stopping: waiting for the workers to save")
         try:
@@ -76,7 +76,7 @@ class Stopper:
 
 
 def _end_with(parent: int) -> None:
-    """DVC does not pass on what ends it, by -9 it cannot: a training that lived on would be in the next run's way."""
+    """Stop when DVC dies: it does not forward signals, and a surviving training would block the next run."""
     while os.getppid() == parent:
         time.sleep(PARENT_S)
     os.kill(os.getpid(), signal.SIGTERM)

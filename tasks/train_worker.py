@@ -1,8 +1,8 @@
 """What runs in each Ray worker. No Ray Data, MLflow, Prefect or torchvision: a worker should start fast.
 
 Workers and the stage share a folder, the training's own: checkpoints, ``history.csv`` after every epoch, messages
-for the user, and in the end ``model.pt``, ``paused.txt`` or ``error.txt``. Rank 0 alone writes there, but for
-``stop``, the stage's.
+for the user, and finally ``model.pt``, ``paused.txt`` or ``error.txt``. Only rank 0 writes there, except for ``stop``,
+which the stage writes.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"
 MESSAGES = "messages.txt"
-ERROR = "error.txt"  # first line: what the user is told
-RESERVE = "reserve"  # room for the error on a disk that is full
+ERROR = "error.txt"  # first line: the message for the user
+RESERVE = "reserve"  # space for the error message on a full disk
 RESERVE_BYTES = 16384
 STOP = "stop"  # the stage asks rank 0 to save and end
-PAUSED = "paused.txt"  # it did so: after which step
-LOCK = "lock"  # held by the rank 0 that is at work
-LOCK_WAIT_S = 120.0  # for a rank 0 whose stage was killed to end
+PAUSED = "paused.txt"  # it did: names the step
+LOCK = "lock"  # held by the rank 0 that trains
+LOCK_WAIT_S = 120.0  # for the rank 0 of a killed stage to end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,9 @@ class Job:
 
 
 def run(config: dict[str, Any]) -> None:
-    """Train as one of Ray Train's workers. What a restart cannot cure is left in ``error.txt``."""
+    """Train as one of Ray Train's workers. Errors that a restart cannot fix go to ``error.txt``."""
     job: Job = config["job"]
-    if (job.folder / ERROR).exists():  # Ray restarts what failed, but not to come to the same end
+    if (job.folder / ERROR).exists():  # a restart by Ray would fail in the same way
         return
     import torch.distributed as dist
 
@@ -71,7 +71,7 @@ def run(config: dict[str, Any]) -> None:
                 write_text(job.folder / PAUSED, str(error))
             return
         if _is_final(error):
-            with suppress(OSError):  # no room all the same: then Ray brings the message
+            with suppress(OSError):  # still no space: Ray reports the error
                 (job.folder / RESERVE).unlink(missing_ok=True)
                 write_text(job.folder / ERROR, f"{_one_line(error)}\n{traceback.format_exc()}")
         raise
@@ -127,21 +127,21 @@ def _is_pause(error: Exception) -> bool:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether a restart would come to the same end: bad parameters or data, a diverged loss, a full disk."""
+    """Whether a restart would fail again: bad parameters or data, a diverged loss, a full disk."""
     from condensenet.training import TrainingStopped
 
     return isinstance(error, TrainingStopped | ValueError) or is_permanent_write_error(error)
 
 
 def _one_line(error: Exception) -> str:
-    """What the user is told; never empty."""
+    """The message for the user; never empty."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _start_process_group(job: Job) -> int:
-    """Join the other workers: gloo between CPUs, NCCL between GPUs. On one machine nothing leaves the loopback."""
+    """Join the other workers: gloo on CPUs, NCCL on GPUs. On one machine all traffic stays on the loopback."""
     import ray.train
     import torch.distributed as dist
     from ray.train.collective import broadcast_from_rank_zero
@@ -171,7 +171,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other rank 0 writes in ``folder``: that of a killed stage may live on for a moment."""
+    """Wait until no other rank 0 writes in ``folder``: one whose stage was killed may survive for a moment."""
     deadline = time.monotonic() + LOCK_WAIT_S
     with (folder / LOCK).open("a") as file:
         while not try_lock(file):
@@ -182,7 +182,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _log_to(path: Path) -> None:
-    """What the library has to say goes to the user, by way of the stage."""
+    """Pass the library's messages to the stage, which shows them."""
     logger = logging.getLogger("condensenet")
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -1,7 +1,7 @@
-"""yardstick: MobileNetV1 at the study's input size, which every latency is taken in turn with.
+"""yardstick: MobileNetV1 at the study's input size; every latency is measured in turn with it.
 
-The published network, 1.0 with its stride-2 stem, on images of any size; its weights are random, since a latency
-does not depend on them.
+The published network (width 1.0, stride-2 stem) for images of any size. Its weights are random, because latency does
+not depend on them.
 """
 
 from __future__ import annotations

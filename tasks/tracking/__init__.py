@@ -1,12 +1,13 @@
-"""Mirror to MLflow what the stages make: written to an outbox on disk first, delivered when the store answers.
+"""Mirror to MLflow what the stages make: snapshots on disk first, uploaded when the store is there.
 
-A stage calls ``record``; it never fails for the tracking store's sake. One MLflow run is one real execution of
-training: ``train`` calls ``start_execution`` and writes what it returns as ``run.json``, the stages that follow read
-that file and add to the same run, also when DVC restored it from its cache.
+A stage calls ``record`` at its end; it never fails for the tracking store's sake. One MLflow run is one real execution
+of training: ``train`` calls ``start_execution``, which writes ``run.json``. The stages that follow read that file and
+add to the same run, also when DVC restored it from its cache.
 """
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -14,113 +15,117 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from condensenet.files import write_atomically
+from tasks import headline, paths
 from tasks.headline import final_metrics
-from tasks.tracking import contents, delivery, outbox, server
-from tasks.tracking.attending import courier
-from tasks.tracking.contents import dvc_tags
-from tasks.tracking.delivery import deliver
+from tasks.tracking import desired, snapshots
+from tasks.tracking.desired import dvc_tags
+from tasks.tracking.reconcile import is_unreachable, upload
+from tasks.tracking.snapshots import LIVE, Snapshot
+from tasks.tracking.upload_process import uploader
 
-if TYPE_CHECKING:  # importing them imports torch, which delivering does not need
+if TYPE_CHECKING:  # importing them imports torch, which uploading does not need
     from tasks.params import Params, Setting
 
-__all__ = ["courier", "deliver", "dvc_tags", "final_metrics", "initialise", "record", "start_execution"]
+__all__ = [
+    "dvc_tags",
+    "final_metrics",
+    "note_run_id",
+    "record",
+    "record_failure",
+    "start_execution",
+    "upload",
+    "uploader",
+]
 
-START_WAIT_S = 60.0  # a starting execution waits this long for another process that delivers, to learn its run's id
+START_WAIT_S = 60.0  # a starting execution waits this long for another process that uploads, to learn its run's id
 
 
-def start_execution(params: Params, setting: Setting) -> dict[str, Any]:
-    """Begin an execution of ``setting``: the content of ``run.json``, its MLflow run made if the store answers.
+def start_execution(training: Path, params: Params, setting: Setting) -> dict[str, Any]:
+    """Begin the execution of ``setting`` in the folder ``training``, or go on with it: returns its ``run.json``.
 
-    Logs the parameters, the commit and the dataset too. A training that resumes keeps what the first one got.
+    The file is written first: whatever is killed later, the execution keeps its name and has one MLflow run, which
+    gets the parameters, the commit, the dataset and from now on every epoch in the folder's ``history.csv``.
     """
-    now = time.time()
-    run: dict[str, Any] = {
+    run = headline.read(training / paths.RUN)
+    if not run:
+        run = _new_run(params, setting)
+        _write_run(training, run)
+    tags = desired.run_tags(params, setting, run["git_commit"])
+    _put(run, LIVE, status="RUNNING", tags=tags, training=str(training.resolve()))
+    deadline = time.monotonic() + START_WAIT_S
+    upload()
+    while not note_run_id(training, run) and not is_unreachable() and time.monotonic() < deadline:
+        time.sleep(0.1)
+        upload()
+    return run
+
+
+def _new_run(params: Params, setting: Setting) -> dict[str, Any]:
+    return {
         "execution_id": uuid.uuid4().hex,
         "mlflow_run_id": None,
         "study": params.study,
         "setting": setting.name,
-        "started_at": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
-        "git_commit": contents.git_commit(),
-        "params": contents.run_params(params, setting),
-        "dataset": contents.dataset(params),
+        "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "git_commit": desired.git_commit(),
+        "params": desired.run_params(params, setting),
+        "dataset": desired.dataset(params),
     }
-    start = {
-        "run": run,
-        "stage": "start",
-        "time_ms": round(1000 * now),
-        "workspace": str(Path.cwd()),
-        "params": run["params"],
-        "tags": contents.run_tags(params, setting, run["git_commit"]),
-        "dataset": run["dataset"],
-    }
-    outbox.put(run["execution_id"], start)
-    _hand_over(START_WAIT_S)
-    run["mlflow_run_id"] = _run_id(run["execution_id"])
-    return run
+
+
+def note_run_id(training: Path, run: dict[str, Any]) -> bool:
+    """Complete ``run`` and its file by the id of the MLflow run; False while that is not known."""
+    if run["mlflow_run_id"] is None:
+        run["mlflow_run_id"] = snapshots.noted_run_id(run["execution_id"])
+        if run["mlflow_run_id"] is not None:
+            _write_run(training, run)
+    return run["mlflow_run_id"] is not None
+
+
+def _write_run(training: Path, run: Mapping[str, Any]) -> None:
+    write_atomically(training / paths.RUN, (json.dumps(run, indent=1) + "\n").encode())
 
 
 def record(
     run: Mapping[str, Any],
     stage: str,
     *,
-    params: Mapping[str, object] | None = None,
     metrics: Mapping[str, float] | None = None,
-    step: int | None = None,
-    tags: Mapping[str, object] | None = None,
+    tags: Mapping[str, str] | None = None,
+    artifacts: Sequence[tuple[Path, str]] | None = None,
+    finished: bool = False,
+) -> None:
+    """Keep what ``stage`` made for the run of the execution that ``run`` (the content of ``run.json``) names.
+
+    Left out, ``metrics`` and ``artifacts`` are those in the stage's outputs. ``artifacts`` are pairs of a file or
+    folder and the artifact folder it goes to ("" for the top). ``finished`` ends the run.
+    """
+    _put(
+        run,
+        stage,
+        artifacts=desired.outputs(run, stage) if artifacts is None else artifacts,
+        onnx_model=desired.onnx_model(run) if stage == "export" else None,
+        metrics=desired.figures(run, stage) if metrics is None else metrics,
+        tags=tags or {},
+        status="FINISHED" if finished else None,
+    )
+    upload()
+
+
+def record_failure(run: Mapping[str, Any], training: Path) -> None:
+    """End the run of a training that failed; it runs again when the training does."""
+    history = training / paths.HISTORY
+    _put(run, "train", artifacts=[(history, "train")] if history.exists() else [], status="FAILED")
+    upload()
+
+
+def _put(
+    run: Mapping[str, Any],
+    stage: str,
     artifacts: Sequence[tuple[Path, str]] = (),
     onnx_model: Path | None = None,
-    dataset: Mapping[str, str] | None = None,
-    finished: bool = False,
-    failed: bool = False,
+    **rest: Any,
 ) -> None:
-    """Add to the run of the execution that ``run`` (the content of ``run.json``) names.
-
-    ``step`` is the epoch, counted from 1; left out: the metrics are of the trained model. ``artifacts`` are pairs of
-    a file or folder and the artifact folder it goes to ("" for the top). ``dataset`` has name, fingerprint, source.
-    A record of stage "train" sets the run's status to RUNNING, ``finished`` and ``failed`` set what they say.
-    """
-    kept = [(Path(source), f"{index}/{Path(source).name}") for index, (source, _) in enumerate(artifacts)]
-    listed = [{"kept": str(index), "folder": folder} for index, (_, folder) in enumerate(artifacts)]
-    if onnx_model is not None:
-        kept.append((Path(onnx_model), "onnx/model.onnx"))
-    status = "FAILED" if failed else "FINISHED" if finished else "RUNNING" if stage == "train" else None
-    outbox.put(
-        run["execution_id"],
-        {
-            "run": dict(run),
-            "stage": stage,
-            "time_ms": round(1000 * time.time()),
-            "workspace": str(Path.cwd()),
-            "params": {name: str(value) for name, value in (params or {}).items()},
-            "metrics": {name: float(value) for name, value in (metrics or {}).items() if value is not None},
-            "step": step,
-            "tags": {name: str(value) for name, value in (tags or {}).items()},
-            "artifacts": listed,
-            "onnx_model": None if onnx_model is None else "onnx/model.onnx",
-            "dataset": None if dataset is None else dict(dataset),
-            "status": status,
-        },
-        kept,
-    )
-    _hand_over()
-
-
-def initialise() -> None:
-    """Make the store ready before several processes use it at once: a fresh SQLite file takes only one maker."""
-    if not outbox.attended():  # the courier opened it before it went on duty
-        delivery.prepare()
-
-
-def _hand_over(wait_s: float = 0.0) -> None:
-    if not outbox.attended():
-        delivery.deliver(wait_s)
-
-
-def _run_id(execution_id: str) -> str | None:
-    """The run's id once the start of the execution has arrived; None if that takes too long."""
-    deadline = time.monotonic() + START_WAIT_S
-    while (run_id := outbox.noted_run(execution_id)) is None and outbox.attended():
-        if time.monotonic() > deadline or not server.answers(server.uri()):
-            return None
-        time.sleep(0.1)
-    return run_id
+    snapshot = Snapshot(run=run, stage=stage, time_ms=round(1000 * time.time()), workspace=str(Path.cwd()), **rest)
+    snapshots.put(snapshot, artifacts, onnx_model)

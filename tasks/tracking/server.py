@@ -28,12 +28,16 @@ ENVIRONMENT = {
 }
 
 
-class Refused(Exception):
-    """The store answers and will never take this record."""
+class Rejected(Exception):
+    """The store answers and will never take this snapshot."""
 
 
-class Away(Exception):
+class Unreachable(Exception):
     """The store does not answer, or not as it should; trying again later may help."""
+
+
+class UnknownRun(Exception):
+    """The store has no run of the execution that a later stage adds to."""
 
 
 def uri() -> str:

@@ -20,7 +20,7 @@ from workspaces import Workspace, ask, end_group
 from flows import benchmark_device, exported_run
 from tasks import export, paths, tracking
 from tasks.errors import UserError
-from tasks.tracking import delivery
+from tasks.tracking import reconcile
 
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 ABSENT = ("torch", "torchvision", "ray", "dvc", "onnx", "onnxscript", "sklearn")
@@ -74,18 +74,21 @@ def runs(server: Server, checkout: Path, tmp_path_factory: pytest.TempPathFactor
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("workspace"))
         patch.setenv("MLFLOW_TRACKING_URI", server.uri)
-        patch.setattr(delivery, "_Process", type("_Process", (delivery._Process,), {}))
+        patch.setattr(reconcile, "_memory", reconcile._Memory())
         params = write_study(checkout)
         setting = params.settings[SETTING]
-        started = {name: tracking.start_execution(params, setting) for name in ("exported", "bare", "running")}
-        for name, run in started.items():
-            tracking.record(run, "train", metrics={"train_loss": 1.0}, step=1, finished=name != "running")
+        started = {}
+        for name in ("exported", "bare", "running"):
+            Path(name).mkdir()  # of the training
+            started[name] = tracking.start_execution(Path(name), params, setting)
+            if name != "running":
+                tracking.record(started[name], "train", finished=True)
         run = started["exported"]
         export.export(params, setting, run)
         folder = params.paths.setting("export", SETTING)
         if not (folder / paths.FORMS / "native.onnx").exists():  # our operators were not built here
             (folder / paths.FORMS / "native.onnx").write_bytes(b"with operators that are not here")
-        tracking.record(run, "export", onnx_model=folder / paths.ONNX, artifacts=[(folder / paths.FORMS, "")])
+        tracking.record(run, "export")
         yield {name: run["mlflow_run_id"] for name, run in started.items()}
 
 

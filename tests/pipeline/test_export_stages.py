@@ -32,6 +32,7 @@ from tasks import benchmark, evaluate, export, export_forms, locks, paths, track
 from tasks.errors import UserError
 from tasks.headline import evaluation_metrics
 from tasks.params import Params
+from tasks.tracking import snapshots
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,6 @@ def test_int8_is_kept_where_it_is_faster_on_a_quiet_machine(
     facts = export.export(params, params.settings[SETTING], RUN)["forms"]["int8"]
     assert quiet == [False] if second is None else quiet == [False, True]
     assert facts["kept"] == kept == params.paths.form(SETTING, "int8").exists()
-    monkeypatch.setattr(tracking, "record", lambda *rest, **named: None)
     errors = evaluate.evaluate(params, params.settings[SETTING])
     assert ("int8" in errors) == kept == ("test_error_pct_int8" in evaluation_metrics(errors))
     header = (folder(params, "evaluate") / paths.PER_CLASS).read_text().splitlines()[0]
@@ -343,18 +343,23 @@ def test_the_evaluation_counts_every_image_once_the_last_partial_batch_too(study
     assert table[2]["onnxruntime_error_pct"] == ""
 
 
-def recorded(monkeypatch: pytest.MonkeyPatch, stage: str) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Set the command line of ``stage`` and catch what it would mirror to the tracking store."""
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+def set_command_line(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    """As for ``python -m tasks.<stage> SETTING``; the snapshot for the tracking store stays on disk."""
     monkeypatch.setattr(sys, "argv", [f"tasks/{stage}.py", SETTING])
-    monkeypatch.setattr(tracking, "record", lambda *rest, **named: calls.append((rest, named)))
-    return calls
+    monkeypatch.setattr(tracking, "upload", lambda: None)
+
+
+def recorded(stage: str) -> tuple[snapshots.Snapshot, set[str]]:
+    """The snapshot of ``stage``, and the artifacts in it."""
+    folder = next(folder for folder in snapshots.completed() if f"-{stage}-" in folder.name)
+    artifacts = folder / snapshots.ARTIFACTS
+    return snapshots.read(folder), {str(path.relative_to(artifacts)) for path in artifacts.rglob("*.*")}
 
 
 def test_the_benchmark_holds_the_machine_alone_and_prints_no_latency_without_its_machine(
     study: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls = recorded(monkeypatch, "benchmark")
+    set_command_line(monkeypatch, "benchmark")
     measure = benchmark.measure_latency
 
     def watched(*rest: Any, **named: Any) -> Any:
@@ -378,12 +383,12 @@ def test_the_benchmark_holds_the_machine_alone_and_prints_no_latency_without_its
     assert facts["hardware"]["cpu"] in lines[0]
     assert onnxruntime.__version__ in lines[0]
     assert all("times mobilenet_v1's" in line for line in lines[1 : 1 + len(facts["rows"])])
-    (((run, stage), named),) = calls
-    assert (run, stage) == (RUN, "benchmark")
+    snapshot, artifacts = recorded("benchmark")
+    assert (snapshot.run, artifacts) == (RUN, {"benchmark/latency.json"})
     wanted = {"latency_ms", "latency_ratio", "latency_ms_b2_t1", "latency_ms_plain", "latency_ratio_plain"}
-    assert wanted | {"latency_ms_plain_b2_t1"} <= named["metrics"].keys()
+    assert wanted | {"latency_ms_plain_b2_t1"} <= snapshot.metrics.keys()
     lowered = next(row for row in facts["rows"] if (row["form"], row["batch"]) == ("lowered", 1))
-    assert named["metrics"]["latency_ms"] == lowered["median_ms"]
+    assert snapshot.metrics["latency_ms"] == lowered["median_ms"]
 
 
 def test_an_unsteady_benchmark_says_so(study: Params) -> None:
@@ -398,13 +403,13 @@ def test_an_unsteady_benchmark_says_so(study: Params) -> None:
     assert "dvc repro" in advice
 
 
-def test_the_stages_tell_the_tracking_store(study: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = recorded(monkeypatch, "evaluate")
+def test_the_stages_leave_snapshots_for_the_tracking_store(study: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_command_line(monkeypatch, "evaluate")
     evaluate.main()
-    (((run, stage), named),) = calls
-    assert (run["execution_id"], stage) == (RUN["execution_id"], "evaluate")
-    assert {"test_error_pct", "test_top5_error_pct"} <= named["metrics"].keys()
-    assert all(path.exists() for path, _ in named["artifacts"])
+    snapshot, artifacts = recorded("evaluate")
+    assert snapshot.run == RUN
+    assert {"test_error_pct", "test_top5_error_pct"} <= snapshot.metrics.keys()
+    assert artifacts == {"evaluate/metrics.json", "evaluate/per_class.csv", "evaluate/confusion.csv"}
 
 
 @pytest.mark.parametrize(
@@ -436,7 +441,7 @@ def test_a_wrong_command_line_is_one_line(
 def test_a_missing_input_names_the_stage_that_makes_it(
     study: Params, monkeypatch: pytest.MonkeyPatch, missing: str, stage: Any, message: str
 ) -> None:
-    recorded(monkeypatch, stage.__name__)
+    set_command_line(monkeypatch, stage.__name__)
     place = study.paths.root / missing
     place.rename(place.with_name("elsewhere"))
     try:

@@ -18,7 +18,7 @@ from condensenet.config import ModelConfig, TrainConfig
 from condensenet.data import Manifest, PreparedData, evaluation_batches
 from condensenet.data.decoding import decode
 from tasks import params as parameters
-from tasks import prepare, tracking
+from tasks import prepare
 from tasks.errors import UserError, run_main
 from tasks.params import BenchmarkParams, DataParams, EvaluateParams, ExportParams, Params, RayParams, Setting
 from tasks.sources.base import hold_out
@@ -446,7 +446,6 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_stage_says_a_mistake_in_one_line(
     monkeypatch: pytest.MonkeyPatch, checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracking, "initialise", lambda: None)
     original = (checkout / "params.yaml").read_text()
     Path("params.yaml").write_text(original.replace("num_classes: 10", "num_classes: 11"))
     with pytest.raises(SystemExit) as caught:

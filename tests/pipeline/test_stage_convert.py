@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,18 +16,17 @@ from tasks import convert as stage
 from tasks import params as parameters
 from tasks import paths
 from tasks.errors import UserError
+from tasks.tracking import snapshots
 
 RUN = {"execution_id": "0" * 32, "mlflow_run_id": None, "study": "digits", "setting": "g4-c2"}
 
 
 @pytest.fixture
-def records(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What is recorded for MLflow; the working folder is an empty one with ``params.yaml``."""
+def workspace(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder is an empty one with ``params.yaml``; snapshots for MLflow stay there."""
     shutil.copy(checkout / paths.PARAMS, tmp_path)
     monkeypatch.chdir(tmp_path)
-    kept: list[dict[str, Any]] = []
-    monkeypatch.setattr(stage.tracking, "record", lambda run, stage, **rest: kept.append({"run": run, **rest}))
-    return kept
+    monkeypatch.setattr(stage.tracking, "upload", lambda: None)
 
 
 def _trained(setting: str, condensing_stage: int) -> CondenseNet:
@@ -47,7 +45,7 @@ def _run(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.main()
 
 
-def test_the_grouped_form_its_cost_and_its_kept_inputs_are_written(records, monkeypatch):
+def test_the_grouped_form_its_cost_and_its_kept_inputs_are_written(workspace, monkeypatch):
     model = _trained("g4-c2", 1)
     _run("g4-c2", monkeypatch)
     folder = Path("out/digits/convert/g4-c2")
@@ -64,11 +62,13 @@ def test_the_grouped_form_its_cost_and_its_kept_inputs_are_written(records, monk
         assert all(len(group) == layer["in_channels"] // 2 for group in layer["kept"])
     first = next(iter(model.learned_layers()))
     assert layers[0]["kept"] == [row.nonzero()[:, 0].tolist() for row in first.group_mask]
-    assert records[0]["run"] == RUN
-    assert records[0]["metrics"] == cost["grouped"]
+    (left,) = snapshots.completed()
+    snapshot = snapshots.read(left)
+    assert (snapshot.run, snapshot.stage, snapshot.metrics) == (RUN, "convert", cost["grouped"])
+    assert json.loads((left / snapshots.ARTIFACTS / "convert" / paths.KEPT).read_text())["layers"] == layers
 
 
-def test_the_same_model_gives_the_same_files(records, monkeypatch):
+def test_the_same_model_gives_the_same_files(workspace, monkeypatch):
     _trained("g4-c2", 1)
     folder = Path("out/digits/convert/g4-c2")
     _run("g4-c2", monkeypatch)
@@ -77,22 +77,22 @@ def test_the_same_model_gives_the_same_files(records, monkeypatch):
     assert first == {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_a_dense_setting_is_converted_too(records, monkeypatch):
+def test_a_dense_setting_is_converted_too(workspace, monkeypatch):
     _trained("g1-c1", 0)
     _run("g1-c1", monkeypatch)
     cost = json.loads(Path("out/digits/convert/g1-c1/cost.json").read_text())
     assert cost["grouped"] == cost["training"]
 
 
-def test_a_model_not_fully_condensed_stops_the_stage_and_writes_nothing(records, monkeypatch):
+def test_a_model_not_fully_condensed_stops_the_stage_and_writes_nothing(workspace, monkeypatch):
     _trained("g4-c4", 2)
     with pytest.raises(UserError, match="g4-c4: the model is at condensing stage 2 of 3"):
         _run("g4-c4", monkeypatch)
     assert not Path("out/digits/convert").exists()
-    assert records == []
+    assert snapshots.completed() == []
 
 
-def test_a_grouped_form_that_differs_stops_the_stage_and_writes_nothing(records, monkeypatch):
+def test_a_grouped_form_that_differs_stops_the_stage_and_writes_nothing(workspace, monkeypatch):
     _trained("g4-c2", 1)
     monkeypatch.setattr(stage, "relative_difference", lambda *_: 2e-5)
     with pytest.raises(UserError, match="g4-c2: the grouped form differs by 2e-05, allowed is 1e-05"):
@@ -100,7 +100,7 @@ def test_a_grouped_form_that_differs_stops_the_stage_and_writes_nothing(records,
     assert not Path("out/digits/convert").exists()
 
 
-def test_a_missing_or_broken_model_is_one_line(records, monkeypatch):
+def test_a_missing_or_broken_model_is_one_line(workspace, monkeypatch):
     with pytest.raises(UserError, match=r"train/g4-c2/run.json is missing: run dvc repro train@g4-c2"):
         _run("g4-c2", monkeypatch)
     _trained("g4-c2", 1)

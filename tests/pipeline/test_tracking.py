@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from tasks import headline, params, paths, tracking
-from tasks.tracking import delivery, outbox, restoring, server
+from tasks import headline, outputs, params, paths, tracking
+from tasks.errors import UserError
+from tasks.tracking import reconcile, server, snapshots
 
 AWAY = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -24,7 +27,7 @@ def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tasks.tracking.store import Store
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    Store.open(f"sqlite:///{file}")
+    Store(f"sqlite:///{file}")
     return file
 
 
@@ -34,7 +37,7 @@ def workspace(tmp_path: Path, fresh_store: Path, checkout: Path, monkeypatch: py
     shutil.copy(checkout / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(delivery, "_Process", type("_Process", (delivery._Process,), {}))
+    monkeypatch.setattr(reconcile, "_memory", reconcile._Memory())
     manifest = {"name": "digits", "fingerprint": "a" * 64, "splits": {"train": 5, "validation": 2, "test": 3}}
     folder = params.load().paths.data
     folder.mkdir(parents=True)
@@ -51,7 +54,53 @@ def client(workspace: Path):
 
 def start(name: str = "g4-c2") -> dict:
     in_force = params.load()
-    return tracking.start_execution(in_force, in_force.setting(name))
+    return tracking.start_execution(training(name), in_force, in_force.setting(name))
+
+
+def training(name: str = "g4-c2") -> Path:
+    folder = Path("state/train") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def train(name: str = "g4-c2", epochs: int = 2) -> None:
+    """Go on with a training that ``start`` began."""
+    rows = [
+        {"epoch": epoch, "condensing_stage": epoch - 1, "train_loss": 1 / epoch, "seconds": 2.0}
+        for epoch in range(1, epochs + 1)
+    ]
+    outputs.write_csv(training(name) / paths.HISTORY, rows)
+    tracking.upload()
+
+
+def finish(name: str = "g4-c2") -> None:
+    """What the stage train does at its end."""
+    out = paths.StudyPaths("digits").setting("train", name)
+    run = json.loads((training(name) / paths.RUN).read_text())
+    write(out / paths.RUN, run)
+    write(out / paths.HISTORY, (training(name) / paths.HISTORY).read_text())
+    write(out / paths.METRICS, {"seconds": 4.0, "images_per_second": 10.0})
+    write(out / paths.MODEL, "weights")
+    tracking.record(run, "train", finished=True)
+    shutil.rmtree(training(name))
+
+
+def evaluate(run: dict, error_pct: float) -> None:
+    """What the stage evaluate does at its end."""
+    errors = {"top1_error_pct": error_pct}
+    file = paths.StudyPaths(run["study"]).setting("evaluate", run["setting"]) / paths.METRICS
+    write(file, {"pytorch": errors, "onnxruntime": errors})
+    tracking.record(run, "evaluate")
+
+
+def export(run: dict) -> Path:
+    """What the stage export does at its end; returns its folder."""
+    folder = paths.StudyPaths(run["study"]).setting("export", run["setting"])
+    write(folder / paths.EXPORT, {"file_bytes": 7})
+    write(folder / paths.FORMS / "plain.onnx", "as torch.onnx writes it")
+    write_onnx(folder / paths.ONNX)
+    tracking.record(run, "export")
+    return folder
 
 
 def runs_of(client, study: str = "digits") -> list:
@@ -86,9 +135,9 @@ def write_onnx(file: Path) -> Path:
 
 
 def test_an_execution_becomes_one_run_of_the_studys_experiment(workspace: Path, client) -> None:
-    run = start("g4-c2")
-    tracking.record(run, "train", metrics={"train_loss": 1.0}, step=1)
-    tracking.record(run, "train", metrics={"train_loss": 0.5}, step=2, finished=True)
+    run = start()
+    train()
+    finish()
 
     (found,) = runs_of(client)
     assert found.info.run_id == run["mlflow_run_id"]
@@ -99,87 +148,142 @@ def test_an_execution_becomes_one_run_of_the_studys_experiment(workspace: Path, 
     assert found.data.params["train.learning_rate"] == str(params.load().setting("g4-c2").train.learning_rate)
     assert found.data.params["data.augment.pad"] == "1"
     assert history(client, found.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert (found.data.metrics["train_seconds"], found.data.metrics["images_per_second"]) == (4.0, 10.0)
+    assert {"checkpoint", "train"} == {file.path for file in client.list_artifacts(found.info.run_id)}
     (used,) = found.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.digest) == ("digits", "a" * 12)
     assert json.loads(used.dataset.profile)["fingerprint"] == "a" * 64
     assert "MLFLOW_TRACKING_URI" not in os.environ  # MLflow sets it for the processes that this one starts
-    assert outbox.pending() == []
-    (line,) = delivery.links("http://127.0.0.1:5000/")
+    assert snapshots.pending() == []
+    (line,) = reconcile.links("http://127.0.0.1:5000/")
     assert line.startswith(f"digits: http://127.0.0.1:5000/#/experiments/{found.info.experiment_id}/runs?viewState")
+
+
+def test_epochs_of_a_training_in_progress_are_seen_each_once(workspace: Path, client) -> None:
+    run = start()
+    for epochs in (1, 1, 3):
+        train(epochs=epochs)
+        assert history(client, run["mlflow_run_id"], "train_loss") == [(n, 1 / n) for n in range(1, epochs + 1)]
+    assert client.get_run(run["mlflow_run_id"]).info.status == "RUNNING"
+    started_ms = client.get_run(run["mlflow_run_id"]).info.start_time
+    times = [point.timestamp - started_ms for point in client.get_metric_history(run["mlflow_run_id"], "train_loss")]
+    assert times == [2000, 4000, 6000]
+
+
+def test_an_epoch_done_again_after_a_kill_is_no_second_one(workspace: Path, client) -> None:
+    run = start()
+    train(epochs=2)
+    text = (training() / paths.HISTORY).read_text()
+    (training() / paths.HISTORY).write_text(text.replace("2.0", "3.0"))  # the same, but slower
+    reconcile._memory = reconcile._Memory()  # as in another process
+    assert start() == run
+    finish()
+    assert history(client, run["mlflow_run_id"], "train_loss") == [(1, 1.0), (2, 0.5)]
 
 
 def test_a_resumed_training_is_running_again_and_a_failed_one_failed(workspace: Path, client) -> None:
     run = start()
-    tracking.record(run, "train", failed=True)
+    train(epochs=1)
+    tracking.record_failure(run, training())
     assert client.get_run(run["mlflow_run_id"]).info.status == "FAILED"
-    tracking.record(run, "train", metrics={"train_loss": 1.0}, step=1)
+    assert snapshots.pending() == []
+    assert start() == run
+    train(epochs=2)
     assert client.get_run(run["mlflow_run_id"]).info.status == "RUNNING"
+    assert history(client, run["mlflow_run_id"], "train_loss") == [(1, 1.0), (2, 0.5)]
+
+
+def test_an_interrupted_training_whose_folder_was_removed_was_killed(workspace: Path, client) -> None:
+    run = start()
+    shutil.rmtree(training())
+    tracking.upload()
+    assert client.get_run(run["mlflow_run_id"]).info.status == "KILLED"
+    assert snapshots.pending() == []
 
 
 def test_later_stages_do_not_make_a_training_longer(workspace: Path, client) -> None:
     run = start()
-    tracking.record(run, "train", finished=True)
+    train()
+    finish()
     ended = client.get_run(run["mlflow_run_id"]).info.end_time
-    tracking.record(run, "evaluate", metrics={"test_error_pct": 2.0})
-    tracking.record(run, "report", metrics={"test_error_pct": 2.0}, finished=True)
+    evaluate(run, 2.0)
+    tracking.record(run, "report", metrics={"test_error_pct": 2.0}, tags={"dvc.a": "b"}, artifacts=[], finished=True)
     assert history(client, run["mlflow_run_id"], "test_error_pct") == [(0, 2.0)]  # the same figure is no new point
-    assert client.get_run(run["mlflow_run_id"]).info.end_time == ended
-    assert client.get_run(run["mlflow_run_id"]).info.status == "FINISHED"
+    found = client.get_run(run["mlflow_run_id"])
+    assert (found.info.status, found.info.end_time, found.data.tags["dvc.a"]) == ("FINISHED", ended, "b")
 
 
-def test_a_delivery_killed_before_its_record_was_removed_repeats_without_a_trace(
-    workspace: Path,
-    client,
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_figure_of_a_stage_that_ran_again_is_the_latest(workspace: Path, client) -> None:
+    run = start()
+    for error_pct in (2.0, 3.0, 2.0):
+        evaluate(run, error_pct)
+        assert client.get_run(run["mlflow_run_id"]).data.metrics["test_error_pct"] == error_pct
+
+
+@pytest.mark.parametrize("method", ["_log_epochs", "_log_figures", "_set_status", "_upload_onnx", "_link_metrics"])
+def test_an_upload_killed_at_any_point_is_repeated_without_a_trace(
+    workspace: Path, client, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
+    from tasks.tracking.store import Store
+
     run = start()
-    model, notes = write_onnx(workspace / "model.onnx"), write(workspace / "notes.txt", "first")
-    with monkeypatch.context() as killed:
-        killed.setattr(outbox, "remove", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+    train(epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(reconcile._memory, "retry_at", float("inf"))  # leave the snapshots alone
+        train(epochs=2)
+        finish()
+        evaluate(run, 2.0)
+        export(run)
+    done = getattr(Store, method)
+
+    def killed(*arguments: object) -> None:
+        done(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, method, killed)
         with pytest.raises(KeyboardInterrupt):
-            tracking.record(
-                run, "export", metrics={"macs": 7.0}, params={"extra": 1}, artifacts=[(notes, "a")], onnx_model=model
-            )
-    assert len(outbox.pending()) == 1
-    assert tracking.deliver() == 1
+            tracking.upload()
+    assert snapshots.pending()
+    reconcile._memory = reconcile._Memory()
+    tracking.upload()
+    assert snapshots.pending() == []
 
-    run_id = run["mlflow_run_id"]
-    assert len(runs_of(client)) == 1
-    assert history(client, run_id, "macs") == [(0, 7.0)]
-    assert client.get_run(run_id).data.params["extra"] == "1"
-    assert [file.path for file in client.list_artifacts(run_id, "a")] == ["a/notes.txt"]
-    assert len(client.search_logged_models([client.get_run(run_id).info.experiment_id])) == 1
+    (found,) = runs_of(client)
+    assert found.info.status == "FINISHED"
+    assert history(client, run["mlflow_run_id"], "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert history(client, run["mlflow_run_id"], "test_error_pct") == [(0, 2.0)]
+    (model,) = client.search_logged_models([found.info.experiment_id])
+    assert {metric.key: metric.value for metric in model.metrics} == found.data.metrics
 
 
-def test_a_parameter_with_another_value_is_no_error(workspace: Path, client) -> None:
-    run = start()
-    tracking.record(run, "benchmark", params={"benchmark.runs": 50})
-    tracking.record(run, "benchmark", params={"benchmark.runs": 60}, metrics={"latency_ms": 1.0})
-    data = client.get_run(run["mlflow_run_id"]).data
-    assert (data.params["benchmark.runs"], data.tags["changed.benchmark.runs"]) == ("50", "60")
-    assert data.metrics["latency_ms"] == 1.0
+def test_what_killed_processes_left_behind_is_removed(workspace: Path, client) -> None:
+    start()
+    draft = snapshots.root() / f"{snapshots.DRAFT}0"
+    draft.mkdir()
+    os.utime(draft, (0, 0))
+    assert snapshots.completed() == []
+    assert reconcile.upload_everything().startswith("0 snapshots uploaded to sqlite:")
+    assert [folder for folder in snapshots.root().iterdir() if folder.is_dir()] == snapshots.pending()
 
 
 def test_the_onnx_model_carries_the_last_epoch_and_the_final_figures(workspace: Path, client) -> None:
     run = start("g2-c2")
-    for epoch in (1, 2):
-        tracking.record(run, "train", metrics={"train_loss": 1 / epoch}, step=epoch)
-    tracking.record(run, "convert", metrics={"macs": 5.0})
-    tracking.record(run, "export", onnx_model=write_onnx(workspace / "model.onnx"))
-    tracking.record(run, "evaluate", metrics={"test_error_pct": 2.5})
+    train("g2-c2")
+    finish("g2-c2")
+    export(run)
+    evaluate(run, 2.5)
 
     found = client.get_run(run["mlflow_run_id"])
     (model,) = client.search_logged_models([found.info.experiment_id])
-    assert {metric.key: metric.value for metric in model.metrics} == {
-        "train_loss": 0.5,
-        "macs": 5.0,
-        "test_error_pct": 2.5,
-    }
+    metrics = {metric.key: metric.value for metric in model.metrics}
+    assert {"train_loss": 0.5, "file_bytes": 7.0, "test_error_pct": 2.5}.items() <= metrics.items()
     assert (model.name, model.source_run_id, model.params) == ("g2-c2", found.info.run_id, {"G": "2", "C": "2"})
     described = Path(model.artifact_location.removeprefix("file://"), "MLmodel").read_text()
     assert "signature:" in described
     assert "saved_input_example_info" in described
     assert found.data.metrics["test_error_pct"] == 2.5
+    assert [file.path for file in client.list_artifacts(found.info.run_id, "forms")] == ["forms/plain.onnx"]
 
 
 def test_with_the_store_away_work_goes_on_and_one_line_says_so(
@@ -188,74 +292,132 @@ def test_with_the_store_away_work_goes_on_and_one_line_says_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    notes = write(workspace / "notes.txt", "as it was")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
     run = start()
     assert run["mlflow_run_id"] is None
-    tracking.record(run, "train", metrics={"train_loss": 1.0}, step=1)
-    tracking.record(run, "train", metrics={"train_loss": 0.5}, step=2, artifacts=[(notes, "")])
-    notes.write_text("as a later run of the stage left it")
+    train()
+    finish()
+    folder = export(run)
+    write(folder / paths.FORMS / "plain.onnx", "as a later run of the stage left it")
     (line,) = capsys.readouterr().out.splitlines()
     assert AWAY in line
     assert "python -m tasks.track" in line
-    with pytest.raises(Exception, match="3 records") as error:
-        delivery.deliver_everything()
+    with pytest.raises(UserError, match=r"nothing listens there\): 2 snapshots in") as error:
+        reconcile.upload_everything()
     assert "\n" not in str(error.value)
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert delivery.deliver_everything().startswith("3 records delivered")
+    assert reconcile.upload_everything().startswith("3 snapshots uploaded")  # also where the training began
     (found,) = runs_of(client)
     assert "restored_from" not in found.data.tags
     assert history(client, found.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
-    kept = client.download_artifacts(found.info.run_id, "notes.txt", str(workspace))
-    assert Path(kept).read_text() == "as it was"
+    kept = client.download_artifacts(found.info.run_id, "forms/plain.onnx", str(workspace))
+    assert Path(kept).read_text() == "as torch.onnx writes it"
+
+
+def test_training_again_while_the_store_is_away_loses_nothing_of_the_first(
+    workspace: Path, client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
+    for error_pct in (2.0, 3.0):
+        run = start()
+        train()
+        finish()
+        evaluate(run, error_pct)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    reconcile.upload_everything()
+    second, first = runs_of(client)  # the latest first
+    assert [found.data.metrics["test_error_pct"] for found in (first, second)] == [2.0, 3.0]
+    for found in (first, second):
+        assert found.info.status == "FINISHED"
+        assert history(client, found.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
+
+
+def test_the_runs_id_is_noted_when_the_store_comes_back_during_training(
+    workspace: Path, client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
+    run = start()
+    assert not tracking.note_run_id(training(), run)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    reconcile._memory.retry_at = 0.0
+    train()
+    assert tracking.note_run_id(training(), run)
+    (found,) = runs_of(client)
+    assert json.loads((training() / paths.RUN).read_text())["mlflow_run_id"] == found.info.run_id
 
 
 def outputs_of(run: dict) -> None:
     """The files that DVC would have restored for an execution with two epochs."""
     folders = paths.StudyPaths("digits")
     write(folders.setting("train", "g4-c2") / paths.RUN, run)
-    with open(folders.setting("train", "g4-c2") / paths.HISTORY, "w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerows([["epoch", "condensing_stage", "train_loss", "seconds"], [1, 0, 1.0, 2.0], [2, 1, 0.5, 2.0]])
+    rows = "epoch,condensing_stage,train_loss,seconds\n1,0,1.0,2.0\n2,1,0.5,2.0\n"
+    write(folders.setting("train", "g4-c2") / paths.HISTORY, rows)
     write(folders.setting("convert", "g4-c2") / paths.COST, {"grouped": {"macs": 9, "paper_flops": 10, "params": 3}})
     error = {"top1_error_pct": 2.5, "top5_error_pct": 0.1}
     int8 = {"top1_error_pct": 3.5}
     write(folders.setting("evaluate", "g4-c2") / paths.METRICS, {"pytorch": error, "onnxruntime": error, "int8": int8})
     write(folders.setting("export", "g4-c2") / paths.EXPORT, {"file_bytes": 7, "max_relative_difference": 1e-7})
-    timed = [("lowered", 1, 1, 0.25, 0.5), ("plain", 1, 1, 0.75, 1.5), ("plain", 16, 2, 4.0, 2.0)]
+    write_onnx(folders.form("g4-c2", paths.LOWERED))
+    write_latency(0.25)
+
+
+def write_latency(median_ms: float) -> None:
+    timed = [("lowered", 1, 1, median_ms, 0.5), ("plain", 1, 1, 0.75, 1.5), ("plain", 16, 2, 4.0, 2.0)]
     names = ("form", "batch", "threads", "median_ms", "ratio")
     rows = [dict(zip(names, row, strict=True)) for row in timed]
-    write(folders.setting("benchmark", "g4-c2") / paths.LATENCY, {"rows": rows})
+    write(paths.StudyPaths("digits").setting("benchmark", "g4-c2") / paths.LATENCY, {"rows": rows})
 
 
-def test_a_run_that_the_store_does_not_know_is_filled_from_the_tracked_files(workspace: Path, client) -> None:
-    run = {
-        "execution_id": "e" * 32,
-        "mlflow_run_id": "f" * 32,
-        "study": "digits",
-        "setting": "g4-c2",
-        "started_at": "2026-01-02T03:04:05.000+00:00",
-        "git_commit": "c" * 40,
-        "params": {"G": "4", "C": "2"},
-    }
-    outputs_of(run)
-    tracking.record(run, "benchmark", metrics={"latency_ms": 0.5})
-    (found,) = runs_of(client)
+PULLED = {
+    "execution_id": "e" * 32,
+    "mlflow_run_id": "f" * 32,
+    "study": "digits",
+    "setting": "g4-c2",
+    "started_at": "2026-01-02T03:04:05.000+00:00",
+    "git_commit": "c" * 40,
+    "params": {"G": "4", "C": "2"},
+}
+
+
+def assert_is_restored(found, client) -> None:
     assert found.data.tags["restored_from"] == "f" * 32
+    assert found.data.tags["mlflow.source.git.commit"] == "c" * 40
     assert found.info.start_time == 1767323045000
+    assert (found.info.status, found.info.end_time) == ("FINISHED", 1767323045000 + 4000)
     assert found.data.params == {"G": "4", "C": "2"}
     assert history(client, found.info.run_id, "condensing_stage") == [(1, 0.0), (2, 1.0)]
     wanted = {"macs": 9.0, "paper_flops": 10.0, "params": 3.0, "test_error_pct": 2.5, "file_bytes": 7.0}
-    wanted |= {"latency_ms": 0.5, "latency_ratio": 0.5, "test_error_pct_int8": 3.5}  # 0.5: what was recorded last
+    wanted |= {"latency_ratio": 0.5, "test_error_pct_int8": 3.5}
     wanted |= {"latency_ms_plain": 0.75, "latency_ratio_plain": 1.5, "latency_ms_plain_b16_t2": 4.0}
     assert wanted.items() <= found.data.metrics.items()
-    assert restoring.restore_everything().endswith("nothing, all are known")
+    assert len(client.search_logged_models([found.info.experiment_id])) == 1
 
 
-def test_a_latency_of_before_forms_were_named_is_of_the_exported_file() -> None:
+def test_a_run_that_the_store_does_not_know_is_filled_from_the_tracked_files(workspace: Path, client) -> None:
+    outputs_of(PULLED)
+    write_latency(0.125)
+    tracking.record(PULLED, "benchmark")
+    (found,) = runs_of(client)
+    assert_is_restored(found, client)
+    assert history(client, found.info.run_id, "latency_ms") == [(0, 0.125)]
+    assert reconcile.restore_everything().endswith("nothing, all are known")
+
+
+def test_an_execution_whose_outputs_are_gone_keeps_what_its_run_json_says(workspace: Path, client) -> None:
+    outputs_of({**PULLED, "execution_id": "d" * 32})
+    other = {**PULLED, "study": "digits", "execution_id": "a" * 32}
+    tracking.record(other, "benchmark")
+    (found,) = runs_of(client)
+    assert found.data.params == {"G": "4", "C": "2"}
+    assert found.data.tags["restored_from"] == "f" * 32
+    assert found.data.metrics["latency_ms"] == 0.25
+    assert "macs" not in found.data.metrics
+
+
+def test_figures_of_latency_and_their_names() -> None:
     row = {"batch": 1, "threads": 1, "median_ms": 0.25, "ratio": 0.5}
-    assert headline.latency_metrics({"rows": [row]}) == {"latency_ms": 0.25, "latency_ratio": 0.5}
+    assert headline.latency_metrics({"rows": [row]}) == {"latency_ms": 0.25, "latency_ratio": 0.5}  # by one file alone
     named = {"rows": [{**row, "form": "lowered"}, {**row, "form": "native", "median_ms": 0.125}]}
     assert headline.latency_metrics(named) == {
         "latency_ms": 0.25,
@@ -267,55 +429,111 @@ def test_a_latency_of_before_forms_were_named_is_of_the_exported_file() -> None:
 
 def test_restoring_makes_the_runs_of_all_outputs_once(workspace: Path, client) -> None:
     run = start()
-    experiment = client.get_experiment_by_name("digits")
+    train()
+    finish()
     client.delete_run(run["mlflow_run_id"])
     outputs_of(run)
-    assert restoring.restore_everything().endswith("digits/g4-c2")
-    (found,) = client.search_runs([experiment.experiment_id])
+    assert reconcile.restore_everything().endswith("digits/g4-c2")
+    (found,) = runs_of(client)
     assert found.data.tags["restored_from"] == run["mlflow_run_id"]
     assert found.info.status == "FINISHED"
     assert len(found.inputs.dataset_inputs) == 1
+    assert reconcile.restore_everything().endswith("nothing, all are known")
 
 
+@pytest.mark.parametrize("method", ["_create_run", "_log_identity", "_log_points"])
 def test_restoring_that_was_killed_half_way_is_finished_later(
-    workspace: Path, client, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, client, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     from tasks.tracking.store import Store
 
-    run = start()
-    client.delete_run(run["mlflow_run_id"])
-    outputs_of(run)
-    with monkeypatch.context() as killed:
-        killed.setattr(Store, "_log_points", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    outputs_of(PULLED)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, method, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            restoring.restore_everything()
-    assert restoring.restore_everything().endswith("digits/g4-c2")
+            reconcile.restore_everything()
+    assert reconcile.upload_everything().startswith("1 snapshot uploaded")
+    assert reconcile.restore_everything().endswith("nothing, all are known")
     (found,) = runs_of(client)
-    assert found.data.tags["restored_from"] == run["mlflow_run_id"]
-    assert history(client, found.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert_is_restored(found, client)
 
 
-def test_a_record_that_the_store_refuses_is_kept_and_holds_up_no_other(
+def test_a_snapshot_that_the_store_rejects_is_kept_and_holds_up_no_other(
     workspace: Path,
     client,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = start()
-    tracking.record(run, "train", metrics={"no?such:name": 1.0}, step=1)
-    tracking.record(run, "train", metrics={"train_loss": 1.0}, step=1)
+    tracking.record(run, "evaluate", metrics={"no?such:name": 1.0})
+    evaluate(run, 2.0)
     (line,) = capsys.readouterr().out.splitlines()
-    assert "refused" in line
-    assert list(outbox.root().glob(f"{outbox.REFUSED}/*/*/{outbox.RECORD}"))
-    assert history(client, run["mlflow_run_id"], "train_loss") == [(1, 1.0)]
+    assert "a snapshot was rejected and is kept in" in line
+    assert list(snapshots.root().glob(f"{snapshots.REJECTED}/*/{snapshots.SNAPSHOT}"))
+    assert history(client, run["mlflow_run_id"], "test_error_pct") == [(0, 2.0)]
 
 
-def test_a_run_deleted_meanwhile_is_made_again(workspace: Path, client) -> None:
+@pytest.mark.parametrize("text", ["{", "{}", '{"run": {}, "unexpected": 1}'])
+def test_a_snapshot_that_cannot_be_read_holds_up_no_other(
+    workspace: Path, client, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    write(snapshots.root() / "0000000000001-ab-evaluate-0" / snapshots.SNAPSHOT, text)
     run = start()
-    client.delete_run(run["mlflow_run_id"])
-    tracking.record(run, "evaluate", metrics={"test_error_pct": 2.0})
+    assert run["mlflow_run_id"] is not None
+    assert "a snapshot was rejected" in capsys.readouterr().out
+    assert [snapshots.is_live(folder) for folder in snapshots.pending()] == [True]
+
+
+def test_a_run_that_cannot_be_made_is_not_tried_for_ever(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
+
+    from tasks.tracking.store import Store
+
+    def refuse(*_: object) -> None:
+        raise MlflowException("no more runs", INVALID_PARAMETER_VALUE)
+
+    monkeypatch.setattr(Store, "_create_run", refuse)
+    tracking.record(PULLED, "benchmark")
+    assert snapshots.pending() == []
+    first, second = capsys.readouterr().out.splitlines()
+    assert "a snapshot was rejected" in first
+    assert first.endswith("no more runs")
+    assert second.endswith("its run cannot be made")
+
+
+@pytest.mark.parametrize("what", ["run", "experiment"])
+def test_what_was_deleted_meanwhile_is_made_again(workspace: Path, client, what: str) -> None:
+    run = start()
+    train(epochs=1)
+    if what == "run":
+        client.delete_run(run["mlflow_run_id"])
+    else:
+        client.delete_experiment(client.get_run(run["mlflow_run_id"]).info.experiment_id)
+    train(epochs=2)
+    finish()
+    evaluate(run, 2.0)
     (found,) = runs_of(client)
-    assert found.info.run_id != run["mlflow_run_id"]
     assert found.data.metrics["test_error_pct"] == 2.0
+    assert history(client, found.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert (found.data.params["G"], found.info.status) == ("4", "FINISHED")
+
+
+def test_a_training_that_changes_its_store_is_whole_in_the_new_one(
+    workspace: Path, fresh_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    start()
+    train(epochs=1)
+    shutil.copy(fresh_store, workspace / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    train(epochs=2)
+    finish()
+    other = mlflow.MlflowClient(f"sqlite:///{workspace / 'other.db'}")
+    (found,) = runs_of(other)
+    assert history(other, found.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert (found.data.params["G"], found.info.status) == ("4", "FINISHED")
 
 
 def test_dvc_tags_are_the_hashes_of_the_settings_outputs(tmp_path: Path) -> None:
@@ -348,14 +566,86 @@ def test_the_default_store_is_the_checkouts_also_in_a_temporary_experiment(
     assert server.shown("https://me:secret@host:5000/x") == "https://***@host:5000/x"
 
 
+STEPS = """
+import os, signal, sys
+from pathlib import Path
+from tasks import params, tracking
+from tasks.tracking import snapshots
+from tasks.tracking.store import Store
+
+def killed_after(owner, name):
+    done = getattr(owner, name)
+    def step(*arguments, **named):
+        done(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(owner, name, step)
+
+owner, _, name = sys.argv[1].partition(".")
+killed_after({"tracking": tracking, "snapshots": snapshots, "Store": Store}[owner], name)
+in_force = params.load()
+tracking.start_execution(Path("state/train/g4-c2"), in_force, in_force.setting("g4-c2"))
+"""
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["tracking._write_run", "snapshots.put", "Store._create_run", "Store._log_identity", "snapshots.note_run_id"],
+)
+def test_an_execution_killed_while_it_starts_has_one_run_in_the_end(workspace: Path, client, step: str) -> None:
+    training()
+    killed = subprocess.run([sys.executable, "-c", STEPS, step], env=environment(), timeout=180)
+    assert killed.returncode == -signal.SIGKILL
+    before = json.loads((training() / paths.RUN).read_text())
+    run = start()
+    assert run["execution_id"] == before["execution_id"]
+    train()
+    finish()
+    (found,) = runs_of(client)
+    assert (found.info.run_id, found.info.status) == (run["mlflow_run_id"], "FINISHED")
+    assert snapshots.pending() == []
+
+
+def test_an_uploader_whose_store_fails_after_a_while_soon_tries_again(
+    workspace: Path, client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start()
+    passes = []
+
+    def fail_the_third(*_: object) -> int:
+        passes.append(time.monotonic())
+        if len(passes) == 3:
+            raise server.Unreachable("gone")
+        return 0
+
+    monkeypatch.setattr(reconcile, "_upload_all", fail_the_third)
+    reconcile.upload(ended=threading.Event())
+    assert len(passes) == 3
+    assert reconcile.is_unreachable()
+    assert reconcile._memory.retry_at < passes[2] + 1.0
+
+
+def test_the_links_are_shown_while_an_uploader_is_at_work(workspace: Path, client) -> None:
+    start()
+    with snapshots.locked() as held:
+        assert held
+        assert len(reconcile.links("http://127.0.0.1:5000")) == 1
+
+
 WRITER = """
 import sys
-from tasks import params, tracking
+from pathlib import Path
+from tasks import outputs, params, paths, tracking
 in_force = params.load()
-run = tracking.start_execution(in_force, in_force.setting(sys.argv[1]))
+name = sys.argv[1]
+training = Path("state/train") / name
+training.mkdir(parents=True)
+run = tracking.start_execution(training, in_force, in_force.setting(name))
+rows = []
 for epoch in range(1, 6):
-    tracking.record(run, "train", metrics={"train_loss": 1 / epoch}, step=epoch)
-tracking.record(run, "train", finished=True)
+    rows.append({"epoch": epoch, "train_loss": 1 / epoch, "seconds": 0.5})
+    outputs.write_csv(training / paths.HISTORY, rows)
+    tracking.upload()
+tracking.record(run, "train", artifacts=[(training / paths.HISTORY, "train")], finished=True)
 """
 
 
@@ -369,7 +659,7 @@ def test_several_processes_at_once_lose_nothing_on_a_store_not_yet_made(
     command = [sys.executable, "-c", WRITER]
     writers = [subprocess.Popen([*command, name], env=environment()) for name in settings]
     assert [writer.wait(180) for writer in writers] == [0, 0]
-    assert outbox.pending() == []
+    assert snapshots.pending() == []
     client = mlflow.MlflowClient(server.uri())
     assert sorted(run.info.run_name for run in runs_of(client)) == sorted(settings)
     for run in runs_of(client):
@@ -377,25 +667,33 @@ def test_several_processes_at_once_lose_nothing_on_a_store_not_yet_made(
         assert len(history(client, run.info.run_id, "train_loss")) == 5
 
 
-def test_a_courier_delivers_what_stages_leave_to_it_and_is_gone_in_the_end(workspace: Path, client) -> None:
-    said: list[str] = []
-    with tracking.courier(said.append):
-        wait_until_attended()
+def test_an_uploader_takes_what_stages_leave_to_it_and_is_gone_in_the_end(workspace: Path, client) -> None:
+    messages: list[str] = []
+    with tracking.uploader(messages.append):
+        wait_for(uploading)
         run = start()
-        tracking.record(run, "train", metrics={"train_loss": 1.0}, step=1)
-        assert delivery._Process.store is None  # this process did not need MLflow
-    assert not outbox.attended()
+        train(epochs=1)
+        wait_for(lambda: "train_loss" in client.get_run(run["mlflow_run_id"]).data.metrics)
+        train(epochs=3)
+        finish()
+        assert reconcile._memory.store is None  # this process did not need MLflow
+    assert not uploading()
+    assert snapshots.pending() == []
     (found,) = runs_of(client)
-    assert found.info.run_id == run["mlflow_run_id"]
-    assert found.data.metrics == {"train_loss": 1.0}
-    assert said == []
+    assert (found.info.run_id, found.info.status) == (run["mlflow_run_id"], "FINISHED")
+    assert len(history(client, run["mlflow_run_id"], "train_loss")) == 3
+    assert messages == []
 
 
-def wait_until_attended() -> None:
-    import time
+def uploading() -> bool:
+    """Whether some process holds the right to upload."""
+    with snapshots.locked() as held:
+        return not held
 
+
+def wait_for(condition) -> None:
     deadline = time.monotonic() + 60
-    while not outbox.attended():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tracking_server import Server
 
-from tasks import params, tracking
-from tasks.tracking import delivery, outbox
+from tasks import outputs, params, paths, tracking
+from tasks.tracking import reconcile, snapshots
 
 
 @pytest.fixture
@@ -38,36 +38,44 @@ def test_what_a_killed_server_missed_arrives_when_it_is_back(
     (workspace / "params.yaml").write_text((checkout / "params.yaml").read_text())
     monkeypatch.chdir(workspace)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    monkeypatch.setattr(delivery, "_Process", type("_Process", (delivery._Process,), {}))
+    monkeypatch.setattr(reconcile, "_memory", reconcile._Memory())
     in_force = params.load()
+    training = workspace / "training"
+    training.mkdir()
 
-    run = tracking.start_execution(in_force, in_force.setting("g4-c4"))
-    tracking.record(run, "train", metrics={"train_loss": 1.0}, step=1)
+    def train(epochs: int) -> None:
+        rows = [{"epoch": epoch, "train_loss": 1 / epoch, "seconds": 1.0} for epoch in range(1, epochs + 1)]
+        outputs.write_csv(training / paths.HISTORY, rows)
+        tracking.upload()
+
+    run = tracking.start_execution(training, in_force, in_force.setting("g4-c4"))
+    train(1)
     assert run["mlflow_run_id"] is not None
-    assert outbox.pending() == []
+    assert snapshots.completed() == []
 
     server.kill()
     began = time.monotonic()
-    for epoch in (2, 3):
-        tracking.record(run, "train", metrics={"train_loss": 1 / epoch}, step=epoch, finished=epoch == 3)
+    train(2)
+    train(3)
+    tracking.record(run, "train", artifacts=[(training / paths.HISTORY, "train")], finished=True)
     tracking.record(run, "convert", artifacts=[(workspace / "params.yaml", "convert")])
     assert time.monotonic() - began < 30
     (line,) = capsys.readouterr().out.splitlines()
     assert server.uri in line
     assert "python -m tasks.track" in line
-    assert len(outbox.pending()) == 3
+    assert len(snapshots.completed()) == 2
 
     track = [sys.executable, "-m", "tasks.track"]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     away = subprocess.run(track, env=environment, capture_output=True, text=True, timeout=180)
     assert away.returncode == 1
     (error,) = away.stderr.splitlines()
-    assert error.startswith(f"error: {server.uri} does not answer")
+    assert error.startswith(f"error: {server.uri} is unavailable (")
 
     server.start()
     back = subprocess.run(track, env=environment, capture_output=True, text=True, timeout=180)
     assert (back.returncode, back.stderr) == (0, "")
-    assert back.stdout.splitlines() == [f"3 records delivered to {server.uri}"]
+    assert back.stdout.splitlines() == [f"3 snapshots uploaded to {server.uri}"]
 
     client = mlflow.MlflowClient(server.uri)
     found = client.get_run(run["mlflow_run_id"])

@@ -191,11 +191,11 @@ def test_what_another_process_takes_away_meanwhile_is_not_told_of(params, settin
 
 def test_training_that_cannot_be_recorded_is_not_lost(params, setting, ray, capsys):
     Path("state").mkdir()
-    Path("state/outbox").write_text("in the way")
-    with pytest.raises(UserError, match=r"^training g2-c4 cannot be recorded: .*outbox.*; run it again to do so$"):
+    Path("state/tracking").write_text("in the way")
+    with pytest.raises(UserError, match=r"^training g2-c4 cannot be recorded: .*tracking.*; run it again to do so$"):
         run(params, setting)
     assert "training g2-c4 goes on, but cannot be recorded" in capsys.readouterr().out
-    Path("state/outbox").unlink()
+    Path("state/tracking").unlink()
     assert (run(params, setting) / paths.RUN).exists()
     said = capsys.readouterr().out
     assert "resumed after step 20" in said

@@ -1,10 +1,10 @@
-"""One process that delivers for all stages of a flow, so that not every stage imports MLflow (seconds of CPU each).
+"""One process that uploads for all stages of a flow, so that not every stage imports MLflow (seconds of CPU each).
 
-    with tracking.courier():
+    with tracking.uploader():
         ...  # run stages
 
-While it is on duty, stages only write to the outbox. It ends with the process that started it, however that ends: it
-waits for the end of its standard input. A stage that finds nobody on duty delivers by itself, so nothing depends on it.
+While it is on duty, stages only leave snapshots. It ends with the process that started it, however that ends: it waits
+for the end of its standard input. A stage that finds nobody on duty uploads by itself, so nothing depends on it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,21 @@ from pathlib import Path
 from typing import IO
 
 from tasks.console import say
-from tasks.tracking import delivery, outbox
+from tasks.tracking import reconcile, snapshots
 
-TICK_S = 0.25
-AWAY_TICK_S = 3.0  # between two attempts while the store does not answer
+PAUSE_S = 1.0  # between two attempts
 END_S = 120.0
 CODE = str(Path(__file__).resolve().parents[2])  # the flow's own code, wherever it runs
 
 
 @contextmanager
-def courier(emit: Callable[[str], None] = say) -> Iterator[None]:
-    """Have a courier on duty for the outbox of this checkout; what it has to say goes to ``emit``, line by line.
+def uploader(emit: Callable[[str], None] = say) -> Iterator[None]:
+    """Have an uploader on duty for this checkout; its messages go to ``emit``, line by line.
 
-    At the end it delivers what is left, unless an exception ends the work, and is gone when this returns.
+    At the end it uploads what is left, unless an exception ends the work, and is gone when this returns.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.track", "--attend"],
+        [sys.executable, "-m", "tasks.track", "--serve"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -59,27 +58,23 @@ def courier(emit: Callable[[str], None] = say) -> Iterator[None]:
 
 
 def _dismiss(process: subprocess.Popen[str], patience_s: float) -> None:
-    """End the courier: at once if nothing waits or nobody has time; what is left goes out with the next stage."""
+    """End the uploader: at once if nothing waits or nobody has time; what is left goes out with the next stage."""
     deadline = time.monotonic() + patience_s
-    while process.poll() is None and outbox.pending() and time.monotonic() < deadline:
+    while process.poll() is None and snapshots.completed() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.terminate()
     process.wait()
 
 
-def attend() -> None:
-    """Be the courier: deliver until standard input ends."""
+def serve() -> None:
+    """Be the uploader: upload until standard input ends."""
     os.nice(10)
     ended = threading.Event()
     threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
     while not ended.is_set():
-        with outbox.on_duty(ended) as mine:
-            able = mine and delivery.prepare()
-            while able and not ended.wait(TICK_S):
-                delivery.deliver(wait_s=TICK_S)
-                able = not delivery.is_away()
-        ended.wait(AWAY_TICK_S)  # off duty while the store does not answer: nobody waits for this process
-    delivery.deliver(wait_s=END_S / 2)  # off duty already: what a stage left to it at the last moment
+        reconcile.upload(ended=ended)
+        ended.wait(PAUSE_S)  # another process uploads, or the store is unavailable
+    reconcile.upload(wait_s=END_S / 2)  # what a stage left to it at the last moment
 
 
 def _pass_on(lines: IO[str], emit: Callable[[str], None]) -> None:

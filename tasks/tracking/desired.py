@@ -1,4 +1,4 @@
-"""What a run says of itself: parameters, tags, the dataset, and what the tracked files hold. No MLflow here."""
+"""What a run should hold: parameters, tags, the dataset, and what the outputs say. No MLflow here."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tasks import paths
+from tasks import headline, paths
 from tasks.colours import SERIES
-from tasks.headline import as_number, final_metrics
 
-if TYPE_CHECKING:  # importing them imports torch, which delivering does not need
+if TYPE_CHECKING:  # importing them imports torch, which uploading does not need
     from tasks.params import Params, Setting
 
-LOCK = Path("dvc.lock")
+DVC_LOCK = Path("dvc.lock")
 Point = tuple[str, float, int, int]  # metric name, value, step, time in ms
+ARTIFACTS = {  # stage: output -> artifact folder
+    "train": {paths.MODEL: "checkpoint", paths.HISTORY: "train"},
+    "convert": {paths.KEPT: "convert"},
+    "export": {paths.EXPORT: "export", paths.PLAN: "export", paths.FORMS: ""},
+    "evaluate": {paths.METRICS: "evaluate", paths.PER_CLASS: "evaluate", paths.CONFUSION: "evaluate"},
+    "benchmark": {paths.LATENCY: "benchmark"},
+}
 
 
 def run_params(params: Params, setting: Setting) -> dict[str, str]:
@@ -55,7 +61,7 @@ def _as_yaml(value: object) -> str:
 
 
 def run_tags(params: Params, setting: Setting, commit: str | None) -> dict[str, str]:
-    """Tags that the MLflow UI knows: commit, source, user, description, and the colour that the report gives it too."""
+    """Tags that the MLflow UI knows: commit, source, user, description, and the report's colour of the setting."""
     model = setting.model
     tags = {
         "mlflow.runColor": SERIES[list(params.settings).index(setting.name) % len(SERIES)],
@@ -101,7 +107,7 @@ def dataset(params: Params) -> dict[str, str] | None:
         return None
 
 
-def dvc_tags(setting: str, lock: Path = LOCK) -> dict[str, str]:
+def dvc_tags(setting: str, lock: Path = DVC_LOCK) -> dict[str, str]:
     """``dvc.<stage>.<output>`` -> md5 of every output of a setting's stages, as ``dvc.lock`` has them now.
 
     A stage that is not locked yet is left out; so is everything while the file is missing or half-written.
@@ -122,45 +128,44 @@ def _output_hashes(stages: Mapping[str, Any], setting: str) -> Iterator[tuple[st
                     yield f"dvc.{stage_name}.{Path(out['path']).name}", out["md5"]
 
 
-def tracked_metrics(run: Mapping[str, Any], workspace: Path) -> list[Point]:
-    """Metrics of an execution as its output files have them: what fills a run that a store does not know.
-
-    Empty if the files in ``workspace`` are another execution's.
-    """
-    study, setting = run["study"], run["setting"]
-    folders = paths.StudyPaths(study)
-    if _json(workspace / folders.setting("train", setting) / paths.RUN).get("execution_id") != run["execution_id"]:
-        return []
-    start = milliseconds(run.get("started_at"))
-    points = list(_history(workspace / folders.setting("train", setting) / paths.HISTORY, start))
-    end = max((point[3] for point in points), default=start)
-    return points + [(name, value, 0, end) for name, value in final_metrics(study, setting, workspace).items()]
+def outputs(run: Mapping[str, Any], stage: str, workspace: Path = Path()) -> list[tuple[Path, str]]:
+    """The outputs of a stage that the run gets, those that are there, each with its artifact folder."""
+    folder = workspace / paths.StudyPaths(run["study"]).setting(stage, run["setting"])
+    wanted = [(folder / name, target) for name, target in ARTIFACTS.get(stage, {}).items()]
+    return [(source, target) for source, target in wanted if source.exists()]
 
 
-def _history(file: Path, start: int) -> Iterator[Point]:
-    time_ms = start
-    for row in _rows(file):
-        numbers = {name: number for name, value in row.items() if (number := as_number(value)) is not None}
-        step = int(numbers.pop("epoch", 0))
-        time_ms += round(1000 * numbers.get("seconds", 0.0))
-        for name, value in numbers.items():
-            yield name, value, step, time_ms
+def onnx_model(run: Mapping[str, Any], workspace: Path = Path()) -> Path | None:
+    """The exported model, if it is there."""
+    file = workspace / paths.StudyPaths(run["study"]).form(run["setting"], paths.LOWERED)
+    return file if file.exists() else None
 
 
-def _json(file: Path) -> dict[str, Any]:
+def figures(run: Mapping[str, Any], stage: str, workspace: Path = Path()) -> dict[str, float]:
+    """The figures of the trained model in the outputs of a stage."""
+    if stage != "train":
+        return headline.stage_metrics(run["study"], run["setting"], stage, workspace)
+    folder = workspace / paths.StudyPaths(run["study"]).setting(stage, run["setting"])
+    metrics = headline.read(folder / paths.METRICS)
+    return headline.numbers(
+        {"train_seconds": metrics.get("seconds"), "images_per_second": metrics.get("images_per_second")}
+    )
+
+
+def epochs(history: Path, started_at: object) -> dict[int, list[Point]]:
+    """Epoch -> its points, timed by the start and the seconds of all epochs so far; none if there is no history."""
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _rows(file: Path) -> list[dict[str, str]]:
-    try:
-        with open(file, newline="") as lines:
-            return list(csv.DictReader(lines))
+        with open(history, newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
     except OSError:
-        return []
+        return {}
+    time_ms, points = milliseconds(started_at), {}
+    for row in rows:
+        numbers = headline.numbers(row)
+        time_ms += round(1000 * numbers.get("seconds", 0.0))
+        step = int(numbers.pop("epoch", 0))
+        points[step] = [(name, value, step, time_ms) for name, value in numbers.items()]
+    return points
 
 
 def milliseconds(moment: object) -> int:
