@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 from condensenet.deploy.latency.files import describe
 from tasks.errors import UserError
+from tasks.paths import ONNX
 from tasks.tracking import server
 
 MODEL = "model"  # the exported model's name in the report's rows
-MODEL_FILE = "model.onnx"  # its file in the MLflow model that the stage export logs
 ATTEMPTS, RETRY_S = 5, 5.0
 
 
@@ -45,7 +45,7 @@ class ExportedRun:
 
     def download(self, files: Sequence[str], folder: Path) -> dict[str, Path]:
         """The exported model and the artifacts ``files``, by their names in rows and metrics."""
-        sources = {MODEL: f"{self.model.artifact_location}/{MODEL_FILE}"}
+        sources = {MODEL: f"{self.model.artifact_location}/{ONNX}"}
         sources |= {PurePosixPath(file).stem: f"{self.artifacts}/{file}" for file in files}
         return {name: self._fetch(source, folder / name) for name, source in sources.items()}
 

@@ -1,1 +1,1 @@
-"""The stages of the pipeline: one module a stage, run as `python -m tasks.<verb> [setting]`."""
+"""The stages of the pipeline: one module per stage, run as `python -m tasks.<verb> [setting]`."""

@@ -1,4 +1,4 @@
-"""benchmark: the latency of every form of the exported model, measured in turn with the yardstick on a quiet machine.
+"""benchmark: latency of every form of the exported model, measured alternately with the yardstick on a quiet machine.
 
 Measuring needs ONNX Runtime and NumPy only, no PyTorch.
 """
@@ -38,7 +38,7 @@ def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
     protocol = params.benchmark
     with one_line():
         rows = measure_latency(
-            {**forms_at_hand(params, setting), YARDSTICK: yardstick},
+            {**available_forms(params, setting), YARDSTICK: yardstick},
             yardstick=YARDSTICK,
             batch_sizes=(1, protocol.throughput_batch),
             threads=protocol.threads,
@@ -51,7 +51,7 @@ def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
     return facts
 
 
-def forms_at_hand(params: Params, setting: Setting) -> dict[str, Path]:
+def available_forms(params: Params, setting: Setting) -> dict[str, Path]:
     """The files that export kept and this machine can run: the native one needs our operator's library."""
     native = operator_library() is not None
     files = {form: params.paths.form(setting.name, form) for form in paths.ALL_FORMS if form != NATIVE or native}
@@ -60,11 +60,11 @@ def forms_at_hand(params: Params, setting: Setting) -> dict[str, Path]:
 
 def as_row(row: dict[str, Any]) -> dict[str, Any]:
     """A row of ``latency.json``: what was timed is one of the setting's forms."""
-    return {"form": row.pop("model"), **row}
+    return {"form" if name == "model" else name: value for name, value in row.items()}
 
 
 def describe(facts: dict[str, Any]) -> Iterator[str]:
-    """The machine, then a line a row, and what to do where the machine was not quiet."""
+    """The machine, then a line per row, and what to do where the machine was not quiet."""
     yield from latency.describe(facts, "form")
     if latency.is_unsteady(facts):
         yield "to measure again: dvc repro -f -s STAGE"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from condensenet.deploy.compare import TOLERANCE
 from condensenet.deploy.convert import convert
 from condensenet.deploy.cost import count_cost
 from condensenet.models.condensenet import CondenseNet
@@ -19,7 +20,6 @@ from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.params import stage_arguments
 
-TOLERANCE = 1e-5  # of the largest difference of a logit, relative to the largest logit
 IMAGES = 8
 
 
@@ -44,7 +44,9 @@ def convert_to(folder: Path, model: CondenseNet, image_size: int) -> dict[str, A
         raise UserError(f"{folder.name}: {error}") from None
     difference = relative_difference(model, grouped, image_size)
     if not difference <= TOLERANCE:
-        raise UserError(f"{folder.name}: the grouped form differs by {difference:.2g}, allowed is {TOLERANCE:g}")
+        raise UserError(
+            f"{folder.name}: the grouped form differs by {difference:.2g}; at most {TOLERANCE:g} is allowed"
+        )
     cost = {
         "training": dataclasses.asdict(count_cost(model, image_size)),
         "grouped": dataclasses.asdict(count_cost(grouped, image_size)),

@@ -18,6 +18,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig, require
+from condensenet.deploy.latency.measure import MIN_RUNS, WARMUP
+from condensenet.deploy.onnx_file import DEFAULT_OPSET, check_opset
 from condensenet.models.presets import presets
 from tasks import paths
 from tasks.errors import UserError
@@ -76,11 +78,11 @@ class ExportParams:
     by the plan in a JSON file. ``{setting}`` in its path stands for the setting's name.
     """
 
-    opset: int = 18
+    opset: int = DEFAULT_OPSET
     plan: str = "portable"
 
     def __post_init__(self) -> None:
-        require(18 <= self.opset <= 25, f"opset={self.opset} is not allowed: 18 to 25")
+        check_opset(self.opset)
         require(
             self.plan in ("portable", "measured") or self.plan.endswith(".json"),
             f"plan={self.plan!r} is not allowed: portable, measured, or the path of a plan file (.json)",
@@ -96,8 +98,8 @@ class EvaluateParams:
 class BenchmarkParams:
     """How latency is measured. MobileNetV1 at the same input size is always measured alternately with the model."""
 
-    runs: Annotated[int, Field(ge=50)] = 50
-    warmup: PositiveInt = 10
+    runs: Annotated[int, Field(ge=MIN_RUNS)] = MIN_RUNS
+    warmup: PositiveInt = WARMUP
     throughput_batch: PositiveInt = 16
     threads: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (1, 0)  # thread counts; 0: all cores
 

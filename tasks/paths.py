@@ -1,6 +1,6 @@
 """Every path of the pipeline, once. ``dvc.yaml`` names the same files as outputs (a test compares the two).
 
-Paths are relative to the working folder (the checkout), as DVC's are, save for what a temporary experiment of DVC
+Paths are relative to the working folder (the checkout), as DVC's are, except for what a temporary experiment of DVC
 must share with its checkout.
 """
 
@@ -75,7 +75,7 @@ ALL_FORMS = (LOWERED, PLAIN, NATIVE, INT8)
 MANIFEST = "manifest.json"  # prepare
 MODEL = "model.pt"  # train (training form), convert (grouped form)
 RUN = "run.json"  # train: the identity of the execution; all later stages depend on it
-HISTORY = "history.csv"  # train: a row an epoch
+HISTORY = "history.csv"  # train: a row per epoch
 METRICS = "metrics.json"  # train, evaluate
 COST = "cost.json"  # convert, yardstick
 KEPT = "kept.json"  # convert: the kept inputs of every learned group convolution, by group
@@ -84,10 +84,10 @@ PLAN = "plan.json"  # export: how model.onnx was lowered
 FORMS = "forms"  # export: a folder, <form>.onnx of the other forms
 EXPORT = "export.json"  # export
 PER_CLASS = "per_class.csv"  # evaluate
-CONFUSION = "confusion.csv"  # evaluate: a row an image's true and predicted class
+CONFUSION = "confusion.csv"  # evaluate: a row per image: true and predicted class
 LATENCY = "latency.json"  # benchmark
 REPORT_HTML = "report.html"
 REPORT_MD = "report.md"
 TABLE = "table.csv"  # report
-CURVES = "curves.csv"  # report: a row an epoch and setting
+CURVES = "curves.csv"  # report: a row per epoch and setting
 ROWS = "metrics"  # report: a folder, one <setting>.json with the headline figures

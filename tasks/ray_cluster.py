@@ -88,7 +88,7 @@ def _watched() -> Iterator[None]:
         while not _ending.wait(WATCH_S):
             lost = [name for process, name in essential.items() if _is_gone(process)]
             if lost and not _ending.is_set():
-                line = f"error: Ray's {lost[0]} was killed: run it again to go on from the last checkpoint"
+                line = f"error: Ray's {lost[0]} was killed: run it again to resume from the last checkpoint"
                 with suppress(BrokenPipeError):
                     print(line, file=sys.stderr, flush=True)
                 abandon()

@@ -22,7 +22,7 @@ from tasks import locks, outputs, paths, tracking, train_worker
 from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.locks import owned
-from tasks.outputs import write_text
+from tasks.outputs import write_json, write_text
 from tasks.params import Params, Setting, stage_arguments
 from tasks.train_follow import Follower
 from tasks.train_stopping import Stopper
@@ -59,7 +59,7 @@ def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper
     folder = _folder(params, setting.name, full_recipe)
     with owned(folder):
         _report_others(folder, full_recipe)
-        write_text(folder / RECIPE, json.dumps(full_recipe, indent=1) + "\n")
+        write_json(folder / RECIPE, full_recipe)
         (folder / train_worker.ERROR).unlink(missing_ok=True)
         write_text(folder / train_worker.RESERVE, " " * train_worker.RESERVE_BYTES)
         follower = Follower(folder, params, setting)
@@ -120,7 +120,7 @@ def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower, 
     if error.exists():
         _fail(follower, error.read_text())
     if failure is not None:
-        _fail(follower, f"training {setting.name} failed: {failure}; run it again to go on from the last checkpoint")
+        _fail(follower, f"training {setting.name} failed: {failure}; run it again to resume from the last checkpoint")
 
 
 def _fail(follower: Follower, report: str) -> NoReturn:
@@ -148,7 +148,7 @@ def _write_outputs(folder: Path, out: Path, metrics: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in (paths.MODEL, paths.RUN, paths.HISTORY):
         shutil.copyfile(folder / name, out / name)
-    write_text(out / paths.METRICS, json.dumps(metrics, indent=1) + "\n")
+    write_json(out / paths.METRICS, metrics)
 
 
 def _remove(folder: Path) -> None:

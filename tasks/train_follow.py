@@ -58,10 +58,10 @@ class Follower:
             for row in rows:
                 if row["epoch"] > shown:
                     self._show(row)
-            tracking.note_run_id(self.folder, self.run)
+            tracking.learn_run_id(self.folder, self.run)
         except OSError as error:
             self._error = UserError(f"training {self.setting.name} cannot be recorded: {error}; run it again to do so")
-            say(f"training {self.setting.name} goes on, but cannot be recorded: {error}")
+            say(f"training {self.setting.name} continues, but cannot be recorded: {error}")
         except BaseException as error:
             self._error = error
 

@@ -23,8 +23,8 @@ from tasks.console import say
 from tasks.outputs import write_text
 
 GRACE_S = 15.0  # a flow that is stopped gives its stages 20 s, a Kubernetes pod has 30
-PARENT_S = 1.0
-ATTENTION = (signal.SIGTERM, signal.SIGINT)
+PARENT_POLL_S = 1.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopper:
@@ -33,10 +33,10 @@ class Stopper:
     def __init__(self) -> None:
         self.signal: int | None = None  # received
         self._folder: Path | None = None
-        for number in ATTENTION:
-            signal.signal(number, self._hear)
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
         if "DVC_STAGE" in os.environ:
-            threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+            threading.Thread(target=_stop_when_parent_dies, args=(os.getppid(),), daemon=True).start()
 
     @contextmanager
     def training(self, folder: Path) -> Iterator[None]:
@@ -49,13 +49,13 @@ class Stopper:
 
     def end(self) -> NoReturn:
         """Kill what Ray started and exit. Works during a call into Ray too, which would swallow an exception."""
-        say(self._last_words())
+        say(self._exit_message())
         abandon = getattr(sys.modules.get("tasks.ray_cluster"), "abandon", None)
         if abandon is not None:  # None while the module is not fully imported
             abandon()
         os._exit(128 + (self.signal or signal.SIGTERM))
 
-    def _hear(self, number: int, _frame: object) -> None:
+    def _on_signal(self, number: int, _frame: object) -> None:
         repeated, self.signal = self.signal is not None, number
         if repeated or self._folder is None or not _at_work(self._folder):
             self.end()
@@ -64,21 +64,21 @@ class Stopper:
             write_text(self._folder / train_worker.STOP, "")
         except OSError:  # a full disk
             self.end()
-        patience = threading.Timer(GRACE_S, self.end)
-        patience.daemon = True
-        patience.start()
+        kill_timer = threading.Timer(GRACE_S, self.end)
+        kill_timer.daemon = True
+        kill_timer.start()
 
-    def _last_words(self) -> str:
+    def _exit_message(self) -> str:
         paused = self._folder / train_worker.PAUSED if self._folder else None
         if paused is not None and paused.exists():
-            return f"{paused.read_text()}: the training goes on from there when it is run again"
-        return "stopped: the training goes on from its last checkpoint when it is run again"
+            return f"{paused.read_text()}: run it again to resume from there"
+        return "stopped: run it again to resume from the last checkpoint"
 
 
-def _end_with(parent: int) -> None:
+def _stop_when_parent_dies(parent: int) -> None:
     """Stop when DVC dies: it does not forward signals, and a surviving training would block the next run."""
     while os.getppid() == parent:
-        time.sleep(PARENT_S)
+        time.sleep(PARENT_POLL_S)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

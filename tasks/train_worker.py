@@ -63,7 +63,7 @@ def run(config: dict[str, Any]) -> None:
 
     rank = _start_process_group(job)
     try:
-        with _alone(job.folder) if rank == 0 else nullcontext():
+        with _exclusive(job.folder) if rank == 0 else nullcontext():
             _train(job, rank)
     except Exception as error:
         if _is_pause(error):
@@ -151,12 +151,12 @@ def _start_process_group(job: Job) -> int:
     local = address.startswith("127.")
     if local:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    meeting = None
+    rendezvous = None
     if rank == 0:
-        meeting = f"file://{job.folder}/meeting-{uuid.uuid4().hex}" if local else f"tcp://{address}:{_free_port()}"
+        rendezvous = f"file://{job.folder}/meeting-{uuid.uuid4().hex}" if local else f"tcp://{address}:{_free_port()}"
     dist.init_process_group(
         "nccl" if job.use_gpu else "gloo",
-        init_method=broadcast_from_rank_zero(meeting),
+        init_method=broadcast_from_rank_zero(rendezvous),
         rank=rank,
         world_size=context.get_world_size(),
     )
@@ -170,7 +170,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Iterator[None]:
     """Wait until no other rank 0 writes in ``folder``: one whose stage was killed may survive for a moment."""
     deadline = time.monotonic() + LOCK_WAIT_S
     with (folder / LOCK).open("a") as file:

@@ -1,4 +1,4 @@
-"""yardstick: MobileNetV1 at the study's input size; every latency is measured in turn with it.
+"""yardstick: MobileNetV1 at the study's input size; every latency is measured alternately with it.
 
 The published network (width 1.0, stride-2 stem) for images of any size. Its weights are random, because latency does
 not depend on them.

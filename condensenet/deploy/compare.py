@@ -91,12 +91,12 @@ def _ratio(difference: float, largest: float) -> float:
 
 
 def check_difference(difference: Difference, path: str | Path, tolerance: float = TOLERANCE) -> Difference:
-    """Return ``difference`` if it is small enough; raises ``ValueError`` as ``compare_onnx`` does."""
+    """Return ``difference`` if it is small enough; raises ``ValueError`` if it is not, or without images."""
     if difference.images == 0:
-        raise ValueError(f"{path} was compared on no image: at least one is needed")
+        raise ValueError(f"{path}: there are no images to compare on")
     if not difference.max_relative <= tolerance:  # also when it is NaN
         raise ValueError(
             f"{path} differs from PyTorch: relative {difference.max_relative:.3g} of the largest logit, "
-            f"absolute {difference.max_absolute:.3g}, over {difference.images} images; {tolerance=} allowed"
+            f"absolute {difference.max_absolute:.3g}, over {difference.images} images; at most {tolerance:g} is allowed"
         )
     return difference

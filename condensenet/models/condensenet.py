@@ -159,7 +159,7 @@ def group_lasso(model: nn.Module) -> Tensor:
     """The group lasso summed over all learned group convolutions of ``model``: a scalar, 0 if there are none.
 
     The value does not depend on the condensing stage; the loss includes it while ``not model.is_condensed``, that is,
-    in the condensing stages and not in the optimisation stage. As in the authors' code, a dropped connection has no
+    in the condensing stages and not in the optimization stage. As in the authors' code, a dropped connection has no
     gradient but adds a constant 1e-3, and a condensed classifier is left out.
     """
     layers = [module for module in model.modules() if isinstance(module, LearnedGroupConv)]

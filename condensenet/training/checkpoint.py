@@ -1,5 +1,7 @@
 """Checkpoint files of a training in progress: written atomically and verified when they are read.
 
+What they hold is defined in ``state.py`` and ``Trainer.state_dict``.
+
 A folder holds the last two, ``checkpoint-<step>-<checksum>.pt``, where the checksum is the start of the file's sha256.
 They hold tensors and plain data, never code, so ``torch.load(path, weights_only=True)`` reads them.
 """

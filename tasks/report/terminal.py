@@ -57,6 +57,6 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         notes.append(f"Error: top-1 on {' or '.join(map(str, images))} test images.")
     machines = machine_notes(rows)
     if machines:
-        notes.append("Latency: median at batch 1 on one thread. Ratio: to MobileNetV1, timed in turn with it.")
+        notes.append("Latency: median at batch 1 on one thread. Ratio: to MobileNetV1, timed alternately with it.")
         notes.append("Plain: the same network as PyTorch exports it, not lowered.")
     return notes + machines

@@ -1,6 +1,6 @@
 """Mirror to MLflow what the stages make: snapshots on disk first, uploaded when the store is there.
 
-A stage calls ``record`` at its end; it never fails for the tracking store's sake. One MLflow run is one real execution
+A stage calls ``record`` at its end; it never fails because of the tracking store. One MLflow run is one real execution
 of training: ``train`` calls ``start_execution``, which writes ``run.json``. The stages that follow read that file and
 add to the same run, also when DVC restored it from its cache.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # importing them imports torch, which uploading does not need
 __all__ = [
     "dvc_tags",
     "final_metrics",
-    "note_run_id",
+    "learn_run_id",
     "record",
     "record_failure",
     "start_execution",
@@ -55,7 +55,7 @@ def start_execution(training: Path, params: Params, setting: Setting) -> dict[st
     _put(run, LIVE, status="RUNNING", tags=tags, training=str(training.resolve()))
     deadline = time.monotonic() + START_WAIT_S
     upload()
-    while not note_run_id(training, run) and not is_unreachable() and time.monotonic() < deadline:
+    while not learn_run_id(training, run) and not is_unreachable() and time.monotonic() < deadline:
         time.sleep(0.1)
         upload()
     return run
@@ -74,7 +74,7 @@ def _new_run(params: Params, setting: Setting) -> dict[str, Any]:
     }
 
 
-def note_run_id(training: Path, run: dict[str, Any]) -> bool:
+def learn_run_id(training: Path, run: dict[str, Any]) -> bool:
     """Complete ``run`` and its file by the id of the MLflow run; False while that is not known."""
     if run["mlflow_run_id"] is None:
         run["mlflow_run_id"] = snapshots.noted_run_id(run["execution_id"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import getpass
 import json
@@ -18,6 +17,7 @@ from ruamel.yaml.error import YAMLError
 
 from tasks import headline, paths
 from tasks.colours import SERIES
+from tasks.outputs import read_csv
 
 if TYPE_CHECKING:  # importing them imports torch, which uploading does not need
     from tasks.params import Params, Setting
@@ -155,8 +155,7 @@ def figures(run: Mapping[str, Any], stage: str, workspace: Path = Path()) -> dic
 def epochs(history: Path, started_at: object) -> dict[int, list[Point]]:
     """Epoch -> its points, timed by the start and the seconds of all epochs so far; none if there is no history."""
     try:
-        with open(history, newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
+        rows = read_csv(history)
     except OSError:
         return {}
     time_ms, points = milliseconds(started_at), {}

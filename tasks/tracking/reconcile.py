@@ -1,4 +1,4 @@
-"""Make the store match the snapshots: oldest first, under a lock, and without ever failing for the store's sake."""
+"""Make the store match the snapshots: oldest first, under a lock, and without ever failing because of the store."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _one_line() -> Iterator[None]:
         yield
     except Unreachable as error:
         waiting = _count(len(snapshots.completed()))
-        raise UserError(f"{_where()} is unavailable ({error}): {waiting} in {snapshots.root()}") from None
+        raise UserError(f"{_where()} is unavailable ({error}): {waiting} waiting in {snapshots.root()}") from None
 
 
 def executions() -> Iterator[dict[str, Any]]:
@@ -222,8 +222,8 @@ def _report(error: Unreachable) -> None:
     if not _memory.reported:
         _memory.reported = True
         say(
-            f"tracking: {_where()} is unavailable ({error}); results wait in {snapshots.root()} "
-            "and go out with the next stage, or by: python -m tasks.track"
+            f"tracking: {_where()} is unavailable ({error}); results are kept in {snapshots.root()} "
+            "and will be uploaded by the next stage or by: python -m tasks.track"
         )
 
 

@@ -1,4 +1,4 @@
-"""A tracking store and what is done to it: the one importer of MLflow, which costs seconds, so it comes late.
+"""A tracking store and what is done to it. The stages import MLflow only here, and late, because it takes seconds.
 
 Every operation may be repeated: it adds what the store lacks. One that was killed is done again from its start.
 """

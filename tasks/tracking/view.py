@@ -26,7 +26,7 @@ it. Open the saved view *Comparison* (Views) for the columns that settings are c
 - `test_error_pct` top-1 error of the exported file on the whole test set.
 - `macs`, `paper_flops`, `params` of the grouped form, which is what ships. One MAC is one multiply-add;
   the paper's FLOPs are MACs plus one operation per ReLU element and those of the average pools.
-- `latency_ms` median at batch 1 on one thread, `latency_ratio` its ratio to MobileNetV1 measured in turn with it
+- `latency_ms` median at batch 1 on one thread, `latency_ratio` its ratio to MobileNetV1 measured alternately with it
   (below 1 is faster); the hardware is in the artifact `benchmark/latency.json`. Both are of the exported (lowered)
   file; `latency_ms_plain` and the like are of its other forms, artifacts in `forms`. `latency_ms_<device>` and
   `latency_ratio_<device>` are the same on another device (tag `device.<device>`, artifact `benchmark/<device>.json`).

@@ -212,7 +212,7 @@ def kill_the_tracking_server_and_terminate(folder: Checkout, server: Server) -> 
     left = descendants(process)
     process.send_signal(signal.SIGTERM)
     output = finish(process, 143)
-    assert f"paused after step {folder.newest_step} of {5 * EPOCHS}: the training goes on from there" in output
+    assert f"paused after step {folder.newest_step} of {5 * EPOCHS}: run it again to resume from there" in output
     assert_gone(left)
 
 
@@ -234,7 +234,7 @@ def kill_the_raylet(folder: Checkout) -> None:
     left = descendants(process)
     next(each for each in left if each.name() == "raylet").kill()
     output = finish(process, 1)
-    assert "error: Ray's raylet was killed: run it again to go on from the last checkpoint" in output.splitlines(), (
+    assert "error: Ray's raylet was killed: run it again to resume from the last checkpoint" in output.splitlines(), (
         output
     )
     assert_gone(left)

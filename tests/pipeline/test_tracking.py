@@ -302,7 +302,7 @@ def test_with_the_store_away_work_goes_on_and_one_line_says_so(
     (line,) = capsys.readouterr().out.splitlines()
     assert AWAY in line
     assert "python -m tasks.track" in line
-    with pytest.raises(UserError, match=r"nothing listens there\): 2 snapshots in") as error:
+    with pytest.raises(UserError, match=r"nothing listens there\): 2 snapshots waiting in") as error:
         reconcile.upload_everything()
     assert "\n" not in str(error.value)
 
@@ -338,11 +338,11 @@ def test_the_runs_id_is_noted_when_the_store_comes_back_during_training(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
     run = start()
-    assert not tracking.note_run_id(training(), run)
+    assert not tracking.learn_run_id(training(), run)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     reconcile._memory.retry_at = 0.0
     train()
-    assert tracking.note_run_id(training(), run)
+    assert tracking.learn_run_id(training(), run)
     (found,) = runs_of(client)
     assert json.loads((training() / paths.RUN).read_text())["mlflow_run_id"] == found.info.run_id
 

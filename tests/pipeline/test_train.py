@@ -136,7 +136,7 @@ def test_finished_training_leaves_nothing_and_trains_anew(params, setting, ray):
 
 def test_lost_workers_leave_a_training_that_goes_on_under_its_identity(params, setting, ray, capsys):
     ray.fails = "a worker was lost"
-    with pytest.raises(UserError, match=r"training g2-c4 failed: a worker was lost; run it again to go on"):
+    with pytest.raises(UserError, match=r"training g2-c4 failed: a worker was lost; run it again to resume"):
         run(params, setting)
     (folder,) = in_progress()
     identity = (folder / paths.RUN).read_text()
@@ -268,7 +268,7 @@ def test_a_stage_ends_with_the_dvc_that_runs_it():
     process.stdout.readline()
     (child,) = psutil.Process(process.pid).children()
     process.kill()
-    assert "goes on from its last checkpoint when it is run again" in process.communicate(timeout=30)[0]
+    assert "stopped: run it again to resume from the last checkpoint" in process.communicate(timeout=30)[0]
     child.wait(30)
 
 

@@ -1,4 +1,4 @@
-"""Latency of ONNX files, timed in turn with MobileNetV1. Needs NumPy and ONNX Runtime, not torch."""
+"""Latency of ONNX files, timed alternately with MobileNetV1. Needs NumPy and ONNX Runtime, not torch."""
 
 from condensenet.deploy.latency.files import as_facts, describe, is_unsteady, time_files
 from condensenet.deploy.latency.measure import Latency, measure_latency

@@ -15,12 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from condensenet.deploy.latency.measure import MIN_RUNS, Latency, check_protocol, measure_latency
+from condensenet.deploy.latency.measure import MIN_RUNS, WARMUP, Latency, check_protocol, measure_latency
 from condensenet.deploy.latency.mobilenet import NAME, write_mobilenet_v1
 from condensenet.deploy.runtime import open_session, versions
 from condensenet.machine import hardware
 
-WARMUP = 10
 MAX_METADATA = 200  # characters of a metadata value; longer ones are left out
 UNSTEADY = 2.0  # 90th percentile of a ratio over its 10th
 

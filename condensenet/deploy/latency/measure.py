@@ -1,4 +1,4 @@
-"""How long ONNX files take, next to a reference model ("yardstick") that is timed in turn with them.
+"""How long ONNX files take, next to a reference model ("yardstick") that is timed alternately with them.
 
 Protocol: all models are loaded in one process. After the warm-up, every round runs each of them once, right after a
 run of the reference model, on the same random images. What slows the machine for a while slows both, so the ratio of
@@ -22,7 +22,7 @@ import numpy as np
 from condensenet.deploy.runtime import open_session
 from condensenet.machine import usable_cores
 
-MIN_RUNS = 50
+MIN_RUNS, WARMUP = 50, 10  # rounds that count, and those before
 MAX_THREADS = 1024  # the runtime itself has no limit
 
 
@@ -79,7 +79,7 @@ def measure_latency(
     batch_sizes: Sequence[int] = (1,),
     threads: Sequence[int] = (1, 0),
     runs: int = MIN_RUNS,
-    warmup: int = 10,
+    warmup: int = WARMUP,
 ) -> list[Latency]:
     """Time the ONNX files ``models`` (name to path) in turn with the one called ``yardstick``, the reference model:
     a row for each other model, batch size and number of threads (0: all usable cores).

@@ -36,8 +36,8 @@ def measure_plan(
 
     Each workload is timed in a small graph of its own, all candidate variants in turn. The timing cache in the file
     ``cache`` is updated after each workload, and its entries for such a machine are not measured again. Then the
-    network of the fastest variants is timed in turn with the portable plan, a plain one and a mixture of the two; the
-    fastest wins. Takes seconds. Raises as ``lower`` does, and ``ImportError`` without onnxruntime.
+    network of the fastest variants is timed alternately with the portable plan, a plain one and a mixture of the two;
+    the fastest wins. Takes seconds. Raises as ``lower`` does, and ``ImportError`` without onnxruntime.
     """
     if threads < 0:
         raise ValueError(f"{threads=} is not allowed: 0 (all usable cores) or more")

@@ -93,7 +93,7 @@ def _scaled(point: Point, scale: float) -> Point:
 
 
 def _mobilenet(study: Study) -> tuple[float, str] | None:
-    """The median over the settings of MobileNetV1's latency, each timed in turn with its setting."""
+    """The median over the settings of MobileNetV1's latency, each timed alternately with its setting."""
     rows = [row for result in study.results if (row := result.latency_row()) is not None]
     latencies = sorted(row["yardstick_median_ms"] for row in rows)
     return (latencies[len(latencies) // 2], "MobileNetV1") if latencies else None
