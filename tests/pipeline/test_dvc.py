@@ -64,19 +64,13 @@ def test_every_dependency_on_code_is_there(pipeline: Workspace, monkeypatch: pyt
     assert not [name for name in code if not (pipeline.path / name).exists()]
 
 
-def test_the_picture_at_the_top_is_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every arrow of the header is an edge, and every stage stands in it."""
+def test_stages_follow_one_another_from_prepare_to_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CHECKOUT)
-    header = "".join(line for line in (CHECKOUT / "dvc.yaml").read_text().splitlines(True)[:2] if line.startswith("#"))
     graph = read_graph()
     edges = {(above.partition("@")[0], below.partition("@")[0]) for below, ups in graph.items() for above in ups}
-    main = [name.partition("@")[0] for name in re.findall(r"[a-z]+(?:@setting)?", header.splitlines()[0])]
-    assert main == ["prepare", "train", "convert", "export", "evaluate"]
-    assert set(pairwise(main)) <= edges
-    below = re.findall(r"> ?(yardstick|benchmark@setting|report)", header.splitlines()[1])
-    assert below == ["yardstick", "benchmark@setting", "report"]
-    assert {("prepare", "yardstick"), ("yardstick", "benchmark"), ("export", "benchmark")} <= edges
-    assert {("evaluate", "report"), ("benchmark", "report")} <= edges
+    assert set(pairwise(["prepare", "train", "convert", "export", "evaluate", "report"])) <= edges
+    assert set(pairwise(["prepare", "yardstick", "benchmark", "report"])) <= edges
+    assert ("export", "benchmark") in edges
 
 
 def test_every_stage_depends_on_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
