@@ -36,7 +36,7 @@ $(VENV)/.done: pyproject.toml constraints.txt setup.py $(wildcard condensenet/*/
 demo: env ## run the whole pipeline on handwritten digits: train, convert, export, evaluate, benchmark, report
 	@python -m flows.reproduce
 
-test: check test-fast ## all tests, after ruff and mypy
+test: check test-fast ## all tests, after ruff, mypy and the import contracts
 	@python -m pytest -m "not fast"
 
 test-fast: env ## the tests that need no Ray, Prefect or server, on two cores
