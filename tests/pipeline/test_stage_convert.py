@@ -95,7 +95,7 @@ def test_a_model_not_fully_condensed_stops_the_stage_and_writes_nothing(workspac
 def test_a_grouped_form_that_differs_stops_the_stage_and_writes_nothing(workspace, monkeypatch):
     _trained("g4-c2", 1)
     monkeypatch.setattr(stage, "relative_difference", lambda *_: 2e-5)
-    with pytest.raises(UserError, match="g4-c2: the grouped form differs by 2e-05, allowed is 1e-05"):
+    with pytest.raises(UserError, match="g4-c2: the grouped form differs by 2e-05; at most 1e-05 is allowed"):
         _run("g4-c2", monkeypatch)
     assert not Path("out/digits/convert").exists()
 

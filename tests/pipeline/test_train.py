@@ -194,7 +194,7 @@ def test_training_that_cannot_be_recorded_is_not_lost(params, setting, ray, caps
     Path("state/tracking").write_text("in the way")
     with pytest.raises(UserError, match=r"^training g2-c4 cannot be recorded: .*tracking.*; run it again to do so$"):
         run(params, setting)
-    assert "training g2-c4 goes on, but cannot be recorded" in capsys.readouterr().out
+    assert "training g2-c4 continues, but cannot be recorded" in capsys.readouterr().out
     Path("state/tracking").unlink()
     assert (run(params, setting) / paths.RUN).exists()
     said = capsys.readouterr().out
