@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from condensenet.deploy.latency.files import describe
 from tasks.errors import UserError
 from tasks.paths import ONNX
-from tasks.tracking import server
+from tasks.tracking import address
 
 MODEL = "model"  # the exported model's name in the report's rows
 ATTEMPTS, RETRY_S = 5, 5.0
@@ -29,7 +29,7 @@ class ExportedRun:
     def __init__(self, run_id: str, tracking_uri: str | None) -> None:
         self.run_id, self.uri = run_id, _server_address(tracking_uri)
         self.client = _client(self.uri)
-        with _one_line(f"cannot read run_id={run_id!r} from {server.shown(self.uri)}"):
+        with _one_line(f"cannot read run_id={run_id!r} from {address.shown(self.uri)}"):
             run = self.client.get_run(run_id)
             models = self.client.search_logged_models(
                 [run.info.experiment_id], f"source_run_id = '{run_id}'", max_results=100
@@ -52,14 +52,14 @@ class ExportedRun:
     def _fetch(self, source: str, folder: Path) -> Path:
         from mlflow.artifacts import download_artifacts
 
-        with _one_line(f"cannot download {source} from {server.shown(self.uri)}"):
+        with _one_line(f"cannot download {source} from {address.shown(self.uri)}"):
             return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=self.uri))
 
     def add(self, device: str, report: Mapping[str, Any]) -> None:
         """Log the report to the run; retries while the server is away and raises ``NotLogged`` in the end."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with _one_line(f"{server.shown(self.uri)} did not accept the measurement"):
+                with _one_line(f"{address.shown(self.uri)} did not accept the measurement"):
                     self._log(device, report)
                 return
             except UserError as error:
@@ -90,26 +90,26 @@ def device_metrics(device: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def _server_address(tracking_uri: str | None) -> str:
-    uri = tracking_uri or os.environ.get(server.URI)
+    uri = tracking_uri or os.environ.get(address.URI)
     if not uri:
-        raise UserError(f"tracking_uri is missing: pass it, or set {server.URI} where the worker starts")
+        raise UserError(f"tracking_uri is missing: pass it, or set {address.URI} where the worker starts")
     if not _is_server(uri):
         raise UserError(f"tracking_uri={uri!r} is not allowed: a server's address, http://host:port")
-    if not server.answers(uri):
-        raise UserError(f"tracking_uri={server.shown(uri)!r} does not answer")
+    if not address.answers(uri):
+        raise UserError(f"tracking_uri={address.shown(uri)!r} does not answer")
     return uri
 
 
 def _is_server(uri: str) -> bool:
     try:
         parts = urlsplit(uri)
-        return parts.scheme in server.PORTS and bool(parts.hostname) and parts.port != 0  # port may raise ValueError
+        return parts.scheme in address.PORTS and bool(parts.hostname) and parts.port != 0  # port may raise ValueError
     except ValueError:
         return False
 
 
 def _client(uri: str) -> Any:
-    for name, value in server.ENVIRONMENT.items():
+    for name, value in address.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         from mlflow import MlflowClient

@@ -57,6 +57,6 @@ class Server:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         deadline = time.monotonic() + 10
-        while tracking.server.answers(self.uri):  # its worker is a child of it
+        while tracking.address.answers(self.uri):  # its worker is a child of it
             assert time.monotonic() < deadline
             time.sleep(0.05)

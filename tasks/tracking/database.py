@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from condensenet import locks
-from tasks.tracking.server import SQLITE
+from tasks.tracking.address import SQLITE
 
 
 def file_of(uri: str) -> Path | None:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from tasks import headline, paths
 from tasks.console import say
 from tasks.errors import UserError
-from tasks.tracking import desired, server, snapshots, view
-from tasks.tracking.server import Rejected, UnknownRun, Unreachable
+from tasks.tracking import address, desired, snapshots, view
+from tasks.tracking.address import Rejected, UnknownRun, Unreachable
 from tasks.tracking.snapshots import RESTORED, Snapshot
 
 if TYPE_CHECKING:
-    from tasks.tracking.store import Store
+    from tasks.tracking.mlflow_store import Store
 
 TICK_S = 0.25  # between two looks for new snapshots by a process that stays at it
 
@@ -205,12 +205,12 @@ def _reject(folder: Path, reason: object) -> None:
 
 
 def _store() -> Store:
-    uri, _memory.asked_at = server.uri(), time.monotonic()
-    if not server.answers(uri):
+    uri, _memory.asked_at = address.uri(), time.monotonic()
+    if not address.answers(uri):
         raise Unreachable("nothing listens there")
     if _memory.store is None or _memory.store.uri != uri:
         _memory.seen.clear()
-        from tasks.tracking.store import Store
+        from tasks.tracking.mlflow_store import Store
 
         _memory.store = Store(uri)
     _memory.unreachable = False
@@ -228,7 +228,7 @@ def _report(error: Unreachable) -> None:
 
 
 def _where() -> str:
-    return server.shown(server.uri())
+    return address.shown(address.uri())
 
 
 def _count(number: int) -> str:

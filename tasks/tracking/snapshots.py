@@ -22,7 +22,7 @@ from typing import Any
 from condensenet.files import write_atomically
 from condensenet.locks import try_lock
 from tasks import paths
-from tasks.tracking.server import Rejected
+from tasks.tracking.address import Rejected
 
 SNAPSHOT = "snapshot.json"
 ARTIFACTS = "artifacts"

@@ -16,7 +16,7 @@ import pytest
 
 from tasks import headline, outputs, params, paths, tracking
 from tasks.errors import UserError
-from tasks.tracking import reconcile, server, snapshots
+from tasks.tracking import address, reconcile, snapshots
 
 AWAY = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -24,7 +24,7 @@ AWAY = "http://127.0.0.1:9"  # the discard port: nothing listens there
 @pytest.fixture(scope="session")
 def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty SQLite store; making one takes seconds, so the tests copy it."""
-    from tasks.tracking.store import Store
+    from tasks.tracking.mlflow_store import Store
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     Store(f"sqlite:///{file}")
@@ -224,7 +224,7 @@ def test_the_figure_of_a_stage_that_ran_again_is_the_latest(workspace: Path, cli
 def test_an_upload_killed_at_any_point_is_repeated_without_a_trace(
     workspace: Path, client, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    from tasks.tracking.store import Store
+    from tasks.tracking.mlflow_store import Store
 
     run = start()
     train(epochs=1)
@@ -445,7 +445,7 @@ def test_restoring_makes_the_runs_of_all_outputs_once(workspace: Path, client) -
 def test_restoring_that_was_killed_half_way_is_finished_later(
     workspace: Path, client, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    from tasks.tracking.store import Store
+    from tasks.tracking.mlflow_store import Store
 
     outputs_of(PULLED)
     with monkeypatch.context() as patch:
@@ -488,7 +488,7 @@ def test_a_run_that_cannot_be_made_is_not_tried_for_ever(
 ) -> None:
     from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 
-    from tasks.tracking.store import Store
+    from tasks.tracking.mlflow_store import Store
 
     def refuse(*_: object) -> None:
         raise MlflowException("no more runs", INVALID_PARAMETER_VALUE)
@@ -560,10 +560,10 @@ def test_the_default_store_is_the_checkouts_also_in_a_temporary_experiment(
     temporary.mkdir(parents=True)
     monkeypatch.chdir(temporary)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert server.uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert address.uri() == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine.db")
-    assert server.uri() == f"sqlite:///{tmp_path}/mine.db"
-    assert server.shown("https://me:secret@host:5000/x") == "https://***@host:5000/x"
+    assert address.uri() == f"sqlite:///{tmp_path}/mine.db"
+    assert address.shown("https://me:secret@host:5000/x") == "https://***@host:5000/x"
 
 
 STEPS = """
@@ -571,7 +571,7 @@ import os, signal, sys
 from pathlib import Path
 from tasks import params, tracking
 from tasks.tracking import snapshots
-from tasks.tracking.store import Store
+from tasks.tracking.mlflow_store import Store
 
 def killed_after(owner, name):
     done = getattr(owner, name)
@@ -614,7 +614,7 @@ def test_an_uploader_whose_store_fails_after_a_while_soon_tries_again(
     def fail_the_third(*_: object) -> int:
         passes.append(time.monotonic())
         if len(passes) == 3:
-            raise server.Unreachable("gone")
+            raise address.Unreachable("gone")
         return 0
 
     monkeypatch.setattr(reconcile, "_upload_all", fail_the_third)
@@ -660,7 +660,7 @@ def test_several_processes_at_once_lose_nothing_on_a_store_not_yet_made(
     writers = [subprocess.Popen([*command, name], env=environment()) for name in settings]
     assert [writer.wait(180) for writer in writers] == [0, 0]
     assert snapshots.pending() == []
-    client = mlflow.MlflowClient(server.uri())
+    client = mlflow.MlflowClient(address.uri())
     assert sorted(run.info.run_name for run in runs_of(client)) == sorted(settings)
     for run in runs_of(client):
         assert run.info.status == "FINISHED"

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from tasks.tracking import database
-from tasks.tracking.server import Unreachable
-from tasks.tracking.store import Store
+from tasks.tracking.address import Unreachable
+from tasks.tracking.mlflow_store import Store
 
 MOMENTS = 5
 MAKER = """
 import os, sys, time
 import mlflow.store.tracking.sqlalchemy_store
-from tasks.tracking.store import Store
+from tasks.tracking.mlflow_store import Store
 
 def make(name):
     Store(f"sqlite:///{sys.argv[1]}/{name}.db")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks import paths
-from tasks.tracking import database, desired, server, snapshots, view
-from tasks.tracking.server import URI, Rejected, UnknownRun, Unreachable
+from tasks.tracking import address, database, desired, snapshots, view
+from tasks.tracking.address import URI, Rejected, UnknownRun, Unreachable
 from tasks.tracking.snapshots import Snapshot
 
 EXECUTION = "condensenet.execution_id"
@@ -27,7 +27,7 @@ class Store:
     """The store at ``uri``; a SQLite database is created. Raises ``Unreachable`` if it cannot be used."""
 
     def __init__(self, uri: str) -> None:
-        for name, value in server.ENVIRONMENT.items():
+        for name, value in address.ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import logging
 
@@ -117,7 +117,7 @@ class Store:
         """The id of the experiment of a study, made if need be."""
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
-            location = server.artifact_location(self.uri, name)
+            location = address.artifact_location(self.uri, name)
             return self._client.create_experiment(name, location, view.experiment_tags(name, round(1000 * time.time())))
         if experiment.lifecycle_stage == "deleted":  # else no run could ever be made under this name
             self._client.restore_experiment(experiment.experiment_id)
