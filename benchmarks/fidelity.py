@@ -48,7 +48,7 @@ from condensenet.machine import usable_cores
 from condensenet.models import kernels
 from condensenet.models.condensing import condensing_stage
 from condensenet.training import fit
-from condensenet.training.recipe import training_code
+from condensenet.training.fingerprint import training_code
 
 SIDES = ("ours", "authors")
 SMALL = ModelConfig(block_depths=(4, 4, 4), growth_rates=(4, 8, 16))

@@ -16,7 +16,7 @@ from torch import nn
 
 from condensenet import CondenseNet, convert, count_cost, export_onnx, presets
 from condensenet.deploy.latency.mobilenet import NAME as MOBILENET
-from condensenet.deploy.latency.peers import mobilenet_v1
+from condensenet.deploy.latency.mobilenet_torch import mobilenet_v1
 from condensenet.deploy.lowering import Plan, check_plan, lower, measure_plan, portable_plan
 from condensenet.deploy.native.writing import write_native
 from condensenet.deploy.quantize import write_int8

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from condensenet.deploy.latency.files import describe
-from tasks.errors import UserError
+from tasks.errors import UserError, first_line
 from tasks.paths import ONNX
 from tasks.tracking import address
 
@@ -29,7 +29,7 @@ class ExportedRun:
     def __init__(self, run_id: str, tracking_uri: str | None) -> None:
         self.run_id, self.uri = run_id, _server_address(tracking_uri)
         self.client = _client(self.uri)
-        with _one_line(f"cannot read run_id={run_id!r} from {address.shown(self.uri)}"):
+        with _mlflow_errors(f"cannot read run_id={run_id!r} from {address.shown(self.uri)}"):
             run = self.client.get_run(run_id)
             models = self.client.search_logged_models(
                 [run.info.experiment_id], f"source_run_id = '{run_id}'", max_results=100
@@ -52,14 +52,14 @@ class ExportedRun:
     def _fetch(self, source: str, folder: Path) -> Path:
         from mlflow.artifacts import download_artifacts
 
-        with _one_line(f"cannot download {source} from {address.shown(self.uri)}"):
+        with _mlflow_errors(f"cannot download {source} from {address.shown(self.uri)}"):
             return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=self.uri))
 
     def add(self, device: str, report: Mapping[str, Any]) -> None:
         """Log the report to the run; retries while the server is away and raises ``NotLogged`` in the end."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with _one_line(f"{address.shown(self.uri)} did not accept the measurement"):
+                with _mlflow_errors(f"{address.shown(self.uri)} did not accept the measurement"):
                     self._log(device, report)
                 return
             except UserError as error:
@@ -119,10 +119,9 @@ def _client(uri: str) -> Any:
 
 
 @contextmanager
-def _one_line(problem: str) -> Iterator[None]:
+def _mlflow_errors(problem: str) -> Iterator[None]:
     """Turn what MLflow raises into a ``UserError`` of one line that begins with ``problem``."""
     try:
         yield
     except Exception as error:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{problem}: {cause}") from error
+        raise UserError(f"{problem}: {first_line(error)}") from error

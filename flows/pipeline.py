@@ -90,8 +90,8 @@ def reproduce(
 
 def _reproduce(study: str | None, settings: list[str] | None, overrides: studies.Overrides) -> Any:
     log, screen = get_run_logger(), display.get(Display())
-    text = studies.plan(study, overrides, settings)
-    with studies.in_force(text, composed=study is not None) as changed_keys:
+    text = studies.compose_params(study, overrides, settings)
+    with studies.params_in_use(text, composed=study is not None) as changed_keys:
         if changed_keys:
             log.info("params.yaml changed: %s (the previous file is in state/params)", ", ".join(changed_keys))
         loaded = params.load()

@@ -23,12 +23,12 @@ from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.report.results import read_setting
 from tasks.report.summary import make_row, read_table
-from tasks.report.terminal import print_table
+from tasks.report.terminal_table import print_table
 
 
 def main() -> None:
     options = _arguments()
-    studies.plan(options.study, options.set, options.setting)  # report mistakes before a server is started
+    studies.compose_params(options.study, options.set, options.setting)  # report mistakes before a server is started
     started = time.monotonic()
     try:
         state = _run(options)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from condensenet.locks import try_lock
+from condensenet.file_locks import try_lock
 from tasks import paths
 from tasks.locks import lock_file
 

@@ -17,7 +17,7 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
-from condensenet.locks import lock, unlock
+from condensenet.file_locks import lock, unlock
 from tasks.console import say
 from tasks.errors import UserError
 

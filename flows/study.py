@@ -20,7 +20,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from condensenet.locks import lock, try_lock
+from condensenet.file_locks import lock, try_lock
 from tasks import params, paths
 from tasks.errors import UserError
 from tasks.locks import lock_file
@@ -29,7 +29,7 @@ Overrides = Mapping[str, Any] | Sequence[str] | None
 CONFIG = paths.STUDIES.parent
 
 
-def plan(study: str | None, overrides: Overrides, settings: Sequence[str] | None = None) -> str:
+def compose_params(study: str | None, overrides: Overrides, settings: Sequence[str] | None = None) -> str:
     """The new text of ``params.yaml``, valid and with all ``settings``. Changes nothing.
 
     With ``study`` the file is composed anew (base, study, overrides). Without it the overrides are applied to the
@@ -53,7 +53,7 @@ def plan(study: str | None, overrides: Overrides, settings: Sequence[str] | None
 
 
 @contextmanager
-def in_force(text: str, *, composed: bool) -> Iterator[list[str]]:
+def params_in_use(text: str, *, composed: bool) -> Iterator[list[str]]:
     """Write ``text`` to ``params.yaml`` and keep it unchanged inside the block; yields the keys whose values changed.
 
     Raises ``UserError`` if that would replace uncommitted edits (``composed``) or the parameters of another running

@@ -15,6 +15,11 @@ class UserError(Exception):
     """Its message is one line: what is wrong, with which value, and what is allowed."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; never empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextmanager
 def one_line() -> Iterator[None]:
     """Turn errors of the library about bad or missing input into a ``UserError``."""

@@ -67,7 +67,7 @@ def export(params: Params, setting: Setting, run: dict[str, Any]) -> dict[str, A
         first = time_int8(made)
     forms[INT8] |= settle_int8(made, first)
     made.plan.save(folder / paths.PLAN)
-    facts = {"plan": made.plan.kind, **headline(forms[LOWERED]), "forms": forms}
+    facts = {"plan": made.plan.kind, **shipped_facts(forms[LOWERED]), "forms": forms}
     outputs.write_json(folder / paths.EXPORT, facts)
     return facts
 
@@ -150,7 +150,7 @@ def form_facts(path: Path, difference: Difference) -> dict[str, Any]:
     }
 
 
-def headline(facts: dict[str, Any]) -> dict[str, Any]:
+def shipped_facts(facts: dict[str, Any]) -> dict[str, Any]:
     """Of the file that ships, at the top of ``export.json``."""
     return {name: value for name, value in facts.items() if name != "kept"}
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from condensenet.locks import Open, lock, try_lock, unlock
+from condensenet.file_locks import Open, lock, try_lock, unlock
 from tasks import paths
 from tasks.console import say
 

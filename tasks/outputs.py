@@ -35,6 +35,15 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
+def read_json_or_empty(path: Path) -> dict[str, Any]:
+    """The mapping in a file; empty if the file is missing or broken."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_csv(path: Path, rows: Iterable[Mapping[str, object]], names: Sequence[str] | None = None) -> None:
     """A header of ``names`` (default: the first row's, so there must be one), then all rows; lines end with \\n."""
     write_text(path, as_csv(rows, names))

@@ -19,7 +19,7 @@ from ruamel.yaml.error import YAMLError
 
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig, require
 from condensenet.deploy.latency.measure import MIN_RUNS, WARMUP
-from condensenet.deploy.onnx_file import DEFAULT_OPSET, check_opset
+from condensenet.deploy.opset import DEFAULT_OPSET, check_opset
 from condensenet.models.presets import presets
 from tasks import paths
 from tasks.errors import UserError

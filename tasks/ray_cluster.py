@@ -38,7 +38,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy  # noqa: E402
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # noqa: E402
 
-from condensenet.locks import lock, try_lock, unlock  # noqa: E402
+from condensenet.file_locks import lock, try_lock, unlock  # noqa: E402
 from tasks import paths  # noqa: E402
 from tasks.errors import UserError  # noqa: E402
 from tasks.params import RayParams  # noqa: E402

@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from condensenet.data.manifest import Manifest
-from condensenet.training.recipe import differences, recipe
+from condensenet.training.fingerprint import differences, fingerprint
 from tasks import locks, outputs, paths, tracking, train_worker
 from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.locks import owned
 from tasks.outputs import write_json, write_text
 from tasks.params import Params, Setting, stage_arguments
-from tasks.train_follow import Follower
+from tasks.train_progress import ProgressRecorder
 from tasks.train_stopping import Stopper
 
-RECIPE = "recipe.json"
+FINGERPRINT = "fingerprint.json"
 DONE = ".done"  # suffix of a folder that is being removed
 
 
@@ -55,20 +55,20 @@ def read_manifest(params: Params, setting: Setting) -> Manifest:
 
 def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper | None = None) -> None:
     """Train ``setting``, or resume its training, and write the outputs; raises ``UserError``."""
-    full_recipe = recipe(setting.model, setting.train, params.data.augment, manifest.fingerprint)
-    folder = _folder(params, setting.name, full_recipe)
+    identity = fingerprint(setting.model, setting.train, params.data.augment, manifest.fingerprint)
+    folder = _folder(params, setting.name, identity)
     with owned(folder):
-        _report_others(folder, full_recipe)
-        write_json(folder / RECIPE, full_recipe)
+        _report_others(folder, identity)
+        write_json(folder / FINGERPRINT, identity)
         (folder / train_worker.ERROR).unlink(missing_ok=True)
         write_text(folder / train_worker.RESERVE, " " * train_worker.RESERVE_BYTES)
-        follower = Follower(folder, params, setting)
+        recorder = ProgressRecorder(folder, params, setting)
         with stopper.training(folder) if stopper else nullcontext():
-            _on_ray(folder, params, setting, follower, stopper)
-        metrics = summary(follower.rows, params, setting, manifest)
+            _on_ray(folder, params, setting, recorder, stopper)
+        metrics = summary(recorder.rows, params, setting, manifest)
         out = params.paths.setting("train", setting.name)
         _write_outputs(folder, out, metrics)
-        tracking.record(follower.run, "train", finished=True)
+        tracking.record(recorder.run, "train", finished=True)
         _remove(folder)
     say(f"{out}: validation error {metrics['validation_error_pct']:.2f}% in {metrics['seconds']:.0f} s")
 
@@ -90,15 +90,17 @@ def summary(
     }
 
 
-def _folder(params: Params, setting: str, full_recipe: dict[str, Any]) -> Path:
+def _folder(params: Params, setting: str, identity: dict[str, Any]) -> Path:
     root = paths.checkout() / params.ray.storage if params.ray.storage else paths.state()
-    digest = hashlib.sha256(json.dumps(full_recipe, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return root.resolve() / "train" / params.study / setting / digest[:12]
 
 
-def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower, stopper: Stopper | None) -> None:
-    """Train on Ray's workers; ``follower`` meanwhile shows and records what they write."""
-    from tasks import ray_cluster  # before the follower's thread imports anything
+def _on_ray(
+    folder: Path, params: Params, setting: Setting, recorder: ProgressRecorder, stopper: Stopper | None
+) -> None:
+    """Train on Ray's workers; ``recorder`` meanwhile shows and records what they write."""
+    from tasks import ray_cluster  # before the recorder's thread imports anything
 
     job = train_worker.Job(
         folder=folder,
@@ -111,36 +113,36 @@ def _on_ray(folder: Path, params: Params, setting: Setting, follower: Follower, 
     )
     paused, error = folder / train_worker.PAUSED, folder / train_worker.ERROR
     try:
-        with follower, ray_cluster.cluster(params.ray):
+        with recorder, ray_cluster.cluster(params.ray):
             failure = ray_cluster.train(train_worker.run, job, params.ray, folder)
             if stopper and stopper.signal and (paused.exists() or failure) and not error.exists():
                 stopper.end()
     except UserError as refusal:  # the cluster is missing or too small, or nothing can be recorded
-        _fail(follower, error.read_text() if error.exists() else str(refusal))
+        _fail(recorder, error.read_text() if error.exists() else str(refusal))
     if error.exists():
-        _fail(follower, error.read_text())
+        _fail(recorder, error.read_text())
     if failure is not None:
-        _fail(follower, f"training {setting.name} failed: {failure}; run it again to resume from the last checkpoint")
+        _fail(recorder, f"training {setting.name} failed: {failure}; run it again to resume from the last checkpoint")
 
 
-def _fail(follower: Follower, report: str) -> NoReturn:
-    if follower.run:
+def _fail(recorder: ProgressRecorder, report: str) -> NoReturn:
+    if recorder.run:
         with suppress(OSError):  # the disk may be full, which then is the failure to report
-            tracking.record_failure(follower.run, follower.folder)
+            tracking.record_failure(recorder.run, recorder.folder)
     if os.environ.get("CONDENSENET_TRACEBACK"):
         say(report)
-    raise UserError(report.partition("\n")[0] or f"training {follower.setting.name} failed")
+    raise UserError(report.partition("\n")[0] or f"training {recorder.setting.name} failed")
 
 
-def _report_others(folder: Path, full_recipe: dict[str, Any]) -> None:
+def _report_others(folder: Path, identity: dict[str, Any]) -> None:
     """Name the interrupted trainings of this setting that used other parameters, data or code."""
-    for path in sorted(folder.parent.glob(f"*/{RECIPE}")):
+    for path in sorted(folder.parent.glob(f"*/{FINGERPRINT}")):
         if path.parent == folder or path.parent.suffix == DONE:
             continue
         if not any((path.parent / train_worker.CHECKPOINTS).glob("*.pt")):
             continue  # it has no checkpoint, so nothing is lost
         with suppress(OSError, ValueError):  # another process may just have finished it
-            different = differences(full_recipe, json.loads(path.read_text()))
+            different = differences(identity, json.loads(path.read_text()))
             say(f"the interrupted training in {path.parent} is not resumed: {different}; it goes on if that is undone")
 
 

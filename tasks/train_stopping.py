@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from condensenet.locks import try_lock
+from condensenet.file_locks import try_lock
 from tasks import train_worker
 from tasks.console import say
 from tasks.outputs import write_text

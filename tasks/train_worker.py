@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
+from condensenet.file_locks import try_lock
 from condensenet.files import is_permanent_write_error
-from condensenet.locks import try_lock
 from tasks import paths
 from tasks.outputs import write_csv, write_text
 
@@ -73,7 +73,7 @@ def run(config: dict[str, Any]) -> None:
         if _is_final(error):
             with suppress(OSError):  # still no space: Ray reports the error
                 (job.folder / RESERVE).unlink(missing_ok=True)
-                write_text(job.folder / ERROR, f"{_one_line(error)}\n{traceback.format_exc()}")
+                write_text(job.folder / ERROR, f"{_message(error)}\n{traceback.format_exc()}")
         raise
     dist.destroy_process_group()
 
@@ -128,12 +128,12 @@ def _is_pause(error: Exception) -> bool:
 
 def _is_final(error: Exception) -> bool:
     """Whether a restart would fail again: bad parameters or data, a diverged loss, a full disk."""
-    from condensenet.training import TrainingStopped
+    from condensenet.training import TrainingFailed
 
-    return isinstance(error, TrainingStopped | ValueError) or is_permanent_write_error(error)
+    return isinstance(error, TrainingFailed | ValueError) or is_permanent_write_error(error)
 
 
-def _one_line(error: Exception) -> str:
+def _message(error: Exception) -> str:
     """The message for the user; never empty."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror

@@ -15,7 +15,7 @@ from condensenet.data import Manifest, PreparedData
 from condensenet.deploy.cost import count_cost
 from condensenet.deploy.export import export_onnx
 from condensenet.deploy.latency.mobilenet import NAME
-from condensenet.deploy.latency.peers import mobilenet_v1
+from condensenet.deploy.latency.mobilenet_torch import mobilenet_v1
 from tasks import locks, outputs, paths
 from tasks import params as parameters
 from tasks.console import say

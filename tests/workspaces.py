@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-STUB = Path(__file__).parent / "pipeline/stub.yaml"
+STUB = Path(__file__).parent / "stub.yaml"
 SERVERS = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
 
 

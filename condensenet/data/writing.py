@@ -23,7 +23,7 @@ import numpy as np
 
 from condensenet.data.manifest import MANIFEST, SPLITS, Encoding, FileEntry, Manifest, fingerprint
 from condensenet.data.prepared import PreparedData
-from condensenet.locks import lock, try_lock
+from condensenet.file_locks import lock, try_lock
 
 
 class SplitWriter:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from condensenet.deploy.onnx_file import DEFAULT_OPSET, INPUT, OUTPUT, check_opset, import_optional, write_onnx
+from condensenet.deploy.onnx_file import INPUT, OUTPUT, import_optional, write_onnx
+from condensenet.deploy.opset import DEFAULT_OPSET, check_opset
 from condensenet.models.shapes import image_shape
 
 

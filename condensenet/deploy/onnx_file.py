@@ -1,4 +1,4 @@
-"""What all ONNX files of this package share: names of input and output, opset, metadata."""
+"""What all ONNX files of this package share: names of input and output, metadata."""
 
 from __future__ import annotations
 
@@ -11,13 +11,6 @@ from typing import Any
 from condensenet.files import write_atomically
 
 INPUT, OUTPUT = "image", "logits"
-DEFAULT_OPSET, OPSETS = 18, range(18, 26)
-
-
-def check_opset(opset: int) -> None:
-    """Raise ``ValueError`` for an opset that no file is written in."""
-    if opset not in OPSETS:
-        raise ValueError(f"{opset=} is not allowed: {OPSETS[0]} to {OPSETS[-1]}")
 
 
 def write_onnx(proto: Any, path: str | Path, metadata: Mapping[str, object], *, infer_shapes: bool = True) -> Path:

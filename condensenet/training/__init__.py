@@ -6,15 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from condensenet.training.history import EpochResult, TrainingPaused, TrainingStopped
+    from condensenet.training.history import EpochResult, TrainingFailed, TrainingPaused
     from condensenet.training.loop import Trainer, fit, kept_pct
     from condensenet.training.optimizer import cosine_learning_rate
 
-_MODULES = {  # imported on first use: ``recipe`` and the exceptions must not wait for torch
+_MODULES = {  # imported on first use: ``fingerprint`` and the exceptions must not wait for torch
     "EpochResult": "history",
     "Trainer": "loop",
     "TrainingPaused": "history",
-    "TrainingStopped": "history",
+    "TrainingFailed": "history",
     "cosine_learning_rate": "optimizer",
     "fit": "loop",
     "kept_pct": "loop",

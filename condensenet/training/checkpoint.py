@@ -1,86 +1,62 @@
-"""Checkpoint files of a training in progress: written atomically and verified when they are read.
+"""What a checkpoint holds and when it may be resumed; the trainer's own part is ``Trainer.state_dict``.
 
-What they hold is defined in ``state.py`` and ``Trainer.state_dict``.
-
-A folder holds the last two, ``checkpoint-<step>-<checksum>.pt``, where the checksum is the start of the file's sha256.
-They hold tensors and plain data, never code, so ``torch.load(path, weights_only=True)`` reads them.
+A checkpoint is ``{"fingerprint", "environment", "trainer"}``. It is refused if the fingerprint differs; in another
+environment it is resumed with a warning, because the weights may differ in their last bits.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
-import re
-import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from condensenet.files import write_atomically
-from condensenet.models.storage import parse_plain
-
-KEPT = 2  # if the newest one is damaged, training falls back to the one before
-CHECKSUM_LENGTH = 16
-NAME = re.compile(rf"checkpoint-(\d+)-([0-9a-f]{{{CHECKSUM_LENGTH}}})\.pt")
+from condensenet.files import is_permanent_write_error
+from condensenet.models import kernels
+from condensenet.training import checkpoint_files, distributed
+from condensenet.training.fingerprint import differences
+from condensenet.training.history import TrainingFailed
 
 log = logging.getLogger(__name__)
 
 
-def save(folder: Path, step: int, content: dict[str, Any]) -> Path:
-    """Write the checkpoint of ``step`` and remove all but the last two. ``OSError`` (disk full) leaves the old ones."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    data = buffer.getvalue()
-    path = folder / f"checkpoint-{step:08d}-{_checksum(data)}.pt"
-    write_atomically(path, data)
-    for old in _newest_first(folder)[KEPT:]:
-        _try_to_remove(old)
-    for partial in folder.glob(".checkpoint-*.tmp"):  # left by a killed process: a folder has only one writer
-        _try_to_remove(partial)
-    return path
+def save(folder: Path, fingerprint: dict[str, Any], device: torch.device, trainer: dict[str, Any]) -> None:
+    """Write a checkpoint with the trainer's state; raises ``TrainingFailed`` if the disk is full or read-only."""
+    content = {"fingerprint": fingerprint, "environment": environment(device), "trainer": trainer}
+    try:
+        checkpoint_files.save(folder, trainer["step"], content)
+    except OSError as error:
+        if not is_permanent_write_error(error):
+            raise
+        raise TrainingFailed(
+            f"the checkpoint of step {trainer['step']} cannot be written to {folder}: {error.strerror}; "
+            "earlier checkpoints are kept"
+        ) from error
 
 
-def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest intact checkpoint, or None. Damaged ones are skipped, each with a warning."""
-    paths = _newest_first(folder)
-    for path in paths:
-        try:
-            return _load(path)
-        except (OSError, ValueError) as error:
-            fallback = "there is no other, so training starts over" if path == paths[-1] else "using the one before"
-            log.warning("checkpoint %s is damaged (%s): %s", path.name, _first_line(error), fallback)
-            with suppress(OSError):
-                path.replace(path.with_suffix(f".{uuid.uuid4().hex[:8]}.damaged"))  # so that it does not count as kept
-    return None
+def load(folder: Path | None, fingerprint: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
+    """The trainer's state from the newest intact checkpoint, which rank 0 reads for all ranks; None if there is none.
+
+    Raises ``ValueError`` on every rank if the checkpoint was made under another fingerprint.
+    """
+    newest = checkpoint_files.load_newest(folder) if folder is not None and distributed.rank() == 0 else None
+    saved = distributed.broadcast_object(newest)
+    if saved is None:
+        return None
+    if different := differences(fingerprint, saved.get("fingerprint", {})):
+        raise ValueError(f"{folder} holds a training with other parameters, data or code: {different}")
+    if different := differences(environment(device), saved["environment"]):
+        log.warning("the weights may differ from those of an uninterrupted training: %s", different)
+    return saved["trainer"]
 
 
-def _try_to_remove(path: Path) -> None:
-    with suppress(OSError):  # a leftover file is no reason to stop training
-        path.unlink()
-
-
-def _load(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
-    match = NAME.fullmatch(path.name)
-    if match is None or _checksum(data) != match[2]:
-        raise ValueError("its checksum differs")
-    content = parse_plain(data, path.name)
-    if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}")
-    return content
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    steps = {path: int(match[1]) for path in folder.glob("checkpoint-*.pt") if (match := NAME.fullmatch(path.name))}
-    return sorted(steps, key=lambda path: steps[path], reverse=True)
-
-
-def _checksum(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:CHECKSUM_LENGTH]
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def environment(device: torch.device) -> dict[str, Any]:
+    """What may change between two runs of one training, but not without changing the last bits of its weights."""
+    return {
+        "processes": distributed.world_size(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "torch": str(torch.__version__),
+        "kernels": device.type == "cpu" and kernels.available(),
+    }

@@ -21,7 +21,7 @@ class EpochResult:
     seconds: float  # including the evaluation
 
 
-class TrainingStopped(Exception):
+class TrainingFailed(Exception):
     """Training cannot continue, for the reason given in one line. The last good checkpoint is kept."""
 
 

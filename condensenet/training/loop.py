@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +29,7 @@ from condensenet.data import PreparedData, steps_per_epoch, train_batches
 from condensenet.data.resident import split_for_device
 from condensenet.models.condensenet import CondenseNet, group_lasso
 from condensenet.models.condensing import condensing_stage
-from condensenet.training import distributed, state
+from condensenet.training import checkpoint, distributed
 from condensenet.training.cuda_graph import CudaGraphRunner, batches_counted_together
 from condensenet.training.evaluation import (
     StopRequested,
@@ -39,9 +39,9 @@ from condensenet.training.evaluation import (
     model_to_device,
     to_device,
 )
-from condensenet.training.history import EpochResult, TrainingPaused, TrainingStopped
+from condensenet.training.fingerprint import fingerprint
+from condensenet.training.history import EpochResult, TrainingFailed, TrainingPaused
 from condensenet.training.optimizer import NesterovSGD, cosine_learning_rate
-from condensenet.training.recipe import recipe
 
 GPU_STOP_INTERVAL = 16  # steps between checks whether another rank was asked to stop: a check waits for the GPU
 
@@ -64,7 +64,7 @@ def fit(
     for this training alone; if it holds a checkpoint, training resumes from it. ``stop`` is called after every step on
     every rank that has one, so it should be cheap; once it returns true, all ranks save and raise ``TrainingPaused``
     after the same step. Raises ``ValueError`` if the folder belongs to another training (other parameters, data or
-    code), and ``TrainingStopped`` if the loss is no longer finite or the disk is full.
+    code), and ``TrainingFailed`` if the loss is no longer finite or the disk is full.
     """
     trainer = Trainer(model, data, augment, config, checkpoints, torch.device(device), stop)
     trainer.resume()
@@ -94,7 +94,7 @@ class Trainer:
         data.manifest.check_model(model.config)
         self.augment, self.config, self.device = augment, config, device
         self.checkpoints, self.stop = checkpoints, stop
-        self.recipe = recipe(model.config, config, augment, data.manifest.fingerprint)
+        self.fingerprint = fingerprint(model.config, config, augment, data.manifest.fingerprint)
         self.model = model_to_device(model, device)
         self.forward = model if config.compile == "none" else torch.compile(model, mode=config.compile)
         self.graph_runner = CudaGraphRunner(enabled=device.type == "cuda") if config.cuda_graph else None
@@ -256,7 +256,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Continue from the newest intact checkpoint; if there is none, start from rank 0's weights."""
-        saved = state.load(self.checkpoints, self.recipe, self.device)
+        saved = checkpoint.load(self.checkpoints, self.fingerprint, self.device)
         if saved is None:
             distributed.broadcast_(self.model.state_dict().values())
             return
@@ -264,10 +264,10 @@ class Trainer:
         log.info("resumed after step %d (epoch %d)", self.step, self.epoch + 1)
 
     def save(self) -> None:
-        """Write a checkpoint, on rank 0 alone. Raises ``TrainingStopped`` if the state is not finite, on all ranks."""
+        """Write a checkpoint, on rank 0 alone. Raises ``TrainingFailed`` if the state is not finite, on all ranks."""
         self._check_finite()
         if self.checkpoints is not None and distributed.rank() == 0:
-            state.save(self.checkpoints, self.recipe, self.device, self.state_dict())
+            checkpoint.save(self.checkpoints, self.fingerprint, self.device, self.state_dict())
 
     def _accumulate(self, loss_and_error: Tensor) -> None:
         """Sum on the device: reading a value here would make every step wait for the GPU."""
@@ -277,10 +277,10 @@ class Trainer:
 
     def _check_finite(self) -> None:
         tensors = [*self.model.parameters(), *self.running_statistics, *self.optimizer.velocities]
-        became_bad = (self.first_bad_step < 0) & ~state.all_finite(tensors)
+        became_bad = (self.first_bad_step < 0) & ~_all_finite(tensors)
         step = int(torch.where(became_bad, self.step, self.first_bad_step))
         if step >= 0:
-            raise TrainingStopped(
+            raise TrainingFailed(
                 f"the loss is not finite at step {step} (epoch {step // self.steps_per_epoch + 1}) "
                 f"with learning_rate={self.config.learning_rate}"
             )
@@ -304,6 +304,11 @@ def kept_pct(model: CondenseNet) -> float:
     layers = list(model.learned_layers())
     kept = sum(layer.full_weight.numel() * (1 - layer.num_dropped / layer.in_channels) for layer in layers)
     return 100 * kept / sum(layer.full_weight.numel() for layer in layers)
+
+
+def _all_finite(tensors: Iterable[Tensor]) -> Tensor:
+    """Whether every value of every tensor is finite: a boolean scalar on their device."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).isfinite().all()
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

@@ -15,7 +15,7 @@ from tasks.report.figures import saving
 from tasks.report.figures.saving import ReportFigure
 from tasks.report.published import Published
 from tasks.report.results import Study
-from tasks.report.tables.headline import comparison
+from tasks.report.tables.overview import comparison
 from tasks.report.tables.provenance import data_facts
 from tasks.report.tables.sections import report_tables
 

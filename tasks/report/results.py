@@ -11,7 +11,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks import headline, outputs, paths
+from tasks import headline_metrics, outputs, paths
 from tasks.errors import UserError
 from tasks.params import Params, Setting
 
@@ -64,10 +64,10 @@ class SettingResult:
     def metrics(self) -> dict[str, float]:
         """The headline figures, as MLflow has them; what was not measured is left out."""
         return {
-            **headline.cost_metrics(self.cost or {}),
-            **headline.export_metrics(self.export or {}),
-            **headline.evaluation_metrics(self.evaluation or {}),
-            **headline.latency_metrics(self.latency or {}),
+            **headline_metrics.cost_metrics(self.cost or {}),
+            **headline_metrics.export_metrics(self.export or {}),
+            **headline_metrics.evaluation_metrics(self.evaluation or {}),
+            **headline_metrics.latency_metrics(self.latency or {}),
         }
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tasks.console import say
-from tasks.errors import UserError
+from tasks.errors import UserError, first_line
 from tasks.params import DataParams
 from tasks.sources.base import Part, Source, check_labels, data_path
 
@@ -61,7 +61,7 @@ def _open(path: Path) -> Any:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged or not a Parquet file: {_first_line(error)}") from None
+        raise UserError(f"{path} is damaged or not a Parquet file: {first_line(error)}") from None
     schema = file.schema_arrow
     names = schema.names
     if "image" not in names or not pa.types.is_struct(schema.field("image").type):
@@ -98,7 +98,7 @@ def _labels(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     try:
         column = file.read(columns=["label"]).column("label")
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged: {_first_line(error)}") from None
+        raise UserError(f"{path} is damaged: {first_line(error)}") from None
     if column.null_count:
         raise UserError(f"{path}: {column.null_count} rows have no label")
     labels = column.to_numpy().astype(np.int64)
@@ -121,8 +121,4 @@ def _rows(path: Path) -> Iterator[dict[str, Any] | None]:
         for batch in file.iter_batches(ROWS_AT_A_TIME, columns=["image"]):
             yield from batch.column(0).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].strip()
+        raise UserError(f"{path} is damaged: {first_line(error)}") from None

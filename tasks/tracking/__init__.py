@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condensenet.files import write_atomically
-from tasks import headline, paths
-from tasks.headline import final_metrics
+from tasks import outputs, paths
+from tasks.headline_metrics import final_metrics
 from tasks.tracking import desired, snapshots
 from tasks.tracking.desired import dvc_tags
 from tasks.tracking.reconcile import is_unreachable, upload
@@ -47,7 +47,7 @@ def start_execution(training: Path, params: Params, setting: Setting) -> dict[st
     The file is written first: whatever is killed later, the execution keeps its name and has one MLflow run, which
     gets the parameters, the commit, the dataset and from now on every epoch in the folder's ``history.csv``.
     """
-    run = headline.read(training / paths.RUN)
+    run = outputs.read_json_or_empty(training / paths.RUN)
     if not run:
         run = _new_run(params, setting)
         _write_run(training, run)

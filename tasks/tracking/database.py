@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from condensenet import locks
+from condensenet import file_locks
 from tasks.tracking.address import SQLITE
 
 
@@ -27,7 +27,7 @@ def create(file: Path, migrate: Callable[[str], object]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(file.parent, os.O_RDONLY)
     try:
-        locks.lock(folder)  # one maker at a time
+        file_locks.lock(folder)  # one maker at a time
         prefix = f"{file.name}.making-"
         for left in file.parent.glob(f"{prefix}*"):  # by a maker that was killed
             left.unlink()

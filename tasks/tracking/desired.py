@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tasks import headline, paths
+from tasks import headline_metrics, paths
 from tasks.colours import SERIES
-from tasks.outputs import read_csv
+from tasks.outputs import read_csv, read_json_or_empty
 
 if TYPE_CHECKING:  # importing them imports torch, which uploading does not need
     from tasks.params import Params, Setting
@@ -144,10 +144,10 @@ def onnx_model(run: Mapping[str, Any], workspace: Path = Path()) -> Path | None:
 def figures(run: Mapping[str, Any], stage: str, workspace: Path = Path()) -> dict[str, float]:
     """The figures of the trained model in the outputs of a stage."""
     if stage != "train":
-        return headline.stage_metrics(run["study"], run["setting"], stage, workspace)
+        return headline_metrics.stage_metrics(run["study"], run["setting"], stage, workspace)
     folder = workspace / paths.StudyPaths(run["study"]).setting(stage, run["setting"])
-    metrics = headline.read(folder / paths.METRICS)
-    return headline.numbers(
+    metrics = read_json_or_empty(folder / paths.METRICS)
+    return headline_metrics.numbers(
         {"train_seconds": metrics.get("seconds"), "images_per_second": metrics.get("images_per_second")}
     )
 
@@ -160,7 +160,7 @@ def epochs(history: Path, started_at: object) -> dict[int, list[Point]]:
         return {}
     time_ms, points = milliseconds(started_at), {}
     for row in rows:
-        numbers = headline.numbers(row)
+        numbers = headline_metrics.numbers(row)
         time_ms += round(1000 * numbers.get("seconds", 0.0))
         step = int(numbers.pop("epoch", 0))
         points[step] = [(name, value, step, time_ms) for name, value in numbers.items()]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import paths
+from tasks.errors import first_line
 from tasks.tracking import address, database, desired, snapshots, view
 from tasks.tracking.address import URI, Rejected, UnknownRun, Unreachable
 from tasks.tracking.snapshots import Snapshot
@@ -47,7 +48,7 @@ class Store:
                 database.create(file, lambda draft: mlflow.MlflowClient(draft).search_experiments(max_results=1))
             self._client = mlflow.MlflowClient(uri)
         except Exception as error:  # whatever a store's driver raises: the work must go on
-            raise Unreachable(database.advice(uri, _first_line(error))) from error
+            raise Unreachable(database.advice(uri, first_line(error))) from error
 
     def experiments(self) -> dict[str, str]:
         """Name -> id of the experiments of studies."""
@@ -59,7 +60,7 @@ class Store:
         try:
             return self._find_run(run) is not None
         except Exception as error:
-            raise Unreachable(_first_line(error)) from error
+            raise Unreachable(first_line(error)) from error
 
     def apply(self, snapshot: Snapshot, folder: Path) -> str:
         """Make the run hold what ``snapshot``, in ``folder``, does; returns its id.
@@ -73,13 +74,13 @@ class Store:
             return self._apply(snapshot, folder)
         except MlflowException as error:
             kind = Rejected if error.error_code in REJECTIONS else Unreachable
-            raise kind(_first_line(error)) from error
+            raise kind(first_line(error)) from error
         except (OSError, SQLAlchemyError) as error:
-            raise Unreachable(_first_line(error)) from error
+            raise Unreachable(first_line(error)) from error
         except UnknownRun:
             raise
         except Exception as error:  # not the store's fault; the stage must not fail for it, and it must be seen
-            raise Rejected(f"{type(error).__name__}: {_first_line(error)}") from error
+            raise Rejected(f"{type(error).__name__}: {first_line(error)}") from error
 
     def _apply(self, snapshot: Snapshot, folder: Path) -> str:
         run = self._find_run(snapshot.run)
@@ -240,7 +241,3 @@ class Store:
 
 def _batches(items: Sequence[Any], size: int = BATCH) -> list[Sequence[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

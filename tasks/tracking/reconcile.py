@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import headline, paths
+from tasks import outputs, paths
 from tasks.console import say
 from tasks.errors import UserError
 from tasks.tracking import address, desired, snapshots, view
@@ -61,7 +61,7 @@ def upload(wait_s: float = 0.0, ended: threading.Event | None = None) -> None:
 
 def upload_everything(wait_s: float = 600.0) -> str:
     """What ``python -m tasks.track`` does; returns what to print. Raises ``UserError`` if the store is unavailable."""
-    with _one_line():
+    with _store_errors():
         uploaded = _upload_pending(wait_s)
     snapshots.tidy()
     return f"{_count(uploaded)} uploaded to {_where()}"
@@ -69,7 +69,7 @@ def upload_everything(wait_s: float = 600.0) -> str:
 
 def restore_everything() -> str:
     """Make a run for every execution in ``out/`` that the store does not know; returns what to print."""
-    with _one_line():
+    with _store_errors():
         _upload_pending(wait_s=600.0)  # else what waits would be restored
         store = _store()
         unknown = [run for run in executions() if not store.has_run(run)]
@@ -82,13 +82,13 @@ def restore_everything() -> str:
 
 def links(base: str) -> list[str]:
     """A line for every study in the store: where the UI at ``base`` compares its settings."""
-    with _one_line():
+    with _store_errors():
         experiments = _store().experiments()
     return [f"{study}: {view.link(base, number)}" for study, number in sorted(experiments.items())]
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def _store_errors() -> Iterator[None]:
     """A store that is unavailable, as a ``UserError``."""
     try:
         yield
@@ -100,7 +100,7 @@ def _one_line() -> Iterator[None]:
 def executions() -> Iterator[dict[str, Any]]:
     """The content of every ``run.json`` in this workspace."""
     for file in sorted(Path().glob(str(paths.StudyPaths("*").setting("train", "*") / paths.RUN))):
-        run = headline.read(file)
+        run = outputs.read_json_or_empty(file)
         if {"execution_id", "study", "setting", "started_at"} <= run.keys():
             yield run
 
@@ -131,7 +131,7 @@ def restore(run: Mapping[str, Any], workspace: Path, before_ms: int | None = Non
 
 def _holds(workspace: Path, run: Mapping[str, Any]) -> bool:
     folder = workspace / paths.StudyPaths(run["study"]).setting("train", run["setting"])
-    return headline.read(folder / paths.RUN).get("execution_id") == run["execution_id"]
+    return outputs.read_json_or_empty(folder / paths.RUN).get("execution_id") == run["execution_id"]
 
 
 def _upload_pending(wait_s: float, ended: threading.Event | None = None) -> int:

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from condensenet.file_locks import try_lock
 from condensenet.files import write_atomically
-from condensenet.locks import try_lock
 from tasks import paths
 from tasks.tracking.address import Rejected
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from condensenet import locks
+from condensenet import file_locks
 
 CPU = "cortex-a72"  # of the Raspberry Pi 4; ARMv8.0 without dot products, the minimum of 64-bit boards
 QEMU, GCC = "qemu-aarch64-static", "aarch64-linux-gnu-gcc"
@@ -156,7 +156,7 @@ def _made(folder: Path, make) -> Path:  # type: ignore[no-untyped-def]
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
-        locks.lock(file)
+        file_locks.lock(file)
         yield
 
 

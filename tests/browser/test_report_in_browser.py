@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,6 @@ def browser() -> str:
 
 @pytest.fixture(scope="module")
 def page(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sys.path.insert(0, str(checkout / "tests" / "pipeline"))
     from report_outputs import digits, write_study
 
     from tasks import paths

@@ -21,7 +21,7 @@ from training_example import AUGMENT, TRAIN, bits, new_model, without_time
 from condensenet import ModelConfig, files
 from condensenet.data import PreparedData
 from condensenet.models.condensenet import CondenseNet
-from condensenet.training import distributed, loop, state
+from condensenet.training import checkpoint, distributed, loop
 
 CONFIG = replace(TRAIN, epochs=12)
 STEPS_PER_EPOCH = 5
@@ -86,14 +86,14 @@ def die() -> None:
 
 def _lie_in_wait(moment: Moment) -> None:
     if moment.place in WRITING:
-        save = state.checkpoint.save
+        save = checkpoint.checkpoint_files.save
 
         def deadly_save(folder: Path, step: int, content: dict[str, Any]) -> Path:
             if step == moment.step:
                 _spoil_writing(moment.place)
             return save(folder, step, content)
 
-        state.checkpoint.save = deadly_save
+        checkpoint.checkpoint_files.save = deadly_save
         return
     owner, name, after = {
         "in the evaluation": (loop, "evaluate", False),

@@ -28,12 +28,12 @@ from condensenet.data import PreparedData
 from condensenet.training import fit
 from tasks import params
 
-in_force = params.load()
-setting = in_force.settings["{SETTING}"]
-torch.set_num_threads(in_force.ray.threads_per_worker)
+params_in_use = params.load()
+setting = params_in_use.settings["{SETTING}"]
+torch.set_num_threads(params_in_use.ray.threads_per_worker)
 torch.manual_seed(setting.train.seed)
 model = CondenseNet(setting.model)
-list(fit(model, PreparedData(in_force.paths.data), in_force.data.augment, setting.train))
+list(fit(model, PreparedData(params_in_use.paths.data), params_in_use.data.augment, setting.train))
 torch.save(model.state_dict(), "undisturbed.pt")
 """
 

@@ -22,7 +22,7 @@ import yaml
 from tracking_server import Server
 from training_example import write_stripes
 
-from condensenet.training import checkpoint
+from condensenet.training import checkpoint_files
 from tasks import train_worker
 from tasks.params import parse
 
@@ -83,7 +83,7 @@ class Checkout:
     @property
     def state(self) -> Path | None:
         """The folder of the training in progress."""
-        found = list((self.root / "state/train/stripes" / SETTING).glob("*/recipe.json"))
+        found = list((self.root / "state/train/stripes" / SETTING).glob("*/fingerprint.json"))
         return found[0].parent if found else None
 
     @property
@@ -252,7 +252,7 @@ def fill_the_disk(folder: Checkout) -> None:
     )
     assert told is not None, output
     assert "Traceback" not in output
-    whole = checkpoint.load_newest(folder.state / "checkpoints")
+    whole = checkpoint_files.load_newest(folder.state / "checkpoints")
     assert whole["trainer"]["step"] == folder.newest_step < int(told[1])
 
 

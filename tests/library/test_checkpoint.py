@@ -11,7 +11,7 @@ import pickle
 import pytest
 import torch
 
-from condensenet.training import checkpoint
+from condensenet.training import checkpoint_files
 
 
 def content(step: int) -> dict:
@@ -28,20 +28,20 @@ def newest(folder):
 
 def test_newest_comes_back_and_two_are_kept(tmp_path):
     for step in (3, 20, 100):
-        checkpoint.save(tmp_path, step, content(step))
+        checkpoint_files.save(tmp_path, step, content(step))
     assert names(tmp_path) == ["00000020", "00000100"]
-    loaded = checkpoint.load_newest(tmp_path)
+    loaded = checkpoint_files.load_newest(tmp_path)
     assert loaded["step"] == 100
     assert torch.equal(loaded["weights"], torch.full((3,), 100.0))
 
 
 def test_nothing_there(tmp_path):
-    assert checkpoint.load_newest(tmp_path) is None
-    assert checkpoint.load_newest(tmp_path / "missing") is None
+    assert checkpoint_files.load_newest(tmp_path) is None
+    assert checkpoint_files.load_newest(tmp_path / "missing") is None
 
 
 def test_name_carries_the_checksum(tmp_path):
-    path = checkpoint.save(tmp_path, 7, content(7))
+    path = checkpoint_files.save(tmp_path, 7, content(7))
     assert path.stem.split("-")[2] == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
@@ -81,36 +81,36 @@ def link_to_nowhere(path):
     "damage", [truncate, empty, flip_a_bit, fill_with_zeros, append, put_a_folder_there, link_to_nowhere]
 )
 def test_damaged_newest_falls_back_to_the_one_before_and_says_so(damage, tmp_path, caplog):
-    checkpoint.save(tmp_path, 10, content(10))
-    checkpoint.save(tmp_path, 20, content(20))
+    checkpoint_files.save(tmp_path, 10, content(10))
+    checkpoint_files.save(tmp_path, 20, content(20))
     damaged = newest(tmp_path)
     damage(damaged)
-    assert checkpoint.load_newest(tmp_path)["step"] == 10
+    assert checkpoint_files.load_newest(tmp_path)["step"] == 10
     assert damaged.name in caplog.text
     assert "using the one before" in caplog.text
-    checkpoint.save(tmp_path, 20, content(20))  # the damaged one is not counted among those that are kept
+    checkpoint_files.save(tmp_path, 20, content(20))  # the damaged one is not counted among those that are kept
     assert names(tmp_path) == ["00000010", "00000020"]
-    assert checkpoint.load_newest(tmp_path)["step"] == 20
+    assert checkpoint_files.load_newest(tmp_path)["step"] == 20
 
 
 @pytest.mark.parametrize("damage", [truncate, put_a_folder_there])
 def test_all_damaged_is_none_and_said(damage, tmp_path, caplog):
     for _ in range(2):  # a second time the names of what was put aside are taken
         for step in (10, 20):
-            damage(checkpoint.save(tmp_path, step, content(step)))
-        assert checkpoint.load_newest(tmp_path) is None
+            damage(checkpoint_files.save(tmp_path, step, content(step)))
+        assert checkpoint_files.load_newest(tmp_path) is None
     assert caplog.text.count("using the one before") == 2
     assert caplog.text.count("there is no other, so training starts over") == 2
     for step in (5, 6, 7):
-        checkpoint.save(tmp_path, step, content(step))
+        checkpoint_files.save(tmp_path, step, content(step))
     assert names(tmp_path) == ["00000006", "00000007"]
 
 
 def test_a_folder_named_as_an_old_checkpoint_is_in_nobodys_way(tmp_path):
-    put_a_folder_there(checkpoint.save(tmp_path, 10, content(10)))
+    put_a_folder_there(checkpoint_files.save(tmp_path, 10, content(10)))
     for step in (20, 30, 40):
-        checkpoint.save(tmp_path, step, content(step))
-    assert checkpoint.load_newest(tmp_path)["step"] == 40
+        checkpoint_files.save(tmp_path, step, content(step))
+    assert checkpoint_files.load_newest(tmp_path)["step"] == 40
 
 
 class Code:
@@ -122,7 +122,7 @@ class Code:
 def test_code_is_refused(how, tmp_path, monkeypatch, caplog):
     """A file with the right checksum whose pickle would run something."""
     monkeypatch.chdir(tmp_path)
-    checkpoint.save(tmp_path, 10, content(10))
+    checkpoint_files.save(tmp_path, 10, content(10))
     buffer = io.BytesIO()
     if how == "torch":
         torch.save({"step": 20, "weights": Code()}, buffer)
@@ -130,28 +130,28 @@ def test_code_is_refused(how, tmp_path, monkeypatch, caplog):
         pickle.dump({"step": 20, "weights": Code()}, buffer)
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
     (tmp_path / f"checkpoint-00000020-{digest}.pt").write_bytes(buffer.getvalue())
-    assert checkpoint.load_newest(tmp_path)["step"] == 10
+    assert checkpoint_files.load_newest(tmp_path)["step"] == 10
     assert not (tmp_path / "was-run").exists()
     messages = {"torch": "contains code", "pickle": "is not a file of plain tensors"}
     assert messages[how] in caplog.text
 
 
 def test_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch):
-    checkpoint.save(tmp_path, 10, content(10))
+    checkpoint_files.save(tmp_path, 10, content(10))
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(tmp_path, 20, content(20))
+        checkpoint_files.save(tmp_path, 20, content(20))
     assert names(tmp_path) == ["00000010"]
-    assert checkpoint.load_newest(tmp_path)["step"] == 10
+    assert checkpoint_files.load_newest(tmp_path)["step"] == 10
     assert [path for path in tmp_path.iterdir() if path.suffix != ".pt"] == []
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     left = tmp_path / ".checkpoint-00000010-0123456789abcdef.pt.4711.tmp"
     left.write_bytes(b"half")
-    checkpoint.save(tmp_path, 10, content(10))
+    checkpoint_files.save(tmp_path, 10, content(10))
     assert not left.exists()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from condensenet import CondenseNet, Cost, ModelConfig, convert, count_cost, presets
-from condensenet.deploy.latency.peers import mobilenet_v1
+from condensenet.deploy.latency.mobilenet_torch import mobilenet_v1
 
 # (preset, image size, paper's FLOPs, parameters), the authors' counter to the digit.
 TABLE = [

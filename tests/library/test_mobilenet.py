@@ -15,7 +15,7 @@ from torch import nn
 from condensenet.deploy.cost import count_cost
 from condensenet.deploy.latency.measure import input_shape
 from condensenet.deploy.latency.mobilenet import convolutions, random_weights, write_mobilenet_v1
-from condensenet.deploy.latency.peers import mobilenet_v1
+from condensenet.deploy.latency.mobilenet_torch import mobilenet_v1
 from condensenet.deploy.runtime import open_session
 
 onnx = pytest.importorskip("onnx")

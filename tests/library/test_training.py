@@ -17,14 +17,14 @@ from condensenet import CondenseNet
 from condensenet.config import TrainConfig
 from condensenet.data import PreparedData
 from condensenet.training import (
+    TrainingFailed,
     TrainingPaused,
-    TrainingStopped,
-    checkpoint,
+    checkpoint_files,
     cosine_learning_rate,
+    fingerprint,
     fit,
     kept_pct,
     loop,
-    recipe,
 )
 from condensenet.training.evaluation import evaluate
 from condensenet.training.optimizer import NesterovSGD
@@ -157,7 +157,7 @@ def test_told_to_stop_it_saves_the_last_step_and_goes_on_from_there(call, step, 
     with pytest.raises(TrainingPaused, match=rf"^paused after step {step} of 20$") as paused:
         list(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path, stop=at_call(call)))
     assert paused.value.step == step
-    assert checkpoint.load_newest(tmp_path)["trainer"]["step"] == step
+    assert checkpoint_files.load_newest(tmp_path)["trainer"]["step"] == step
     model = new_model()
     history = list(fit(model, data, AUGMENT, TRAIN, checkpoints=tmp_path))
     assert bits(model) == uninterrupted[0]
@@ -221,8 +221,8 @@ def test_resume_under_other_parameters_is_refused_with_the_difference(data, tmp_
 
 def test_resume_under_other_code_is_refused_with_the_file(data, tmp_path, monkeypatch):
     next(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
-    code = {**recipe.training_code(), "code.models/layers.py": "0123456789ab"}
-    monkeypatch.setattr(recipe, "training_code", lambda: code)
+    code = {**fingerprint.training_code(), "code.models/layers.py": "0123456789ab"}
+    monkeypatch.setattr(fingerprint, "training_code", lambda: code)
     with pytest.raises(ValueError, match=r"code: code\.models/layers\.py was '[0-9a-f]{12}', is '0123456789ab'$"):
         next(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
 
@@ -251,8 +251,8 @@ def test_compiled_code_serves_all_condensing_stages(data, monkeypatch):
 def test_the_code_that_counts_is_all_that_trains_and_nothing_that_deploys(checkout):
     root = checkout / "condensenet"
     sources = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix in (".py", ".c", ".h")}
-    counted = {name.removeprefix("code.") for name in recipe.training_code()}
-    beside = {"__init__.py", "files.py", "locks.py", "machine.py"}
+    counted = {name.removeprefix("code.") for name in fingerprint.training_code()}
+    beside = {"__init__.py", "files.py", "file_locks.py", "machine.py"}
     assert sources - counted == {name for name in sources if name.startswith(("deploy/", "interop/"))} | beside
     assert counted >= {
         "training/loop.py",
@@ -277,7 +277,7 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data, 
         original(self, images * float("nan") if self.step == 7 else images, labels)
 
     monkeypatch.setattr(loop.Trainer, "train_step", train_step)
-    with pytest.raises(TrainingStopped, match=r"not finite at step 7 \(epoch 2\)"):
+    with pytest.raises(TrainingFailed, match=r"not finite at step 7 \(epoch 2\)"):
         list(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=tmp_path))
     assert [path.name.split("-")[1] for path in sorted(tmp_path.glob("*.pt"))] == ["00000005", "00000006"]
 
@@ -290,7 +290,7 @@ def test_no_checkpoint_holds_what_is_not_finite(what, data, tmp_path):
     tensors = {"parameters": list(trainer.model.parameters()), "statistics": trainer.running_statistics}
     with torch.no_grad():
         tensors.get(what, trainer.optimizer.velocities)[-1].view(-1)[-1] = float("inf")
-    with pytest.raises(TrainingStopped, match=r"not finite at step 1 \(epoch 1\)"):
+    with pytest.raises(TrainingFailed, match=r"not finite at step 1 \(epoch 1\)"):
         trainer.save()
     assert list(tmp_path.iterdir()) == []
 

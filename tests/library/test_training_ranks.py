@@ -14,7 +14,7 @@ import torch.distributed as dist
 from training_example import AUGMENT, TRAIN, bits, new_model, without_time, write_stripes
 
 from condensenet.data import PreparedData
-from condensenet.training import Trainer, TrainingPaused, TrainingStopped, checkpoint, distributed, fit
+from condensenet.training import Trainer, TrainingFailed, TrainingPaused, checkpoint_files, distributed, fit
 
 WORLD_SIZE = 2
 
@@ -137,7 +137,7 @@ def nan_on_one_rank(data: Path, checkpoints: Path, rank: int) -> dict:
     error = None
     try:
         list(fit(new_model(), PreparedData(data), AUGMENT, TRAIN, checkpoints=checkpoints))
-    except TrainingStopped as stopped:
+    except TrainingFailed as stopped:
         error = str(stopped)
     return {"error": error, "left": sorted(path.name.split("-")[1] for path in checkpoints.glob("*.pt"))}
 
@@ -206,7 +206,7 @@ def test_masks_that_differ_are_noticed_on_every_rank(results):
 
 def test_loss_that_is_not_finite_stops_every_rank(results):
     for result in results["diverging"]:
-        assert result["error"].startswith("TrainingStopped: the loss is not finite at step")
+        assert result["error"].startswith("TrainingFailed: the loss is not finite at step")
 
 
 def test_nan_on_one_rank_stops_both_and_reaches_no_checkpoint(results):
@@ -232,11 +232,11 @@ def one_thread():
 def test_resume_with_fewer_processes_goes_on_and_says_that_it_is_not_exact(tmp_path, caplog, one_thread):
     data, checkpoints = write_stripes(tmp_path / "data"), tmp_path / "checkpoints"
     next(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=checkpoints))
-    content = checkpoint.load_newest(checkpoints)
+    content = checkpoint_files.load_newest(checkpoints)
     for path in checkpoints.glob("*.pt"):
         path.unlink()
     environment = {**content["environment"], "processes": 2}
-    checkpoint.save(checkpoints, content["trainer"]["step"], {**content, "environment": environment})
+    checkpoint_files.save(checkpoints, content["trainer"]["step"], {**content, "environment": environment})
     history = list(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=checkpoints))
     assert [row.epoch for row in history] == [1, 2, 3, 4]
     assert "the weights may differ from those of an uninterrupted training: processes was 2, is 1" in caplog.text

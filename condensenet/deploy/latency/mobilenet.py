@@ -1,6 +1,6 @@
 """MobileNetV1 as an ONNX file, written with NumPy alone: the reference model on machines without torch and onnx.
 
-It is the network of ``mobilenet_v1`` in ``peers`` (a test compares the logits) with batch norms folded. Its weights
+It is the network of ``mobilenet_torch.mobilenet_v1`` (a test compares the logits) with batch norms folded. Its weights
 are random, because latency does not depend on them. So the reference model is part of the code and fits any input size,
 and only the model to be timed has to be copied to a device. The file is encoded by hand, as onnx.proto prescribes.
 """

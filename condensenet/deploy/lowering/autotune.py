@@ -21,7 +21,8 @@ from condensenet.deploy.lowering.reading import read_for_size
 from condensenet.deploy.lowering.timing import this_machine, time_in_turn
 from condensenet.deploy.lowering.timing_cache import TimingCache
 from condensenet.deploy.lowering.workloads import Variants, Workload, valid_variants, workloads
-from condensenet.deploy.onnx_file import DEFAULT_OPSET, INPUT
+from condensenet.deploy.onnx_file import INPUT
+from condensenet.deploy.opset import DEFAULT_OPSET
 from condensenet.machine import usable_cores
 from condensenet.models.condensenet import CondenseNet
 

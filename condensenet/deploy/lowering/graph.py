@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from condensenet.deploy.onnx_file import DEFAULT_OPSET, import_optional
+from condensenet.deploy.onnx_file import import_optional
+from condensenet.deploy.opset import DEFAULT_OPSET
 
 IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}  # by opset: that of the same release
 BLOCK = 16  # channels of a block in ONNX Runtime's fast layout with AVX-512; 8 with AVX2

@@ -10,7 +10,8 @@ from condensenet.deploy.lowering.network_graph import lower_network
 from condensenet.deploy.lowering.plan import Plan
 from condensenet.deploy.lowering.reading import read_for_size
 from condensenet.deploy.lowering.workloads import check_variants
-from condensenet.deploy.onnx_file import DEFAULT_OPSET, check_opset, write_onnx
+from condensenet.deploy.onnx_file import write_onnx
+from condensenet.deploy.opset import DEFAULT_OPSET, check_opset
 from condensenet.models.condensenet import CondenseNet
 
 

@@ -12,7 +12,8 @@ from condensenet.deploy.lowering.network_graph import lower_stem
 from condensenet.deploy.lowering.pointwise import PointwiseOp
 from condensenet.deploy.lowering.reading import read_for_size
 from condensenet.deploy.native.encoding import POOL_AVERAGE, POOL_GLOBAL, POOL_NONE, encode_block
-from condensenet.deploy.onnx_file import DEFAULT_OPSET, INPUT, OUTPUT, check_opset, write_onnx
+from condensenet.deploy.onnx_file import INPUT, OUTPUT, write_onnx
+from condensenet.deploy.opset import DEFAULT_OPSET, check_opset
 from condensenet.models.condensenet import CondenseNet
 
 DOMAIN, VERSION = "condensenet", 1

@@ -90,7 +90,7 @@ def test_every_study_makes_a_graph_of_its_settings(pipeline: Workspace, monkeypa
     try:
         for file in sorted(Path("conf/study").glob("*.yaml")):
             study = file.stem
-            with studies.in_force(studies.plan(study, None), composed=True):
+            with studies.params_in_use(studies.compose_params(study, None), composed=True):
                 settings = params.load().settings
                 graph = read_graph()
             assert len(graph) == 3 + 5 * len(settings), study
@@ -103,7 +103,7 @@ def test_params_yaml_is_the_composed_digits_study(pipeline: Workspace, monkeypat
     monkeypatch.chdir(pipeline.path)
     from ruamel.yaml import YAML
 
-    composed = YAML(typ="safe", pure=True).load(studies.plan("digits", None))
+    composed = YAML(typ="safe", pure=True).load(studies.compose_params("digits", None))
     assert composed == pipeline.read("params.yaml")
 
 

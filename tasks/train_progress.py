@@ -20,7 +20,7 @@ SHOWN = "shown"  # how many epochs were shown
 Row = dict[str, float]
 
 
-class Follower:
+class ProgressRecorder:
     """A thread that reads what rank 0 writes. ``run`` is the content of ``run.json``, ``rows`` the history.
 
     It begins the execution, or goes on with an interrupted one.

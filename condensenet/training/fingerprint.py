@@ -14,10 +14,12 @@ DIGEST_LENGTH = 12
 SOURCES = ("compiled.py", "config.py", "data", "models", "training")  # in this library, as in dvc.yaml
 
 
-def recipe(model: ModelConfig, train: TrainConfig, augment: AugmentConfig, data_fingerprint: str) -> dict[str, Any]:
-    """Plain data by dotted name. A checkpoint is only resumed under the recipe that it was written under.
+def fingerprint(
+    model: ModelConfig, train: TrainConfig, augment: AugmentConfig, data_fingerprint: str
+) -> dict[str, Any]:
+    """Plain data by dotted name. A checkpoint is only resumed by a training with the same fingerprint.
 
-    The recipe leaves out how often checkpoints are written. It includes the code, since no single version of the code
+    It leaves out how often checkpoints are written. It includes the code, since no single version of the code
     could reproduce a training that was resumed under another one.
     """
     parts = {"model": asdict(model), "train": asdict(train), "augment": asdict(augment)}
@@ -28,7 +30,7 @@ def recipe(model: ModelConfig, train: TrainConfig, augment: AugmentConfig, data_
 
 
 def differences(now: dict[str, Any], before: dict[str, Any]) -> str:
-    """How two recipes differ, on one line; empty if they are the same."""
+    """How two fingerprints differ, on one line; empty if they are the same."""
     names = sorted(now.keys() | before.keys())
     return "; ".join(
         f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names if now.get(name) != before.get(name)

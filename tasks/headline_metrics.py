@@ -1,13 +1,13 @@
-"""The headline figures: what settings are compared by, each named once, read from the stages' outputs."""
+"""The headline metrics: what settings are compared by, each named once, read from the stages' outputs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks import paths
+from tasks.outputs import read_json_or_empty
 
 
 def final_metrics(study: str, setting: str, workspace: Path = Path()) -> dict[str, float]:
@@ -23,7 +23,7 @@ def stage_metrics(study: str, setting: str, stage: str, workspace: Path = Path()
     if stage not in SOURCES:
         return {}
     name, metrics = SOURCES[stage]
-    return metrics(read(workspace / paths.StudyPaths(study).setting(stage, setting) / name))
+    return metrics(read_json_or_empty(workspace / paths.StudyPaths(study).setting(stage, setting) / name))
 
 
 def cost_metrics(cost: Mapping[str, Any]) -> dict[str, float]:
@@ -85,12 +85,3 @@ def as_number(value: object) -> float | None:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
-
-
-def read(file: Path) -> dict[str, Any]:
-    """The mapping in a file; empty if it is missing or broken."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -20,8 +20,8 @@ import yaml
 from training_example import AUGMENT, MODEL, TRAIN, write_stripes
 
 from condensenet.models.storage import load_model
-from condensenet.training import recipe
-from condensenet.training.recipe import training_code
+from condensenet.training import fingerprint
+from condensenet.training.fingerprint import training_code
 from tasks import paths, train, train_worker
 from tasks.errors import UserError
 from tasks.params import BenchmarkParams, DataParams, EvaluateParams, ExportParams, Params, RayParams, Setting
@@ -105,7 +105,7 @@ def run(params: Params, setting: Setting) -> Path:
 
 
 def in_progress() -> list[Path]:
-    return [path.parent for path in Path("state/train").glob("*/*/*/recipe.json")]
+    return [path.parent for path in Path("state/train").glob("*/*/*/fingerprint.json")]
 
 
 def test_outputs(params, setting, ray, capsys):
@@ -171,7 +171,7 @@ def test_interrupted_training_of_other_code_is_named_and_left_alone(params, sett
         run(params, setting)
     ray.fails = None
     changed = {**training_code(), "code.training/optimizer.py": "0123456789ab"}
-    monkeypatch.setattr("condensenet.training.recipe.training_code", lambda: changed)
+    monkeypatch.setattr("condensenet.training.fingerprint.training_code", lambda: changed)
     run(params, setting)
     said = capsys.readouterr().out
     (folder,) = in_progress()
@@ -255,7 +255,7 @@ def test_missing_data_is_one_line(params, setting):
 def test_dvc_trains_anew_after_a_change_of_the_code_that_checkpoints_are_checked_against(checkout):
     dependencies = yaml.safe_load((checkout / "dvc.yaml").read_text())["stages"]["train"]["do"]["deps"]
     library = [name.removeprefix("condensenet/") for name in dependencies if name.startswith("condensenet/")]
-    assert library == list(recipe.SOURCES)
+    assert library == list(fingerprint.SOURCES)
 
 
 def test_a_stage_ends_with_the_dvc_that_runs_it():

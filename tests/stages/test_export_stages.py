@@ -30,7 +30,7 @@ from condensenet.models.condensenet import CondenseNet
 from condensenet.models.storage import load_model
 from tasks import benchmark, evaluate, export, export_forms, locks, paths, tracking, yardstick
 from tasks.errors import UserError
-from tasks.headline import evaluation_metrics
+from tasks.headline_metrics import evaluation_metrics
 from tasks.params import Params
 from tasks.tracking import snapshots
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import headline, outputs, params, paths, tracking
+from tasks import headline_metrics, outputs, params, paths, tracking
 from tasks.errors import UserError
 from tasks.tracking import address, reconcile, snapshots
 
@@ -53,8 +53,8 @@ def client(workspace: Path):
 
 
 def start(name: str = "g4-c2") -> dict:
-    in_force = params.load()
-    return tracking.start_execution(training(name), in_force, in_force.setting(name))
+    params_in_use = params.load()
+    return tracking.start_execution(training(name), params_in_use, params_in_use.setting(name))
 
 
 def training(name: str = "g4-c2") -> Path:
@@ -417,9 +417,12 @@ def test_an_execution_whose_outputs_are_gone_keeps_what_its_run_json_says(worksp
 
 def test_figures_of_latency_and_their_names() -> None:
     row = {"batch": 1, "threads": 1, "median_ms": 0.25, "ratio": 0.5}
-    assert headline.latency_metrics({"rows": [row]}) == {"latency_ms": 0.25, "latency_ratio": 0.5}  # by one file alone
+    assert headline_metrics.latency_metrics({"rows": [row]}) == {
+        "latency_ms": 0.25,
+        "latency_ratio": 0.5,
+    }  # by one file alone
     named = {"rows": [{**row, "form": "lowered"}, {**row, "form": "native", "median_ms": 0.125}]}
-    assert headline.latency_metrics(named) == {
+    assert headline_metrics.latency_metrics(named) == {
         "latency_ms": 0.25,
         "latency_ratio": 0.5,
         "latency_ms_native": 0.125,
@@ -582,8 +585,8 @@ def killed_after(owner, name):
 
 owner, _, name = sys.argv[1].partition(".")
 killed_after({"tracking": tracking, "snapshots": snapshots, "Store": Store}[owner], name)
-in_force = params.load()
-tracking.start_execution(Path("state/train/g4-c2"), in_force, in_force.setting("g4-c2"))
+params_in_use = params.load()
+tracking.start_execution(Path("state/train/g4-c2"), params_in_use, params_in_use.setting("g4-c2"))
 """
 
 
@@ -635,11 +638,11 @@ WRITER = """
 import sys
 from pathlib import Path
 from tasks import outputs, params, paths, tracking
-in_force = params.load()
+params_in_use = params.load()
 name = sys.argv[1]
 training = Path("state/train") / name
 training.mkdir(parents=True)
-run = tracking.start_execution(training, in_force, in_force.setting(name))
+run = tracking.start_execution(training, params_in_use, params_in_use.setting(name))
 rows = []
 for epoch in range(1, 6):
     rows.append({"epoch": epoch, "train_loss": 1 / epoch, "seconds": 0.5})

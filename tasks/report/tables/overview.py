@@ -31,7 +31,7 @@ COLUMNS = (
 )
 
 
-def headline_table(study: Study, published: Published) -> Table:
+def overview_table(study: Study, published: Published) -> Table:
     rows = setting_rows(study, lambda result: _values(result, study, published))
     return Table("All settings", COLUMNS, rows, [*_notes(study), *_published_notes(rows, published)])
 

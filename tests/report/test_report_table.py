@@ -12,7 +12,7 @@ from report_outputs import digits, write_study
 
 from tasks import paths
 from tasks.errors import UserError
-from tasks.headline import final_metrics
+from tasks.headline_metrics import final_metrics
 from tasks.outputs import write_csv, write_json
 from tasks.report import formats
 from tasks.report.machines import machine_notes
@@ -20,9 +20,9 @@ from tasks.report.published import read_published
 from tasks.report.results import SettingResult, read_study, wilson_interval_pct
 from tasks.report.summary import Value, make_row, read_table
 from tasks.report.tables.classes import class_table
-from tasks.report.tables.headline import comparison, headline_table
 from tasks.report.tables.latency import form_table
-from tasks.report.terminal import print_table
+from tasks.report.tables.overview import comparison, overview_table
+from tasks.report.terminal_table import print_table
 
 
 def format_table(rows: list[dict[str, Value]]) -> str:
@@ -67,7 +67,7 @@ def test_a_latency_of_before_forms_were_named_is_of_the_exported_file(study_fold
 
 def test_the_headline_table_keeps_measured_and_published_apart(study_folder: Path, checkout: Path) -> None:
     published = read_published(checkout / paths.PUBLISHED)
-    table = headline_table(read_study(digits(checkout)), published)
+    table = overview_table(read_study(digits(checkout)), published)
     titles = [column.title for column in table.columns]
     row = dict(zip(titles, table.rows[2], strict=True))
     assert (row["setting"].text, row["G"].text, row["C"].text) == ("g4-c2", "4", "2")

@@ -210,8 +210,8 @@ def test_a_stage_that_dvc_does_not_know_is_one_line(inside: Workspace) -> None:
 
 def test_overrides_go_on_top_of_edits(inside: Workspace) -> None:
     inside.edit("batch_size: 64", "batch_size: 32")
-    text = studies.plan(None, {"train.epochs": 7, "settings.g4-c2.condensation_factor": 4})
-    with studies.in_force(text, composed=False) as changed:
+    text = studies.compose_params(None, {"train.epochs": 7, "settings.g4-c2.condensation_factor": 4})
+    with studies.params_in_use(text, composed=False) as changed:
         assert sorted(changed) == ["settings.g4-c2.condensation_factor", "train.epochs"]
     loaded = params.load()
     assert loaded.settings["g4-c2"].train.epochs == 7
@@ -226,32 +226,32 @@ def test_overrides_go_on_top_of_edits(inside: Workspace) -> None:
 def test_a_study_does_not_replace_uncommitted_edits(inside: Workspace) -> None:
     inside.edit("batch_size: 64", "batch_size: 32")
     edited = (inside.path / "params.yaml").read_text()
-    text = studies.plan("cifar10", None)
-    with pytest.raises(UserError, match="uncommitted edits"), studies.in_force(text, composed=True):
+    text = studies.compose_params("cifar10", None)
+    with pytest.raises(UserError, match="uncommitted edits"), studies.params_in_use(text, composed=True):
         pass
     assert (inside.path / "params.yaml").read_text() == edited
 
 
 def test_a_study_replaces_what_a_study_wrote(inside: Workspace) -> None:
     for name in ("cifar10", "cifar100", "digits"):
-        with studies.in_force(studies.plan(name, None), composed=True) as changed:
+        with studies.params_in_use(studies.compose_params(name, None), composed=True) as changed:
             assert "study" in changed
         assert params.load().study == name
 
 
 def test_a_setting_that_the_study_lacks_is_an_error_before_params_yaml_changes(inside: Workspace) -> None:
     with pytest.raises(UserError, match=r"setting 'g4-c2' is not in params.yaml: condensenet-50, "):
-        studies.plan("cifar10", None, ["g4-c2"])
+        studies.compose_params("cifar10", None, ["g4-c2"])
     assert "g4-c2" in params.load().settings
     with pytest.raises(UserError, match=r"setting 'g4-c3' is not in params.yaml"):
-        studies.plan(None, None, ["g4-c2", "g4-c3"])
+        studies.compose_params(None, None, ["g4-c2", "g4-c3"])
 
 
 def test_parameters_do_not_change_under_a_running_flow(inside: Workspace) -> None:
     with (
-        studies.in_force(studies.plan(None, None), composed=False) as changed,
+        studies.params_in_use(studies.compose_params(None, None), composed=False) as changed,
         pytest.raises(UserError, match="another flow is running"),
-        studies.in_force(studies.plan(None, ["train.epochs=3"]), composed=False),
+        studies.params_in_use(studies.compose_params(None, ["train.epochs=3"]), composed=False),
     ):
         pass
     assert changed == []
@@ -273,7 +273,7 @@ def test_wrong_parameters_are_refused_in_one_line(
 ) -> None:
     before = (inside.path / "params.yaml").read_text()
     with pytest.raises(UserError, match=message) as error:
-        studies.plan(study, overrides)
+        studies.compose_params(study, overrides)
     assert "\n" not in str(error.value)
     assert (inside.path / "params.yaml").read_text() == before
 

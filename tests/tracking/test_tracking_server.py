@@ -39,7 +39,7 @@ def test_what_a_killed_server_missed_arrives_when_it_is_back(
     monkeypatch.chdir(workspace)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setattr(reconcile, "_memory", reconcile._Memory())
-    in_force = params.load()
+    params_in_use = params.load()
     training = workspace / "training"
     training.mkdir()
 
@@ -48,7 +48,7 @@ def test_what_a_killed_server_missed_arrives_when_it_is_back(
         outputs.write_csv(training / paths.HISTORY, rows)
         tracking.upload()
 
-    run = tracking.start_execution(training, in_force, in_force.setting("g4-c4"))
+    run = tracking.start_execution(training, params_in_use, params_in_use.setting("g4-c4"))
     train(1)
     assert run["mlflow_run_id"] is not None
     assert snapshots.completed() == []
