@@ -21,8 +21,8 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Failed
 
-from condensenet.deploy.latency.files import describe, time_files
 from condensenet.deploy.latency.measure import MIN_RUNS, WARMUP, check_protocol
+from condensenet.deploy.latency.time_files import describe, time_files
 from flows.exported_run import MODEL, ExportedRun, NotLogged
 from tasks.errors import UserError
 from tasks.paths import ALL_FORMS

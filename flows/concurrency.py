@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from threading import Semaphore
 
 from condensenet.machine import usable_cores
-from flows.running import StageRunner
+from flows.stage_process import StageRunner
 from tasks.errors import UserError
 from tasks.params import Params
 

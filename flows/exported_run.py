@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from condensenet.deploy.latency.files import describe
+from condensenet.deploy.latency.time_files import describe
 from tasks.errors import UserError, first_line
 from tasks.paths import ONNX
 from tasks.tracking import address

@@ -22,7 +22,7 @@ from flows.artifacts import publish
 from flows.concurrency import StageSlots
 from flows.display import Display
 from flows.graph import Graph, keep_settings, read_graph, setting_of
-from flows.running import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped, signals_ignored
+from flows.stage_process import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped, signals_ignored
 from tasks import params, tracking
 from tasks.errors import UserError
 

@@ -1,6 +1,7 @@
 """Training-time augmentation, on uint8 pixels and before normalisation, as the authors do it.
 
-All random numbers come from ``condensenet.data.randomness``.
+All random numbers come from ``condensenet.data.randomness``. ``resident`` does the same on a GPU, and ``decoding`` cuts
+resized crops out of encoded images.
 
 Shapes: N images, C channels, H height, W width, A attempts at a resized crop.
 """

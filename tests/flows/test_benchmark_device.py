@@ -227,7 +227,7 @@ def test_logging_a_measurement_is_retried_and_then_fails(
 
 
 @pytest.mark.parametrize(
-    "module", ["condensenet.deploy.latency.measure", "condensenet.deploy.latency.files", "flows.benchmark_device"]
+    "module", ["condensenet.deploy.latency.measure", "condensenet.deploy.latency.time_files", "flows.benchmark_device"]
 )
 def test_what_runs_on_a_device_imports_nothing_that_it_lacks(
     module: str, light: dict[str, str], tmp_path: Path

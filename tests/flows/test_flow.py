@@ -18,8 +18,8 @@ from flows import study as studies
 from flows.artifacts import artifact_key
 from flows.concurrency import POLL_S, StageSlots, trainings_at_once
 from flows.graph import keep_settings, read_graph
-from flows.running import StageFailed, StageRunner, Stopped
 from flows.server import ensure_server
+from flows.stage_process import StageFailed, StageRunner, Stopped
 from tasks import params
 from tasks.errors import UserError
 

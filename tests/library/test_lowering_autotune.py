@@ -17,7 +17,7 @@ from networks import condensed
 
 from condensenet import CondenseNet, ModelConfig, convert
 from condensenet.deploy.compare import compare_onnx
-from condensenet.deploy.lowering import Plan, autotune, blocks, graph, lower, measure_plan, portable_plan
+from condensenet.deploy.lowering import Plan, autotune, blocks, lower, measure_plan, portable_plan
 from condensenet.deploy.lowering.autotune import candidates
 from condensenet.deploy.lowering.reading import read_network
 from condensenet.deploy.lowering.timing_cache import TimingCache
@@ -136,7 +136,7 @@ def test_a_killed_planner_goes_on_from_what_it_measured(tmp_path: Path, monkeypa
 def test_what_the_runtime_cannot_load_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in an older ONNX Runtime, which lacks TensorScatter."""
     monkeypatch.setattr(blocks, "SCATTER_OPSET", 99)
-    monkeypatch.setitem(graph.IR_VERSIONS, 99, 99)
+    monkeypatch.setitem(graph_builder.IR_VERSIONS, 99, 99)
     plan = measure_plan(network(), 16)
     assert plan.times_us["block 1"].keys() == {"joined", "blocked"}
     assert "in place" not in plan.variants.values()

@@ -15,7 +15,7 @@ from condensenet import CondenseNet, ModelConfig, convert, load_authors_checkpoi
 from condensenet.deploy.compare import compare_onnx
 from condensenet.deploy.lowering import lower, portable_plan
 from condensenet.deploy.lowering.folding import fold_clamp
-from condensenet.deploy.lowering.graph import Graph
+from condensenet.deploy.lowering.graph_builder import Graph
 from condensenet.deploy.lowering.network import Pointwise, Spatial
 from condensenet.deploy.lowering.pointwise import VARIANTS as POINTWISE
 from condensenet.deploy.lowering.pointwise import PointwiseOp, pad_groups, valid_variants

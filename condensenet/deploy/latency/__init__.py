@@ -1,8 +1,8 @@
 """Latency of ONNX files, timed alternately with MobileNetV1. Needs NumPy and ONNX Runtime, not torch."""
 
-from condensenet.deploy.latency.files import as_facts, describe, is_unsteady, time_files
 from condensenet.deploy.latency.measure import Latency, measure_latency
 from condensenet.deploy.latency.mobilenet import write_mobilenet_v1
+from condensenet.deploy.latency.time_files import as_facts, describe, is_unsteady, time_files
 
 __all__ = [
     "Latency",

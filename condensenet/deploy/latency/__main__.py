@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from condensenet.deploy.latency.files import describe, time_files
 from condensenet.deploy.latency.measure import MIN_RUNS, WARMUP
+from condensenet.deploy.latency.time_files import describe, time_files
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Networks of other papers to compare with that torchvision lacks. Unlike its siblings, this module needs torch."""
+"""MobileNetV1, which torchvision lacks, in PyTorch. Unlike its siblings, this module needs torch."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from condensenet.deploy.lowering import blocks, pointwise
 from condensenet.deploy.lowering.blocks import BlockOp, lower_layer
-from condensenet.deploy.lowering.graph import Graph
+from condensenet.deploy.lowering.graph_builder import Graph
 from condensenet.deploy.lowering.network import Block, Layer, Network, Pointwise, Size, block_sizes
 from condensenet.deploy.lowering.network_graph import block_op, lower_network
 from condensenet.deploy.lowering.plan import Plan, digest

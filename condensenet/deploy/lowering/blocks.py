@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from condensenet.deploy.lowering import pointwise, spatial
-from condensenet.deploy.lowering.blocked import Parts
-from condensenet.deploy.lowering.graph import Graph
+from condensenet.deploy.lowering.blocked_layout import Parts
+from condensenet.deploy.lowering.graph_builder import Graph
 from condensenet.deploy.lowering.network import Layer, Size
 from condensenet.deploy.lowering.pointwise import PointwiseOp, average_pool
 

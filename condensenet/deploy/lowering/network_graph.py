@@ -9,7 +9,7 @@ import numpy as np
 from condensenet.deploy.lowering import blocks, pointwise
 from condensenet.deploy.lowering.blocks import BlockOp
 from condensenet.deploy.lowering.folding import fold_after
-from condensenet.deploy.lowering.graph import Graph
+from condensenet.deploy.lowering.graph_builder import Graph
 from condensenet.deploy.lowering.network import Network, Size, Stem, block_sizes
 from condensenet.deploy.lowering.pointwise import PointwiseOp
 from condensenet.deploy.lowering.workloads import Variants, block_name, layer_name, transition_name

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from condensenet.deploy.lowering.folding import Clamped, fold_after, fold_clamp
-from condensenet.deploy.lowering.graph import BLOCK, Graph
+from condensenet.deploy.lowering.graph_builder import BLOCK, Graph
 from condensenet.deploy.lowering.network import Array, Index, Pointwise
 
 

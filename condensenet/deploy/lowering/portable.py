@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from condensenet.deploy.lowering.graph import BLOCK
+from condensenet.deploy.lowering.graph_builder import BLOCK
 from condensenet.deploy.lowering.network import Block, Network, Pointwise, Spatial
 from condensenet.deploy.lowering.plan import Plan, digest
 from condensenet.deploy.lowering.reading import read_for_size

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from condensenet.deploy.lowering.graph import BLOCK, Graph
+from condensenet.deploy.lowering.graph_builder import BLOCK, Graph
 from condensenet.deploy.lowering.network import Array, Size, Spatial
 
 Variant = Callable[[Graph, str, Spatial, Size], str]

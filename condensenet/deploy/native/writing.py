@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from condensenet.deploy.lowering import pointwise
-from condensenet.deploy.lowering.graph import Graph
+from condensenet.deploy.lowering.graph_builder import Graph
 from condensenet.deploy.lowering.network import Network
 from condensenet.deploy.lowering.network_graph import lower_stem
 from condensenet.deploy.lowering.pointwise import PointwiseOp

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from condensenet.deploy.lowering.graph import BLOCK, Graph
+from condensenet.deploy.lowering.graph_builder import BLOCK, Graph
 from condensenet.deploy.lowering.network import Array, Layer, Spatial
 from condensenet.deploy.lowering.pointwise import average_pool, densify
 
