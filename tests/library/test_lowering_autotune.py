@@ -17,7 +17,7 @@ from networks import condensed
 
 from condensenet import CondenseNet, ModelConfig, convert
 from condensenet.deploy.compare import compare_onnx
-from condensenet.deploy.lowering import Plan, autotune, blocks, lower, measure_plan, portable_plan
+from condensenet.deploy.lowering import Plan, autotune, blocks, graph_builder, lower, measure_plan, portable_plan
 from condensenet.deploy.lowering.autotune import candidates
 from condensenet.deploy.lowering.reading import read_network
 from condensenet.deploy.lowering.timing_cache import TimingCache
