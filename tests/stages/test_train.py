@@ -181,8 +181,8 @@ def test_interrupted_training_of_other_code_is_named_and_left_alone(params, sett
 
 
 def test_what_another_process_takes_away_meanwhile_is_not_told_of(params, setting, ray, capsys):
-    (Path("state/train/stripes/g2-c4/0123456789ab") / train.RECIPE).mkdir(parents=True)  # cannot be read
-    broken = Path("state/train/stripes/g2-c4/ab0123456789") / train.RECIPE
+    (Path("state/train/stripes/g2-c4/0123456789ab") / train.FINGERPRINT).mkdir(parents=True)  # cannot be read
+    broken = Path("state/train/stripes/g2-c4/ab0123456789") / train.FINGERPRINT
     broken.parent.mkdir()
     broken.write_text("{")
     run(params, setting)
