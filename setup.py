@@ -23,7 +23,7 @@ FLAGS = [
 def extension(module: str, *flags: str) -> Extension:
     """``module`` from all C files of its folder, with their digest compiled in (condensenet/compiled.py)."""
     folder = Path(*module.split(".")[:-1])
-    sources = sorted(folder.glob("*.[ch]"))
+    sources = sorted(folder.glob("*.[ch]")) + sorted(Path("condensenet/simd").glob("*.h"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     return Extension(
         module,

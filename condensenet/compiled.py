@@ -29,6 +29,7 @@ def load(module: str) -> ctypes.CDLL | None:
         return None
     library.source_digest.restype = ctypes.c_char_p
     sources = sorted(Path(spec.origin).parent.glob("*.[ch]"))  # a wheel contains none
+    sources += sorted((Path(__file__).parent / "simd").glob("*.h"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     if sources and digest != library.source_digest().decode():
         log.warning("%s was built from other sources and is not used: reinstall the package", module)

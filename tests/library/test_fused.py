@@ -132,12 +132,23 @@ def test_an_image_too_small_to_pool_is_refused_as_by_torch():
         network(SMALL, 0)(torch.randn(4, 3, 1, 1))
 
 
-@pytest.mark.parametrize("shape", [(4, 8, 18, 65), (2, 3, 5, 1030), (1, 4, 4, 7), (3, 1, 1, 2100)], ids=str)
-def test_products_of_groups_by_einsum(shape):
-    groups, filters, kept, pixels = shape
-    y, x = torch.randn(groups, filters, pixels), torch.randn(groups, kept, pixels)
-    expected = torch.einsum("gkm,grm->gkr", y.double(), x.double())
-    assert (kernels.group_products(y, x) - expected).abs().max() < 1e-6 * pixels
+@pytest.mark.parametrize("shape", [(4, 8, 18, 65), (2, 3, 5, 1030), (1, 32, 4, 7), (3, 1, 1, 2100)], ids=str)
+def test_a_1x1_convolution_and_its_gradients_by_autograd(shape):
+    groups, outputs, inputs, pixels = shape
+    features = 2 * groups * inputs
+    x, index = torch.randn(features, pixels), torch.randperm(features)[: groups * inputs]
+    scale, shift = torch.randn(2, groups * inputs)
+    weight, dy = torch.randn(groups, outputs, inputs), torch.randn(groups * outputs, pixels)
+    exact = [value.double().requires_grad_() for value in (x, scale, shift, weight)]
+    relu = F.relu(exact[1][:, None] * exact[0][index] + exact[2][:, None]).view(groups, inputs, pixels)
+    expected = torch.bmm(exact[3], relu).view(groups * outputs, pixels)
+    gradients = torch.autograd.grad(expected, exact, dy.double())
+    y = kernels.pointwise(x, index, scale, shift, weight)
+    dx = torch.ones_like(x)
+    dscale, dshift, dweight = kernels.pointwise_backward(x, index, scale, shift, weight, dy, dx)
+    assert (y - expected).abs().max() < 1e-5 * inputs
+    for found, gradient in zip((dx - 1, dscale, dshift, dweight), gradients, strict=True):
+        assert (found - gradient).abs().max() < 1e-5 * gradient.abs().max().clamp(min=1)
 
 
 @pytest.mark.parametrize("part", ["conv_1x1.norm", "conv_1x1.conv", "conv_3x3.norm", "conv_3x3.conv"])

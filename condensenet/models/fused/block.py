@@ -150,12 +150,11 @@ class _DenseBlock(torch.autograd.Function):
 
         out_CM[:inputs] = features.transpose(0, 1).reshape(inputs, pixels)
         add(0, inputs)
-        relu = features.new_empty(max(len(layer.reads) for layer in layers), pixels)
         kept: list[Tensor] = []
         statistics: list[Tensor] = []
         for number, layer in enumerate(layers):
             begin = inputs + number * growth
-            y_KM = _conv_1x1(layer, xhat_CM, relu[: len(layer.reads)])
+            y_KM = kernels.pointwise(xhat_CM, *_inputs(layer), layer.weight_1x1)
             inner, inner_variance = _norm_3x3(layer, y_KM, eps)
             new_kM = out_CM[begin : begin + growth]
             kernels.conv3x3(size, groups_3x3, y_KM, layer.row, inner.scale, inner.shift, layer.weight_3x3, new_kM)
@@ -178,7 +177,6 @@ class _DenseBlock(torch.autograd.Function):
         gradient_CM = gradient.transpose(0, 1).reshape(channels, pixels).contiguous()
         dxhat_CM = torch.zeros_like(xhat_CM)
         mean_g, mean_gx = xhat_CM.new_zeros(2, channels)  # of dxhat, and of dxhat * xhat
-        relu = xhat_CM.new_empty(max(len(layer.reads) for layer in layers), pixels)
         dy_KM = torch.empty_like(inners[0].y_KM)
 
         def features(begin: int, end: int) -> tuple[Tensor, ...]:
@@ -190,7 +188,7 @@ class _DenseBlock(torch.autograd.Function):
             begin = end - len(layer.weight_3x3)
             new = features(begin, end)
             of_3x3 = _backward_3x3(ctx.size, ctx.groups_3x3, layer, inner, new, dy_KM)
-            scale, shift, weight = _backward_1x1(layer, xhat_CM, dxhat_CM, dy_KM, relu[: len(layer.reads)])
+            scale, shift, weight = _backward_1x1(layer, xhat_CM, dxhat_CM, dy_KM)
             mean_g[:begin] += layer.scale_1x1 * shift / pixels
             mean_gx[:begin] += layer.scale_1x1 * scale / pixels
             gradients = [scale, shift, None, weight, *of_3x3, *gradients]
@@ -199,15 +197,9 @@ class _DenseBlock(torch.autograd.Function):
         return of_input.view(end, *ctx.size).transpose(0, 1), None, None, *gradients
 
 
-def _conv_1x1(layer: _Layer, xhat_CM: Tensor, relu_JM: Tensor) -> Tensor:
-    """(G * K, M) outputs; ``relu_JM`` is room for its inputs."""
-    groups, filters, kept = layer.weight_1x1.shape
-    kernels.norm_relu(xhat_CM, layer.reads, layer.scale_1x1[layer.reads], layer.shift_1x1[layer.reads], relu_JM)
-    y_KM = xhat_CM.new_empty(groups * filters, xhat_CM.shape[1])
-    if groups == 1:
-        return torch.mm(layer.weight_1x1[0], relu_JM, out=y_KM)
-    torch.bmm(layer.weight_1x1, relu_JM.view(groups, kept, -1), out=y_KM.view(groups, filters, -1))
-    return y_KM
+def _inputs(layer: _Layer) -> tuple[Tensor, Tensor, Tensor]:
+    """Which features a layer's 1x1 convolution reads, and their scale and shift."""
+    return layer.reads, layer.scale_1x1[layer.reads], layer.shift_1x1[layer.reads]
 
 
 def _norm_3x3(layer: _Layer, y_KM: Tensor, eps: float) -> tuple[_Inner, Tensor]:
@@ -219,21 +211,16 @@ def _norm_3x3(layer: _Layer, y_KM: Tensor, eps: float) -> tuple[_Inner, Tensor]:
 
 
 def _backward_1x1(
-    layer: _Layer, xhat_CM: Tensor, dxhat_CM: Tensor, dy_KM: Tensor, room_JM: Tensor
+    layer: _Layer, xhat_CM: Tensor, dxhat_CM: Tensor, dy_KM: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of scale, shift and weights; that of the standardised features is added to ``dxhat_CM``."""
-    weight_GKR, index = layer.weight_1x1, layer.reads
-    groups, filters, kept = weight_GKR.shape
-    dy_GKM, room_GRM = dy_KM.view(groups, filters, -1), room_JM.view(groups, kept, -1)
-    if groups == 1:
-        torch.mm(weight_GKR[0].t(), dy_KM, out=room_JM)
-    else:
-        torch.bmm(weight_GKR.transpose(1, 2), dy_GKM, out=room_GRM)
-    scale_J, shift_J = layer.scale_1x1[index], layer.shift_1x1[index]
-    dscale_J, dshift_J = kernels.norm_relu_backward(xhat_CM, index, scale_J, shift_J, room_JM, dxhat_CM)
-    dweight = torch.mm(dy_KM, room_JM.t())[None] if groups == 1 else kernels.group_products(dy_GKM, room_GRM)
-    dscale, dshift = torch.zeros_like(layer.scale_1x1), torch.zeros_like(layer.shift_1x1)
-    return dscale.index_add_(0, index, dscale_J), dshift.index_add_(0, index, dshift_J), dweight
+    of_scale_J, of_shift_J, of_weight = kernels.pointwise_backward(
+        xhat_CM, *_inputs(layer), layer.weight_1x1, dy_KM, dxhat_CM
+    )
+    of_scale, of_shift = torch.zeros_like(layer.scale_1x1), torch.zeros_like(layer.shift_1x1)
+    of_scale.index_add_(0, layer.reads, of_scale_J)
+    of_shift.index_add_(0, layer.reads, of_shift_J)
+    return of_scale, of_shift, of_weight
 
 
 def _backward_3x3(

@@ -36,22 +36,37 @@ def _library() -> ctypes.CDLL | None:
     return compiled.load("condensenet.models.kernels._compiled")
 
 
-def norm_relu(x_CM: Tensor, index_J: Tensor, scale_J: Tensor, shift_J: Tensor, out_JM: Tensor) -> None:
-    """out[j] = relu(scale[j] * x[index[j]] + shift[j])."""
-    _call("norm_relu", *out_JM.shape, x_CM, index_J, scale_J, shift_J, out_JM)
+def lanes() -> int:
+    """How many floats the vectors of the kernels in use hold: 16 (AVX-512), 8 (AVX2) or 4; bits depend on it."""
+    library = _library()
+    assert library is not None
+    return int(library.lanes())
 
 
-def norm_relu_backward(
-    x_CM: Tensor, index_J: Tensor, scale_J: Tensor, shift_J: Tensor, gradient_JM: Tensor, dx_CM: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The gradients of ``scale`` and ``shift`` (J,); adds that of x to ``dx_CM``.
+def pointwise(x_CM: Tensor, index_J: Tensor, scale_J: Tensor, shift_J: Tensor, weight_GKR: Tensor) -> Tensor:
+    """(G * K, M): weight[g] @ relu(scale * x[index] + shift) of the R inputs of each group; J = G * R."""
+    groups, outputs, inputs = weight_GKR.shape
+    weight_GRK = weight_GKR.transpose(1, 2).contiguous()
+    y_KM = x_CM.new_empty(groups * outputs, x_CM.shape[1])
+    _call("pointwise", groups, outputs, inputs, x_CM.shape[1], x_CM, index_J, scale_J, shift_J, weight_GRK, y_KM)
+    return y_KM
 
-    On return ``gradient_JM`` holds the output of ``norm_relu`` again, for the product that wants it.
-    """
-    rows, columns = gradient_JM.shape
-    sums_J2 = torch.empty(rows, 2, dtype=torch.float64)
-    _call("norm_relu_backward", rows, columns, x_CM, index_J, scale_J, shift_J, gradient_JM, dx_CM, sums_J2)
-    return sums_J2[:, 1].float(), sums_J2[:, 0].float()
+
+def pointwise_backward(
+    x_CM: Tensor,
+    index_J: Tensor,
+    scale_J: Tensor,
+    shift_J: Tensor,
+    weight_GKR: Tensor,
+    dy_KM: Tensor,
+    dx_CM: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of ``scale`` (J,), ``shift`` (J,) and ``weight``; adds that of x to ``dx_CM``."""
+    dweight = torch.empty(weight_GKR.shape, dtype=torch.float64)
+    sums_J2 = torch.empty(len(index_J), 2, dtype=torch.float64)
+    arguments = (x_CM, index_J, scale_J, shift_J, weight_GKR, dy_KM, dx_CM, dweight, sums_J2)
+    _call("pointwise_backward", *weight_GKR.shape, x_CM.shape[1], *arguments)
+    return sums_J2[:, 1].float(), sums_J2[:, 0].float(), dweight.float()
 
 
 def row_statistics(x_CM: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,14 +101,6 @@ def feature_gradient(
     out_CM = torch.empty_like(xhat_CM)
     _call("feature_gradient", *out_CM.shape, xhat_CM, dxhat_CM, gradient_CM, rstd_C, mean_g_C, mean_gx_C, out_CM)
     return out_CM
-
-
-def group_products(y_GKM: Tensor, x_GRM: Tensor) -> Tensor:
-    """(G, K, R) products y[g] @ x[g].T of contiguous (G, K, M) and (G, R, M): long rows, small products."""
-    shape = (*y_GKM.shape[:2], x_GRM.shape[1])
-    product = torch.empty(shape, dtype=torch.float64)
-    _call("group_products", *shape, y_GKM.shape[2], y_GKM, x_GRM, product)
-    return product.float()
 
 
 def average_pool(x: Tensor) -> Tensor:
@@ -174,7 +181,7 @@ def conv3x3_backward(
 
 
 def _call(name: str, *arguments: object) -> None:
-    function = getattr(_library(), name)
+    function = getattr(_library(), f"{name}_{lanes()}")
     function(ctypes.c_int(torch.get_num_threads()), *(_as_c(argument) for argument in arguments))
 
 
