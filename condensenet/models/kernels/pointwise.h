@@ -11,6 +11,7 @@ enum {
     STRETCH = 3 * LANES,          /* pixels of a tile */
     PANEL_BYTES = 96 << 10,       /* of gathered inputs, going forward */
     PANEL = 144 / STRETCH * STRETCH, /* pixels of a panel, going back */
+    AHEAD = 4,                    /* rows that are fetched before they are needed */
     PANELS = 8                    /* whose sums are taken in float before they go on in double */
 };
 
@@ -32,8 +33,10 @@ INLINE void gather(long inputs, long M, long m, long count, long width, const fl
                    const float *scale, const float *shift, float *panel) {
     for (long r = 0; r < inputs; r++) {
         const float *from = x + index[r] * M + m, s = scale[r], b = shift[r];
+        const float *next = x + index[r + AHEAD < inputs ? r + AHEAD : r] * M + m; /* far away: nothing fetches it by itself */
         float *to = panel + r * width;
         for (long p = 0; p < width; p += LANES) {
+            __builtin_prefetch(next + p);
             const vec t = load_part(from + p, count - p) * s + b;
             store(to + p, keep(~(t <= 0), t)); /* NaN stays NaN, here and below: the loss must tell of it */
         }
