@@ -6,6 +6,7 @@ that a user waits for: loading the batch, the check whether to prune, and the st
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from benchmarks.reporting import synchronise
 from condensenet import AugmentConfig, CondenseNet, ModelConfig, TrainConfig
 from condensenet.data import PreparedData, write_prepared
 from condensenet.interop import authors_state_dict
+from condensenet.models import kernels
 from condensenet.training import Trainer
 
 CIFAR_AUGMENT = AugmentConfig(crop="pad", pad=4, flip=True)
@@ -72,6 +74,24 @@ class OurTraining:
             self.batches = iter(self.trainer.batches())
             batch = next(self.batches)
         return batch
+
+
+class WithoutKernels:
+    """Another training on a CPU, with the compiled kernels off."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+
+    def go_to(self, progress: float) -> None:
+        self.training.go_to(progress)
+
+    def step(self) -> float:
+        before = os.environ.get(kernels.SWITCH, "on")
+        os.environ[kernels.SWITCH] = "off"
+        try:
+            return self.training.step()
+        finally:
+            os.environ[kernels.SWITCH] = before
 
 
 class AuthorsTraining:

@@ -1,5 +1,7 @@
 """Images per second of our training and of the authors' (benchmarks/authors_training.py), alternating in one process.
 
+On a CPU our training also takes turns with its compiled kernels off; CONDENSENET_LANES=8 or 4 measures narrower ones.
+
     python benchmarks/train_throughput.py --json FILE          every condensing stage; about 3 minutes on two cores
     python benchmarks/train_throughput.py --quick              under 50 seconds on two cores
     python benchmarks/train_throughput.py --device cuda --fast the ``fast`` recipe (bf16)
@@ -34,6 +36,7 @@ from benchmarks.side_by_side import (
     OurTraining,
     StepTime,
     Training,
+    WithoutKernels,
     new_model,
     prepared,
     time_alternately,
@@ -42,14 +45,15 @@ from condensenet import ModelConfig, TrainConfig, presets
 from condensenet.machine import usable_cores
 from condensenet.models import kernels
 
-NAMES = ("ours", "authors")
+OURS, KERNELS_OFF, AUTHORS = "ours", "kernels_off", "authors"
 COLUMNS = (
     *("phase", "ours_images_per_s", "authors_images_per_s", "ratio", "ratio_p10", "ratio_p90"),
-    *("ours_data_pct", "authors_data_pct", "rounds"),
+    *("kernels_off_images_per_s", "kernels_ratio", "ours_data_pct", "authors_data_pct", "rounds"),
 )
 WARM_UP_GPU = 12  # steps
 SCHEDULE = "schedule"
 AUTHORS_WORKERS = 8
+Times = Mapping[int, Mapping[str, Sequence[StepTime]]]  # by stage and side
 QUICK_S = 36.0  # from the start of this script to its last round; the rest of the 50 s is for starting and ending
 
 
@@ -60,7 +64,9 @@ def main() -> None:
     print(f"{rows[0]['model']}, batch {options.batch}, {device_name(device)}, PyTorch {torch.__version__}")
     if device.type == "cpu" and not kernels.available():
         print("our training runs without its compiled kernels: they are built at installation if there is a C compiler")
-    print(table(rows, COLUMNS))
+    elif device.type == "cpu":
+        print(f"kernels for {kernels.instruction_set()}")
+    print(table(rows, [column for column in COLUMNS if any(column in row for row in rows)]))
     if options.quick:
         print(
             "quick: only one condensing stage was measured (its figures stand for the other condensing stages), "
@@ -103,7 +109,10 @@ def run(options: Namespace, device: torch.device) -> list[dict[str, Any]]:
     with prepared(options.data, images, options.image_size, config.num_classes) as data:
         model = new_model(config)
         authors = AuthorsTraining(model, data, recipe, device, options.workers)  # first: ours trains the model in place
-        trainings: list[Training] = [OurTraining(model, data, our_recipe, device), authors]
+        trainings: dict[str, Training] = {OURS: OurTraining(model, data, our_recipe, device)}
+        if device.type == "cpu" and kernels.available():
+            trainings[KERNELS_OFF] = WithoutKernels(OurTraining(new_model(config), data, our_recipe, device))
+        trainings[AUTHORS] = authors
         shares = stage_shares(config)
         stages = measured_stages(len(shares), options.quick)
         times = measure(trainings, stages, shares, options, device)
@@ -118,6 +127,7 @@ def details(options: Namespace, precision: str, device: torch.device) -> dict[st
         "compile": options.compile,
         "cuda_graph": options.cuda_graph,
         "kernels": device.type == "cpu" and kernels.available(),
+        "kernel_lanes": kernels.lanes() if device.type == "cpu" else None,
         "threads": options.threads,
         "authors_workers": options.workers,
         "torch": torch.__version__,
@@ -137,24 +147,26 @@ def measured_stages(number: int, quick: bool) -> list[int]:
 
 
 def measure(
-    trainings: Sequence[Training],
+    trainings: Mapping[str, Training],
     stages: Sequence[int],
     shares: Sequence[float],
     options: Namespace,
     device: torch.device,
-) -> dict[int, list[list[StepTime]]]:
+) -> Times:
     """Step times by stage and training, taken in the middle of each stage."""
-    times: dict[int, list[list[StepTime]]] = {}
+    times: dict[int, dict[str, list[StepTime]]] = {}
+    sides = list(trainings.values())
     settle = max(1, 3 * options.workers) if device.type == "cuda" else options.workers
     for number, stage in enumerate(stages):
-        for training in trainings:
+        for training in sides:
             training.go_to(sum(shares[:stage]) + shares[stage] / 2)
         steps = WARM_UP_GPU if device.type == "cuda" else 1 if options.quick else 3
-        warm_up(trainings if number == 0 or not options.quick else trainings[:1], steps)
+        warm_up(sides if number == 0 or not options.quick else sides[:1], steps)
         until = float("inf")
         if options.quick:  # an equal part of the remaining time, since this machine may be slow or busy
             until = time.monotonic() + (STARTED + QUICK_S - time.monotonic()) / (len(stages) - number)
-        times[stage] = time_alternately(trainings, options.rounds, options.steps, settle, device, until)
+        taken = time_alternately(sides, options.rounds, options.steps, settle, device, until)
+        times[stage] = dict(zip(trainings, taken, strict=True))
     return times
 
 
@@ -168,30 +180,36 @@ def warm_up(trainings: Sequence[Training], steps: int) -> None:
             training.step()
 
 
-def rows_of(
-    times: Mapping[int, list[list[StepTime]]], shares: Sequence[float], batch_size: int
-) -> list[dict[str, Any]]:
+def rows_of(times: Times, shares: Sequence[float], batch_size: int) -> list[dict[str, Any]]:
     """A row for each measured stage, then the schedule's; an unmeasured stage counts as the nearest measured one."""
-    medians = {stage: [Spread.of(t.step_s for t in own).median for own in pair] for stage, pair in times.items()}
+    medians = {
+        stage: {name: Spread.of(time.step_s for time in own).median for name, own in sides.items()}
+        for stage, sides in times.items()
+    }
     rows = [
-        {"phase": phase_name(stage, len(shares)), **speeds(medians[stage], batch_size), **spreads(pair)}
-        for stage, pair in times.items()
+        {"phase": phase_name(stage, len(shares)), **speeds(medians[stage], batch_size), **spreads(sides)}
+        for stage, sides in times.items()
     ]
-    average = [schedule_seconds({stage: pair[index] for stage, pair in medians.items()}, shares) for index in (0, 1)]
+    names = next(iter(medians.values()))
+    average = {name: schedule_seconds({stage: own[name] for stage, own in medians.items()}, shares) for name in names}
     return [*rows, {**speeds(average, batch_size), "phase": SCHEDULE}]
 
 
-def speeds(step_s: Sequence[float], batch_size: int) -> dict[str, float]:
-    """Images per second of ours and the authors', from their seconds per step, and the ratio."""
-    images_per_s = {f"{name}_images_per_s": batch_size / own for name, own in zip(NAMES, step_s, strict=True)}
-    return {**images_per_s, "ratio": step_s[1] / step_s[0]}
+def speeds(step_s: Mapping[str, float], batch_size: int) -> dict[str, float]:
+    """Images per second of every side from its seconds per step, and how many times faster ours is."""
+    row = {f"{name}_images_per_s": batch_size / own for name, own in step_s.items()}
+    row["ratio"] = step_s[AUTHORS] / step_s[OURS]
+    if KERNELS_OFF in step_s:
+        row["kernels_ratio"] = step_s[KERNELS_OFF] / step_s[OURS]
+    return row
 
 
-def spreads(pair: Sequence[Sequence[StepTime]]) -> dict[str, float]:
+def spreads(sides: Mapping[str, Sequence[StepTime]]) -> dict[str, float]:
     """Spreads of the ratio within a round and of the step times, and the share of time spent waiting for data."""
-    ratios = Spread.of(authors.step_s / ours.step_s for ours, authors in zip(*pair, strict=True))
-    row: dict[str, float] = {"ratio_p10": ratios.p10, "ratio_p90": ratios.p90, "rounds": len(pair[0])}
-    for name, times in zip(NAMES, pair, strict=True):
+    pairs = zip(sides[OURS], sides[AUTHORS], strict=True)
+    ratios = Spread.of(authors.step_s / ours.step_s for ours, authors in pairs)
+    row: dict[str, float] = {"ratio_p10": ratios.p10, "ratio_p90": ratios.p90, "rounds": len(sides[OURS])}
+    for name, times in sides.items():
         step_ms = Spread.of(1000 * time.step_s for time in times)
         row |= {f"{name}_step_ms_{part}": getattr(step_ms, part) for part in ("median", "p10", "p90")}
         row[f"{name}_data_pct"] = 100 * sum(time.data_s for time in times) / sum(time.step_s for time in times)

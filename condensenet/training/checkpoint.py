@@ -58,5 +58,5 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": device.type,
         "torch": str(torch.__version__),
-        "kernels": device.type == "cpu" and kernels.available(),
+        "kernel_lanes": kernels.lanes() if device.type == "cpu" else None,
     }

@@ -29,7 +29,7 @@ def main(library: str, folder: Path) -> None:
         return ctypes.byref((ctypes.c_void_p * len(argument))(*addresses))
 
     for name, arguments in json.loads((folder / "calls.json").read_text()):
-        getattr(kernels, name)(ctypes.c_int(THREADS), *map(as_c, arguments))
+        getattr(kernels, f"{name}_4")(ctypes.c_int(THREADS), *map(as_c, arguments))
     np.savez(folder / "after.npz", **arrays)
 
 

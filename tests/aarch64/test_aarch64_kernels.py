@@ -20,13 +20,12 @@ from condensenet.models import kernels
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the compiled kernels are not built here to compare")
 FUNCTIONS = {
-    "norm_relu",
-    "norm_relu_backward",
+    "pointwise",
+    "pointwise_backward",
     "row_statistics",
     "standardise",
     "norm_backward",
     "feature_gradient",
-    "group_products",
     "average_pool",
     "average_pool_backward",
     "conv3x3",

@@ -30,14 +30,23 @@ def test_shares_are_those_of_the_condensing_schedule(factor):
 def test_rows_by_hand():
     """Two rounds; the schedule is half a second and a half of stage 2's figures and half of stage 3's."""
     measured = {
-        2: [[StepTime(1.0, 0.5), StepTime(1.0, 0.0)], [StepTime(3.0, 0.0), StepTime(3.0, 0.0)]],
-        3: [[StepTime(0.5, 0.0), StepTime(0.5, 0.0)], [StepTime(3.0, 3.0), StepTime(3.0, 3.0)]],
+        2: {
+            "ours": [StepTime(1.0, 0.5), StepTime(1.0, 0.0)],
+            "kernels_off": [StepTime(2.0, 0.0), StepTime(2.0, 0.0)],
+            "authors": [StepTime(3.0, 0.0), StepTime(3.0, 0.0)],
+        },
+        3: {
+            "ours": [StepTime(0.5, 0.0), StepTime(0.5, 0.0)],
+            "kernels_off": [StepTime(0.5, 0.0), StepTime(0.5, 0.0)],
+            "authors": [StepTime(3.0, 3.0), StepTime(3.0, 3.0)],
+        },
     }
     rows = train_throughput.rows_of(measured, [1 / 6, 1 / 6, 1 / 6, 0.5], batch_size=6)
     assert [row["phase"] for row in rows] == ["condensing stage 2", "optimization", "schedule"]
     assert [row["ratio"] for row in rows] == pytest.approx([3, 6, 4])
     assert [row["ours_images_per_s"] for row in rows] == pytest.approx([6, 12, 8])
     assert [row["authors_images_per_s"] for row in rows] == pytest.approx([2, 2, 2])
+    assert [row["kernels_ratio"] for row in rows] == pytest.approx([2, 1, 1.25 / 0.75])
     assert rows[0]["ours_data_pct"] == pytest.approx(25)
     assert rows[1]["authors_data_pct"] == pytest.approx(100)
 

@@ -32,6 +32,14 @@ SMALL = ModelConfig(
 )
 
 
+@pytest.fixture(params=[16, 8, 4])
+def lanes(request, monkeypatch) -> int:
+    monkeypatch.setenv("CONDENSENET_LANES", str(request.param))
+    if kernels.lanes() != request.param:
+        pytest.skip(f"this CPU has no vectors of {request.param} floats")
+    return request.param
+
+
 @pytest.fixture
 def plain(monkeypatch):
     """Turns the kernels off from here on."""
@@ -95,6 +103,7 @@ def error(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("lanes")
 def test_same_step_as_layer_by_layer(change, size, condensing_stage, plain):
     """Both are compared with the layers in float64: the fused step may not be further off than the plain one."""
     config = replace(SMALL, **change)
@@ -116,6 +125,7 @@ def test_same_step_as_layer_by_layer(change, size, condensing_stage, plain):
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 8), (7, 3), (2, 2), (32, 32)])
+@pytest.mark.usefixtures("lanes")
 def test_pooling_as_torch_pools(size):
     features = torch.randn(3, 2, *size).transpose(0, 1).requires_grad_()
     gradient = torch.randn(3, 2, size[0] // 2, size[1] // 2).transpose(0, 1)
@@ -133,6 +143,7 @@ def test_an_image_too_small_to_pool_is_refused_as_by_torch():
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 18, 65), (2, 3, 5, 1030), (1, 32, 4, 7), (3, 1, 1, 2100)], ids=str)
+@pytest.mark.usefixtures("lanes")
 def test_a_1x1_convolution_and_its_gradients_by_autograd(shape):
     groups, outputs, inputs, pixels = shape
     features = 2 * groups * inputs
@@ -152,6 +163,7 @@ def test_a_1x1_convolution_and_its_gradients_by_autograd(shape):
 
 
 @pytest.mark.parametrize("part", ["conv_1x1.norm", "conv_1x1.conv", "conv_3x3.norm", "conv_3x3.conv"])
+@pytest.mark.usefixtures("lanes")
 def test_what_is_no_number_reaches_the_loss(part):
     """As layer by layer: a ReLU or a variance that took it for 0 would hide that a training diverged."""
     model = network(SMALL, 0)
@@ -160,6 +172,7 @@ def test_what_is_no_number_reaches_the_loss(part):
     assert step(model, *batch(SMALL, 4, 8, 8))["loss"].isnan()
 
 
+@pytest.mark.usefixtures("lanes")
 def test_threads_share_the_work_without_a_gap():
     before, steps = torch.get_num_threads(), []
     try:
@@ -172,6 +185,7 @@ def test_threads_share_the_work_without_a_gap():
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.usefixtures("lanes")
 def test_same_bits_in_every_run(threads):
     before = torch.get_num_threads()
     try:

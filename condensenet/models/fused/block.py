@@ -210,9 +210,7 @@ def _norm_3x3(layer: _Layer, y_KM: Tensor, eps: float) -> tuple[_Inner, Tensor]:
     return _Inner(y_KM, mean, rstd, scale, layer.shift_3x3 - mean * scale), variance
 
 
-def _backward_1x1(
-    layer: _Layer, xhat_CM: Tensor, dxhat_CM: Tensor, dy_KM: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_1x1(layer: _Layer, xhat_CM: Tensor, dxhat_CM: Tensor, dy_KM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of scale, shift and weights; that of the standardised features is added to ``dxhat_CM``."""
     of_scale_J, of_shift_J, of_weight = kernels.pointwise_backward(
         xhat_CM, *_inputs(layer), layer.weight_1x1, dy_KM, dxhat_CM

@@ -1,7 +1,8 @@
 """Compiled CPU kernels for training a dense block in float32. They are optional; PyTorch can do the same, slower.
 
-They are built with the package if there is a C compiler. The environment variable ``CONDENSENET_KERNELS=off`` disables
-them. With the same number of threads they give the same bits in every run.
+``models/fused/conditions.py`` decides when they are used. They are built with the package if there is a C compiler. The
+environment variable ``CONDENSENET_KERNELS=off`` disables them. With the same number of threads and lanes they give the
+same bits in every run.
 
 Shapes: C channels, M = N * H * W pixels of a batch, J selected channels. A planar matrix (C, M) is contiguous, one row
 per channel, image after image. A 3x3 convolution has K inputs and k outputs, all G groups together.
@@ -13,6 +14,7 @@ import ctypes
 import functools
 import math
 import os
+import platform
 from collections.abc import Sequence
 
 import torch
@@ -36,11 +38,20 @@ def _library() -> ctypes.CDLL | None:
     return compiled.load("condensenet.models.kernels._compiled")
 
 
-def lanes() -> int:
-    """How many floats the vectors of the kernels in use hold: 16 (AVX-512), 8 (AVX2) or 4; bits depend on it."""
-    library = _library()
-    assert library is not None
-    return int(library.lanes())
+def lanes() -> int | None:
+    """How many floats the kernels' vectors hold on this CPU: 16, 8 or 4; None if the kernels are not in use.
+
+    Weights trained with another number differ in their last bits. ``CONDENSENET_LANES`` asks for fewer.
+    """
+    library = _library() if available() else None
+    return None if library is None else int(library.lanes())
+
+
+def instruction_set() -> str:
+    """The instruction set behind ``lanes``."""
+    names = {16: "AVX-512", 8: "AVX2", 4: "SSE2" if platform.machine() in ("x86_64", "AMD64") else "NEON"}
+    width = lanes()
+    return "none" if width is None else names[width]
 
 
 def pointwise(x_CM: Tensor, index_J: Tensor, scale_J: Tensor, shift_J: Tensor, weight_GKR: Tensor) -> Tensor:
