@@ -21,16 +21,21 @@ endif
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-env: $(VENV)/.done ## create the environment in .venv
+env: $(VENV)/.built ## create the environment in .venv
 
 # The mark comes last, so an incomplete environment is created again.
-$(VENV)/.done: pyproject.toml constraints.txt setup.py $(wildcard condensenet/*/*/*.[ch])
+$(VENV)/.done: pyproject.toml constraints.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
 	  || { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1): Python 3.11 or 3.12 is needed (make PYTHON=python3.11 ...)"; exit 1; }
 	@echo "creating the environment in $(VENV): about 6 GB, a minute or more depending on the network"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --compile-bytecode --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# A change in the C code needs no new environment.
+$(VENV)/.built: $(VENV)/.done $(wildcard condensenet/simd/*.h condensenet/*/*/*.[ch])
+	@$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 
 demo: env ## run the whole pipeline on handwritten digits: train, convert, export, evaluate, benchmark, report

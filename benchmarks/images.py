@@ -22,8 +22,8 @@ def cifar10_jpeg(root: Path) -> PreparedData:
             if not (CIFAR_PARQUET / name).exists():
                 raise FileNotFoundError(f"{CIFAR_PARQUET / name} is missing: pass a folder of prepared images")
         from tasks.params import DataParams
-        from tasks.prepare_streams import write_streams
         from tasks.sources import parquet
+        from tasks.sources.write_streams import write_streams
 
         data = DataParams(source="parquet", path=str(CIFAR_PARQUET), train=FILES["train"], test=FILES["test"])
         source = parquet.read(data)

@@ -12,8 +12,8 @@ from tasks import params as parameters
 from tasks.console import say
 from tasks.errors import UserError, one_line, run_main
 from tasks.params import Params
-from tasks.prepare_streams import write_streams
 from tasks.sources.base import Source, check_not_empty, hold_out
+from tasks.sources.write_streams import write_streams
 
 
 def main() -> None:

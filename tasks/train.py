@@ -22,7 +22,7 @@ from tasks import locks, outputs, paths, tracking, train_worker
 from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.locks import owned
-from tasks.outputs import write_json, write_text
+from tasks.outputs import read_json, write_json, write_text
 from tasks.params import Params, Setting, stage_arguments
 from tasks.train_progress import ProgressRecorder
 from tasks.train_stopping import Stopper
@@ -65,6 +65,7 @@ def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper
         recorder = ProgressRecorder(folder, params, setting)
         with stopper.training(folder) if stopper else nullcontext():
             _on_ray(folder, params, setting, recorder, stopper)
+        tracking.add_environment(folder, recorder.run, read_json(folder / train_worker.ENVIRONMENT))
         metrics = summary(recorder.rows, params, setting, manifest)
         out = params.paths.setting("train", setting.name)
         _write_outputs(folder, out, metrics)

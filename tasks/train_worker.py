@@ -25,7 +25,7 @@ from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
 from condensenet.file_locks import try_lock
 from condensenet.files import is_permanent_write_error
 from tasks import paths
-from tasks.outputs import write_csv, write_text
+from tasks.outputs import write_csv, write_json, write_text
 
 if TYPE_CHECKING:
     from condensenet.training import EpochResult
@@ -37,6 +37,7 @@ RESERVE = "reserve"  # space for the error message on a full disk
 RESERVE_BYTES = 16384
 STOP = "stop"  # the stage asks rank 0 to save and end
 PAUSED = "paused.txt"  # it did: names the step
+ENVIRONMENT = "environment.json"  # on which the last bits of the weights depend
 LOCK = "lock"  # held by the rank 0 that trains
 LOCK_WAIT_S = 120.0  # for the rank 0 of a killed stage to end
 
@@ -84,15 +85,16 @@ def _train(job: Job, rank: int) -> None:
     from condensenet.data import PreparedData
     from condensenet.models.condensenet import CondenseNet
     from condensenet.models.storage import save_model
-    from condensenet.training import fit
+    from condensenet.training import checkpoint, fit
 
     torch.set_num_threads(job.threads)
     torch.backends.cudnn.benchmark = job.use_gpu  # every step has the same shapes: cuDNN tries its kernels once
+    device = torch.device("cuda" if job.use_gpu else "cpu")
     if rank == 0:
         _log_to(job.folder / MESSAGES)
+        write_json(job.folder / ENVIRONMENT, checkpoint.environment(device))
     torch.manual_seed(job.train.seed)
     model = CondenseNet(job.model)
-    device = "cuda" if job.use_gpu else "cpu"
     history: list[EpochResult] = []
     checkpoints, stop = job.folder / CHECKPOINTS, str(job.folder / STOP)
     for epoch in fit(

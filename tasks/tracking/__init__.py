@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # importing them imports torch, which uploading does not need
     from tasks.params import Params, Setting
 
 __all__ = [
+    "add_environment",
     "dvc_tags",
     "final_metrics",
     "learn_run_id",
@@ -81,6 +82,12 @@ def learn_run_id(training: Path, run: dict[str, Any]) -> bool:
         if run["mlflow_run_id"] is not None:
             _write_run(training, run)
     return run["mlflow_run_id"] is not None
+
+
+def add_environment(training: Path, run: dict[str, Any], environment: Mapping[str, Any]) -> None:
+    """Complete ``run`` and its file by what the last bits of the weights depend on (``checkpoint.environment``)."""
+    run["environment"] = dict(environment)
+    _write_run(training, run)
 
 
 def _write_run(training: Path, run: Mapping[str, Any]) -> None:

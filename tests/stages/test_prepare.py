@@ -21,8 +21,8 @@ from tasks import params as parameters
 from tasks import prepare
 from tasks.errors import UserError, run_main
 from tasks.params import BenchmarkParams, DataParams, EvaluateParams, ExportParams, Params, RayParams, Setting
-from tasks.prepare_streams import RAW_MAX_SIZE
 from tasks.sources.base import hold_out
+from tasks.sources.write_streams import RAW_MAX_SIZE
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
 CLASSES = len(made.CLASSES)

@@ -20,7 +20,7 @@ import yaml
 from training_example import AUGMENT, MODEL, TRAIN, write_stripes
 
 from condensenet.models.storage import load_model
-from condensenet.training import fingerprint
+from condensenet.training import checkpoint, fingerprint
 from condensenet.training.fingerprint import training_code
 from tasks import paths, train, train_worker
 from tasks.errors import UserError
@@ -139,11 +139,13 @@ def test_lost_workers_leave_a_training_that_goes_on_under_its_identity(params, s
     with pytest.raises(UserError, match=r"training g2-c4 failed: a worker was lost; run it again to resume"):
         run(params, setting)
     (folder,) = in_progress()
-    identity = (folder / paths.RUN).read_text()
+    identity = json.loads((folder / paths.RUN).read_text())
     ray.fails = None
     capsys.readouterr()
     out = run(params, setting)
-    assert (out / paths.RUN).read_text() == identity
+    finished = json.loads((out / paths.RUN).read_text())
+    assert finished.pop("environment") == checkpoint.environment(torch.device("cpu"))
+    assert finished == identity
     said = capsys.readouterr().out
     assert "resumed after step 20" in said
     assert "g2-c4: epoch 4 of 4" not in said  # said before
