@@ -97,6 +97,13 @@ typedef struct {
 /* The gradient of rows [r, r + C) of the inputs at STRETCH pixels of a panel, through the ReLU, into dx. */
 INLINE void input_gradient(const int C, const pointwise_shape *s, long first, long r, long m, long p, long count,
                            const float *w, float *dx, const pointwise_room *room) {
+    UNROLL for (int c = 0; c < C; c++) { /* the next tile's rows: nothing fetches them by itself */
+        const long at = s->index[first + (r + C + c < s->inputs ? r + C + c : r + c)] * s->M + m + p;
+        UNROLL for (int q = 0; q < 3; q++) {
+            __builtin_prefetch(s->x + at + q * LANES);
+            __builtin_prefetch(dx + at + q * LANES, 1);
+        }
+    }
     vec sum[24];
     multiply(C, 3, s->outputs, w + r, s->inputs, room->dy + p, PANEL, sum);
     UNROLL for (int c = 0; c < C; c++) {
