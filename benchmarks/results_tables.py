@@ -35,12 +35,14 @@ def throughput(results: Results) -> str:
         results,
         "train_throughput",
         ("Device", text("device")),
+        ("Vectors", instruction_set),
         ("Model", text("model")),
         ("Recipe", recipe),
         ("Phase", text("phase")),
         ("Ours, images/s", lambda row: number(row["ours_images_per_s"])),
         ("Authors' algorithm, images/s", lambda row: number(row["authors_images_per_s"])),
         ("Ratio (p10 to p90)", spread("ratio", "{:.2f}")),
+        ("Ours over ours without kernels", formatted("kernels_ratio", "{:.2f}")),
     )
 
 
@@ -113,6 +115,10 @@ def training_facts(rows: Sequence[Row]) -> list[str]:
     facts += [f"{row['rounds']} rounds"] if "rounds" in row else []
     facts += [f"images {row['data']}, {row['test_images']:,} of them for testing"] if "data" in row else []
     return facts
+
+
+def instruction_set(row: Row) -> str:
+    return row.get("instruction_set") or "–"
 
 
 def recipe(row: Row) -> str:

@@ -1,6 +1,6 @@
 """Images per second of our training and of the authors' (benchmarks/authors_training.py), alternating in one process.
 
-On a CPU our training also takes turns with its compiled kernels off; CONDENSENET_LANES=8 or 4 measures narrower ones.
+On a CPU our training also takes turns with its compiled kernels off, and ``--instruction-set`` limits what all sides use.
 
     python benchmarks/train_throughput.py --json FILE          every condensing stage; about 3 minutes on two cores
     python benchmarks/train_throughput.py --quick              under 50 seconds on two cores
@@ -24,7 +24,9 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import STARTED
+from benchmarks import STARTED, instruction_sets
+
+instruction_sets.limit(sys.argv)
 
 # isort: split
 
@@ -87,6 +89,11 @@ def arguments() -> Namespace:
     add("--fast", action="store_true", help="our training in bf16, as in the fast recipe")
     add("--compile", choices=modes, default="none", help="torch.compile mode of our training (default: %(default)s)")
     add("--cuda-graph", action="store_true", help="our passes as one CUDA graph (train.cuda_graph)")
+    add(
+        instruction_sets.OPTION,
+        choices=sorted(instruction_sets.LIMITS),
+        help="of a lesser CPU (default: all there are)",
+    )
     add("--data", type=Path, help="a folder of prepared images (default: random images)")
     add("--images", type=int, default=50_000, help="random images to generate (default: %(default)s)")
     add("--image-size", type=int, default=32, help="of random images (default: %(default)s)")
@@ -127,12 +134,17 @@ def details(options: Namespace, precision: str, device: torch.device) -> dict[st
         "compile": options.compile,
         "cuda_graph": options.cuda_graph,
         "kernels": device.type == "cpu" and kernels.available(),
-        "kernel_lanes": kernels.lanes() if device.type == "cpu" else None,
+        "instruction_set": used_instructions(options.instruction_set) if device.type == "cpu" else None,
         "threads": options.threads,
         "authors_workers": options.workers,
         "torch": torch.__version__,
         "quick": options.quick,
     }
+
+
+def used_instructions(limit: str | None) -> str:
+    """Those of our kernels; the other libraries have at least as many."""
+    return f"{kernels.instruction_set()}{', limited to them' if limit else ''}"
 
 
 def stage_shares(config: ModelConfig) -> list[float]:

@@ -29,12 +29,16 @@ def test_throughput_by_hand():
         "ours_images_per_s": 1234.5,
         "authors_images_per_s": 20.04,
         "ratio": 61.6,
+        "kernels_ratio": 1.5,
+        "instruction_set": "AVX2",
         "torch": "2.0",
     }
     text = results_tables.throughput({"train_throughput-cpu": [row]})
     assert text.splitlines()[-1] == "train_throughput-cpu.json: a CPU; PyTorch 2.0; batch 64."
     (line,) = markdown_tables.rows(text)
-    assert {"a CPU", "condensenet-86", "fp32, compile none", "schedule", "1,234", "20", "61.60"} <= set(line.values())
+    assert {"a CPU", "condensenet-86", "fp32, compile none", "schedule", "1,234", "20", "61.60", "1.50", "AVX2"} <= set(
+        line.values()
+    )
     assert NOT_MEASURED in results_tables.throughput({"ray_overhead": [row]})
 
 
