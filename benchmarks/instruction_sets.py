@@ -1,6 +1,7 @@
 """Measuring what a CPU with narrower vectors would do, on one with wider ones.
 
-The limits are the libraries' own environment variables, read when they are loaded. What else differs between CPUs, such as clock and caches, stays as it is.
+The limits are the libraries' own environment variables, read when they are loaded. What else differs between CPUs, such
+as clock and caches, stays as it is.
 """
 
 from __future__ import annotations

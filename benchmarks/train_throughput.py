@@ -1,6 +1,7 @@
 """Images per second of our training and of the authors' (benchmarks/authors_training.py), alternating in one process.
 
-On a CPU our training also takes turns with its compiled kernels off, and ``--instruction-set`` limits what all sides use.
+On a CPU our training also takes turns with its compiled kernels off, and ``--instruction-set`` limits
+what all sides use.
 
     python benchmarks/train_throughput.py --json FILE          every condensing stage; about 3 minutes on two cores
     python benchmarks/train_throughput.py --quick              under 50 seconds on two cores
@@ -24,14 +25,13 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import STARTED, instruction_sets
-
-instruction_sets.limit(sys.argv)
+from benchmarks import STARTED
 
 # isort: split
 
 import torch
 
+from benchmarks import instruction_sets
 from benchmarks.reporting import Spread, chosen_device, device_name, parser, start, table, write_rows
 from benchmarks.side_by_side import (
     AuthorsTraining,
@@ -61,6 +61,7 @@ QUICK_S = 36.0  # from the start of this script to its last round; the rest of t
 
 def main() -> None:
     options = arguments()
+    instruction_sets.limit(options.instruction_set)
     device = chosen_device(options.device)
     rows = run(options, device)
     print(f"{rows[0]['model']}, batch {options.batch}, {device_name(device)}, PyTorch {torch.__version__}")
@@ -89,11 +90,7 @@ def arguments() -> Namespace:
     add("--fast", action="store_true", help="our training in bf16, as in the fast recipe")
     add("--compile", choices=modes, default="none", help="torch.compile mode of our training (default: %(default)s)")
     add("--cuda-graph", action="store_true", help="our passes as one CUDA graph (train.cuda_graph)")
-    add(
-        instruction_sets.OPTION,
-        choices=sorted(instruction_sets.LIMITS),
-        help="of a lesser CPU (default: all there are)",
-    )
+    add("--instruction-set", choices=sorted(instruction_sets.LIMITS), help="of a lesser CPU (default: this one's)")
     add("--data", type=Path, help="a folder of prepared images (default: random images)")
     add("--images", type=int, default=50_000, help="random images to generate (default: %(default)s)")
     add("--image-size", type=int, default=32, help="of random images (default: %(default)s)")
