@@ -6,16 +6,29 @@ import ctypes
 import hashlib
 import importlib.util
 import logging
+import os
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 
+LANES = "CONDENSENET_LANES"  # in the environment: at most so many floats in a vector
+
+
+def check_lanes() -> None:
+    """Raise ``ValueError`` unless ``CONDENSENET_LANES`` is empty or a number of floats that a vector can have."""
+    value = os.environ.get(LANES, "")
+    if value not in ("", "4", "8", "16"):
+        raise ValueError(f"{LANES}={value} is not allowed: 16, 8 or 4")
+
+
 def load(module: str) -> ctypes.CDLL | None:
     """The shared library ``module``, such as "condensenet.models.kernels._compiled"; None if there is none to use.
 
-    A library that was built but cannot be used is named in a warning.
+    A library that was built but cannot be used is named in a warning. Raises ``ValueError`` if ``CONDENSENET_LANES``
+    has a value that is not allowed.
     """
+    check_lanes()
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         return None
@@ -28,7 +41,7 @@ def load(module: str) -> ctypes.CDLL | None:
         log.warning("%s is not part of this package and is not used: reinstall the package", module)
         return None
     library.source_digest.restype = ctypes.c_char_p
-    sources = sorted(Path(spec.origin).parent.glob("*.[ch]"))  # a wheel contains none
+    sources = sorted(Path(spec.origin).parent.glob("*.[ch]"))  # there may be none beside it
     sources += sorted((Path(__file__).parent / "simd").glob("*.h"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     if sources and digest != library.source_digest().decode():

@@ -8,7 +8,7 @@
 /* 16, 8 or 4; CONDENSENET_LANES in the environment asks for fewer, as tests do. */
 static inline int widest_lanes(void) {
     const char *most = getenv("CONDENSENET_LANES");
-    const int lanes = most ? atoi(most) : 16;
+    const int asked = most ? atoi(most) : 0, lanes = asked > 0 ? asked : 16;
     (void)lanes;
 #if defined(__x86_64__)
     __builtin_cpu_init();

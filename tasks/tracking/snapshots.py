@@ -60,11 +60,15 @@ def put(snapshot: Snapshot, artifacts: Sequence[tuple[Path, str]] = (), onnx_mod
     """
     draft = root() / f"{DRAFT}{uuid.uuid4().hex}"
     draft.mkdir(parents=True)
-    for source, target in artifacts:
-        _copy(source, draft / ARTIFACTS / target / source.name)
-    if onnx_model is not None:
-        _copy(onnx_model, draft / ONNX / paths.ONNX)
-    write_atomically(draft / SNAPSHOT, json.dumps(dataclasses.asdict(snapshot), indent=1).encode())
+    try:
+        for source, target in artifacts:
+            _copy(source, draft / ARTIFACTS / target / source.name)
+        if onnx_model is not None:
+            _copy(onnx_model, draft / ONNX / paths.ONNX)
+        write_atomically(draft / SNAPSHOT, json.dumps(dataclasses.asdict(snapshot), indent=1).encode())
+    except OSError:
+        shutil.rmtree(draft, ignore_errors=True)  # a full disk needs the room
+        raise
     unique = draft.name.removeprefix(DRAFT)
     return draft.rename(root() / f"{snapshot.time_ms:013d}-{snapshot.run['execution_id']}-{snapshot.stage}-{unique}")
 

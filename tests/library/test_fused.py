@@ -40,6 +40,27 @@ def lanes(request, monkeypatch) -> int:
     return request.param
 
 
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "12", "8x"])
+def test_lanes_that_no_cpu_has_are_refused(value, monkeypatch):
+    monkeypatch.setenv("CONDENSENET_LANES", value)
+    with pytest.raises(ValueError, match=f"CONDENSENET_LANES={value} is not allowed: 16, 8 or 4"):
+        kernels.lanes()
+
+
+def test_no_lanes_asked_for_are_the_widest(monkeypatch):
+    monkeypatch.delenv("CONDENSENET_LANES", raising=False)
+    widest = kernels.lanes()
+    for value in ("", "16"):
+        monkeypatch.setenv("CONDENSENET_LANES", value)
+        assert kernels.lanes() == widest
+
+
+def test_kernels_turned_off_after_the_way_there_finish_the_way_back(plain):
+    loss = network(SMALL, 1)(batch(SMALL, 2, 8, 8)[0]).sum()
+    plain()
+    loss.backward()
+
+
 @pytest.fixture
 def plain(monkeypatch):
     """Turns the kernels off from here on."""

@@ -257,6 +257,15 @@ def test_an_upload_killed_at_any_point_is_repeated_without_a_trace(
     assert {metric.key: metric.value for metric in model.metrics} == found.data.metrics
 
 
+def test_a_snapshot_that_cannot_be_written_leaves_no_draft(workspace: Path) -> None:
+    run = start()
+    write(Path("evaluation.txt"), "ok")
+    before = set(snapshots.root().iterdir())
+    with pytest.raises(OSError, match="missing"):
+        tracking.record(run, "evaluate", artifacts=[(Path("evaluation.txt"), ""), (Path("missing.txt"), "")])
+    assert set(snapshots.root().iterdir()) == before
+
+
 def test_what_killed_processes_left_behind_is_removed(workspace: Path, client) -> None:
     start()
     draft = snapshots.root() / f"{snapshots.DRAFT}0"

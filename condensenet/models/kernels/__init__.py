@@ -43,8 +43,13 @@ def lanes() -> int | None:
 
     Weights trained with another number differ in their last bits. ``CONDENSENET_LANES`` asks for fewer.
     """
-    library = _library() if available() else None
-    return None if library is None else int(library.lanes())
+    compiled.check_lanes()
+    return _lanes_of(_library()) if available() else None
+
+
+def _lanes_of(library: ctypes.CDLL | None) -> int:
+    assert library is not None
+    return int(library.lanes())
 
 
 def instruction_set() -> str:
@@ -192,7 +197,8 @@ def conv3x3_backward(
 
 
 def _call(name: str, *arguments: object) -> None:
-    function = getattr(_library(), f"{name}_{lanes()}")
+    library = _library()
+    function = getattr(library, f"{name}_{_lanes_of(library)}")
     function(ctypes.c_int(torch.get_num_threads()), *(_as_c(argument) for argument in arguments))
 
 
