@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,10 @@ from condensenet.deploy.onnx_file import INPUT, OUTPUT
 
 
 def lower_network(network: Network, size: Size, variants: Variants, opset: int) -> Any:
-    """The ``ModelProto``: images (N, C, H, W) to logits (N, classes), N free. A variant may raise ``opset``."""
+    """The ``ModelProto``: images (N, C, H, W) to logits (N, classes), N free. A variant may raise ``opset``.
+
+    If every dense layer reads all features ("dense_normed"), the classifier does too, and the graph has no ``Gather``.
+    """
     graph = Graph(opset)
     x = lower_stem(graph, INPUT, network.stem)
     for number, block in enumerate(network.blocks):
@@ -25,7 +29,8 @@ def lower_network(network: Network, size: Size, variants: Variants, opset: int) 
         if block.shrink is not None:
             op = PointwiseOp(conv=block.shrink, pools=block.pools)
             x = pointwise.VARIANTS[variants[transition_name(number)]](graph, x, op)
-    lower_classifier(graph, x, network)
+    reads_all = all(variant.startswith("dense_normed") for name, variant in variants.items() if "," in name)
+    lower_classifier(graph, x, with_full_classifier(network) if reads_all else network)
     return graph.model({INPUT: ("batch", network.in_channels, *size)}, {OUTPUT: ("batch", len(network.bias))})
 
 
@@ -48,6 +53,13 @@ def lower_stem(graph: Graph, x: str, stem: Stem) -> str:
     weight, bias = fold_after(weight, np.zeros(len(weight)), stem.scale, stem.shift)
     x = graph.node("Relu", graph.node("Conv", x, graph.constant(weight), graph.constant(bias), **attributes))
     return graph.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+
+
+def with_full_classifier(network: Network) -> Network:
+    """``network`` with a classifier that reads all features, with weight 0 where it did not: no gather."""
+    weight = np.zeros((len(network.weight), len(network.scale)))
+    weight[:, network.index] = network.weight
+    return replace(network, index=np.arange(len(network.scale)), weight=weight)
 
 
 def lower_classifier(graph: Graph, x: str, network: Network) -> None:

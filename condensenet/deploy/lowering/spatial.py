@@ -28,6 +28,11 @@ def merged(graph: Graph, x: str, conv: Spatial, size: Size) -> str:
     return _conv(graph, x, merge_groups(conv.weight, conv.groups, merged_groups), conv.groups // merged_groups)
 
 
+def dense(graph: Graph, x: str, conv: Spatial, size: Size) -> str:
+    """All groups merged into one dense convolution."""
+    return _conv(graph, x, merge_groups(conv.weight, conv.groups, conv.groups), 1)
+
+
 def transposed(graph: Graph, x: str, conv: Spatial, size: Size) -> str:
     """A transposed convolution with each kernel rotated by 180 degrees, y[o, p + d] += W[o, i, -d] x[i, p].
 
@@ -52,12 +57,21 @@ def columns(graph: Graph, x: str, conv: Spatial, size: Size) -> str:
     return graph.node("Col2Im", x, image, kernel, pads=[1, 1, 1, 1])
 
 
-VARIANTS: dict[str, Variant] = {"plain": plain, "merged": merged, "transposed": transposed, "columns": columns}
+VARIANTS: dict[str, Variant] = {
+    "plain": plain,
+    "merged": merged,
+    "dense": dense,
+    "transposed": transposed,
+    "columns": columns,
+}
 
 
 def valid_variants(conv: Spatial) -> list[str]:
     """The variants that compute ``conv`` exactly and may be worth it."""
-    return [name for name in VARIANTS if name != "merged" or groups_to_merge(conv) is not None]
+    count = groups_to_merge(conv)
+    narrow = conv.groups > 1 and len(conv.weight) <= BLOCK
+    possible = {"merged": count is not None, "dense": narrow and count != conv.groups}
+    return [name for name in VARIANTS if possible.get(name, True)]
 
 
 def groups_to_merge(conv: Spatial) -> int | None:
