@@ -23,6 +23,7 @@ from benchmarks.results_markdown import (
     table,
     text,
 )
+from benchmarks.results_runtimes import runtimes
 from condensenet import CondenseNet, Cost, ModelConfig, count_cost, presets
 from tasks import paths
 from tasks.report.published import PublishedModel, read_published
@@ -230,6 +231,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "ray-overhead": ray_overhead,
     "presets-speed": presets_speed,
     "latency": latency,
+    "runtimes": runtimes,
     "fidelity": fidelity,
     "cifar": cifar,
 }

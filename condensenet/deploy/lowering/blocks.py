@@ -58,8 +58,8 @@ def in_place(graph: Graph, x: str, block: BlockOp) -> str:
     """All features are allocated at the start; TensorScatter (opset 24) writes each layer's new ones.
 
     ONNX Runtime updates the buffer in place, since nothing reads the earlier state again. The buffer is made by
-    repeating the first feature, the cheapest way to get a larger tensor. A "dense" 1x1 convolution becomes "gathered",
-    because the buffer has more channels than it reads.
+    repeating the first feature, the cheapest way to get a larger tensor. A dense 1x1 convolution becomes one that
+    gathers, because the buffer has more channels than it reads.
     """
     graph.raise_opset(SCATTER_OPSET)
     widths = block.widths
@@ -67,9 +67,15 @@ def in_place(graph: Graph, x: str, block: BlockOp) -> str:
     offsets = _by_image(graph, x, widths[:-1])
     x = graph.node("Gather", x, graph.constant(buffer), axis=1)
     for layer, variant, offset in zip(block.layers, block.variants, offsets, strict=True):
-        new = lower_layer(graph, x, layer, variant.replace("dense", "gathered"), block.size)
+        new = lower_layer(graph, x, layer, _reading_a_part(variant), block.size)
         x = graph.node("TensorScatter", x, new, offset, axis=1)
     return average_pool(graph, x) if block.pools else x
+
+
+def _reading_a_part(variant: str) -> str:
+    variant_1x1, variant_3x3 = variant.split()
+    gathering = {"dense": "gathered", "dense_normed": "normed"}
+    return f"{gathering.get(variant_1x1, variant_1x1)} {variant_3x3}"
 
 
 def _by_image(graph: Graph, x: str, values: list[int]) -> list[str]:
