@@ -94,6 +94,29 @@ def test_features_that_hardly_pass_the_last_relu_lose_no_digits(tmp_path: Path) 
     compare_onnx(model, path, [images(SMALL, 2, (64, 64))])
 
 
+@pytest.mark.parametrize("runtime", ["openvino", "litert", "mnn", "ncnn"])
+def test_plans_for_other_runtimes_compute_the_same(tmp_path: Path, runtime: str) -> None:
+    model = condensed(SMALL)
+    grouped = convert(model)
+    path = lower(grouped, tmp_path / "model.onnx", 12, plan=portable_plan(grouped, 12, runtime=runtime))
+    compare_onnx(model, path, [images(SMALL, 2, (12, 12))])
+    kinds = {node.op_type for node in onnx.load(path).graph.node}
+    assert kinds.isdisjoint({"Max", "Min", "ConvTranspose", "Transpose"})
+
+
+def test_ncnn_gets_no_gather_and_the_others_get_wide_layers_in_groups(tmp_path: Path) -> None:
+    """The 1x1 convolutions have 32, 64 and 128 outputs: up to 64 they are dense."""
+    config = ModelConfig(**{**SMALL.__dict__, "block_depths": (1, 1, 1), "growth_rates": (8, 16, 32)})
+    grouped = convert(condensed(config))
+    plans = {runtime: portable_plan(grouped, 12, runtime=runtime) for runtime in ("openvino", "ncnn")}
+    variants = [plans["openvino"].variants[f"block {block}, layer 1"] for block in (1, 2, 3)]
+    assert variants == ["dense_normed dense", "dense_normed merged", "normed plain"]
+    path = lower(grouped, tmp_path / "model.onnx", 12, plan=plans["ncnn"])
+    assert "Gather" not in {node.op_type for node in onnx.load(path).graph.node}
+    with pytest.raises(ValueError, match=r"runtime='tensorrt' is not allowed: onnxruntime, openvino, .*ncnn"):
+        portable_plan(grouped, 12, runtime="tensorrt")
+
+
 @pytest.mark.parametrize(("stem", "smallest"), [("cifar", 2), ("imagenet", 3), ("densenet", 5)])
 def test_images_of_which_a_pooling_leaves_nothing_are_refused(stem: Stem, smallest: int, tmp_path: Path) -> None:
     model = condensed(ModelConfig(**{**SMALL.__dict__, "stem": stem}))
