@@ -38,6 +38,6 @@ def _facts(rows: Sequence[Row]) -> list[str]:
     return [
         row["device"],
         row["instruction_set"],
-        f"{row['rounds']} rounds",
+        f"{row['rounds']} rounds, {'processor' if row['clock'] == 'cpu' else 'wall'} time",
         f"batch 1, 224x224, {threads} thread{'s' * (threads > 1)}",
     ]

@@ -1,7 +1,7 @@
 """Inference latency of CondenseNet-74 and MobileNetV1 in several runtimes, in turns.
 
-    python benchmarks/runtimes.py --prepare            make the environments (17 GB) and convert the files: 20 minutes
-    python benchmarks/runtimes.py --json FILE          about 3 minutes when all that is prepared
+    python benchmarks/runtimes.py --prepare            make the environments (several GB) and convert the files
+    python benchmarks/runtimes.py --json FILE          time them, best when all is prepared
     python benchmarks/runtimes.py --quick              ONNX Runtime alone
 
 An extra: the project needs none of these runtimes but ONNX Runtime. Each of the others is installed into an environment
@@ -75,7 +75,7 @@ def main() -> None:
     rows = [{"runtime": name, "note": note} for name, note in notes.items()]
     try:
         if not options.prepare:
-            times = in_rounds(started, files, options.rounds)
+            times = in_rounds(started, files, options.rounds, options.clock)
             rows = rows_of(started, files, times, options.threads) + rows
     finally:
         for runtime in started.values():
@@ -86,8 +86,9 @@ def main() -> None:
         return
     machine = hardware()
     device = f"{machine['cpu']}, {machine['cores']} cores"
-    rows = [{**row, "device": device, "instruction_set": instruction_set(), "rounds": options.rounds} for row in rows]
-    print(f"{device}, {instruction_set()}; {options.rounds} rounds")
+    facts = {"device": device, "instruction_set": instruction_set(), "rounds": options.rounds, "clock": options.clock}
+    rows = [{**row, **facts} for row in rows]
+    print(f"{device}, {instruction_set()}; {options.rounds} rounds, {options.clock} time")
     print(table(rows, COLUMNS))
     write_rows(options.json, rows)
 
@@ -100,11 +101,14 @@ def arguments() -> Namespace:
     options.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="default: all")
     options.add_argument("--threads", type=int, default=1, help="default: %(default)s")
     options.add_argument("--rounds", type=int, default=MIN_RUNS, help="default: %(default)s")
+    options.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a machine with other work")
     options.add_argument("--prepare", action="store_true", help="install and convert only, time nothing")
     parsed = options.parse_args()
     for name in ("threads", "rounds"):
         if getattr(parsed, name) < 1:
             raise ValueError(f"--{name} {getattr(parsed, name)} is not allowed: at least 1")
+    if parsed.clock == "cpu" and parsed.threads > 1:
+        raise ValueError("--clock cpu is not allowed with several threads: it would add up their times")
     others = [] if parsed.quick else [name for name in parsed.runtimes if name != REFERENCE]
     parsed.runtimes, parsed.folder = [REFERENCE, *others], parsed.folder.resolve()
     return parsed
@@ -237,7 +241,9 @@ def why_not(answer: Mapping[str, Any]) -> str | None:
     return None if difference <= TOLERANCE else f"computes something else: off by {difference:.2g} of the largest logit"
 
 
-def in_rounds(started: Mapping[str, Started], files: Sequence[File], rounds: int) -> dict[str, dict[Path, np.ndarray]]:
+def in_rounds(
+    started: Mapping[str, Started], files: Sequence[File], rounds: int, clock: str
+) -> dict[str, dict[Path, np.ndarray]]:
     """By runtime and file, (rounds, 2): milliseconds of MobileNetV1 and of the file right after it."""
     yardstick = str(files[0].path)
     times: dict[str, dict[Path, list[list[float]]]] = {
@@ -245,9 +251,9 @@ def in_rounds(started: Mapping[str, Started], files: Sequence[File], rounds: int
     }
     for _ in range(rounds):
         for name, runtime in started.items():
-            runtime.worker.ask(time=[yardstick] * 2)  # untimed: other runtimes had the caches
+            runtime.worker.ask(time=[yardstick] * 2, clock=clock)  # untimed: other runtimes had the caches
             for path, pairs in times[name].items():
-                pairs.append(runtime.worker.ask(time=[yardstick, str(path)])["ms"])
+                pairs.append(runtime.worker.ask(time=[yardstick, str(path)], clock=clock)["ms"])
     return {name: {path: np.array(pairs) for path, pairs in own.items()} for name, own in times.items()}
 
 

@@ -77,14 +77,14 @@ class TestRows:
             "ratio_to_onnxruntime_p10": 6.9,
             "ratio_to_onnxruntime_p90": 7.2,
         }
-        facts = {"device": "a CPU", "instruction_set": "AVX2", "rounds": 50, "repetitions": 1}
+        facts = {"device": "a CPU", "instruction_set": "AVX2", "rounds": 50, "clock": "cpu"}
         rows = [{**timed, **facts}, {"runtime": "ncnn", "note": "does not install: no wheel", **facts}]
         text = results_runtimes.runtimes({"runtimes": rows})
         first, second = markdown_tables.rows(text)
         assert first["Median, ms (p10 to p90)"] == "46.0 (45.0 to 48.0)"
         assert first["Ratio to MobileNetV1 there"] == "2.70 (2.60 to 2.80)"
         assert second["Median, ms (p10 to p90)"] == "does not install: no wheel"
-        assert "a CPU; AVX2; 50 rounds" in text
+        assert "a CPU; AVX2; 50 rounds, processor time" in text
 
 
 class TestEnvironments:
@@ -134,13 +134,13 @@ def test_a_real_worker_loads_compares_and_times(tmp_path, worker):
     request = {"load": str(path), "image": str(tmp_path / "image.npy")}
     assert worker.ask(**request, expected=str(tmp_path / "same.npy"))["difference"] == 0
     assert worker.ask(**request, expected=str(tmp_path / "twice.npy"))["difference"] == pytest.approx(0.5)
-    assert all(ms > 0 for ms in worker.ask(time=[str(path)] * 2)["ms"])
+    assert all(ms > 0 for ms in worker.ask(time=[str(path)] * 2, clock="wall")["ms"])
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     answer = worker.ask(**{**request, "load": str(tmp_path / "junk.onnx")}, expected=str(tmp_path / "same.npy"))
     assert "cannot be loaded by ONNX Runtime" in answer["error"]
     worker.process.kill()
     with pytest.raises(Unavailable, match="its process ended with status -9"):
-        worker.ask(time=[str(path)])
+        worker.ask(time=[str(path)], clock="cpu")
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_every_form_of_a_tiny_network_computes_the_same_in_pytorch(tmp_path, mon
         with torch.inference_mode():
             actual = runtime_worker.onnx_module(file.path)(torch.from_numpy(image)).numpy()
         np.testing.assert_allclose(actual, expected, atol=1e-5 * abs(expected).max())
-    assert runtimes.in_rounds({}, files, 3) == {}
+    assert runtimes.in_rounds({}, files, 3, "wall") == {}
 
 
 @pytest.mark.parametrize("given", [["--threads", "0"], ["--rounds", "0"]])

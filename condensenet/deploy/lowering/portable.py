@@ -1,6 +1,7 @@
 """The portable plan: fixed rules that need no measurement and give the same plan on every machine.
 
-The rules depend on the runtime that is to read the file. They were measured in ``benchmarks/runtimes.py``.
+The rules depend on the runtime that is to read the file. docs/LOG.md says what they rest on; ``benchmarks/runtimes.py``
+compares them.
 """
 
 from __future__ import annotations
