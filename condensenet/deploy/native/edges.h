@@ -1,7 +1,7 @@
 /* Part of kernels.h: the input of a block and its outputs. */
 
 /* Copies whole vectors, also past the end of a row: values there are never used. */
-static void NAME(take_rows)(const geometry *g, int channels, int part, int parts, const float *image, float *features,
+static void take_rows(const geometry *g, int channels, int part, int parts, const float *image, float *features,
                             int from, int to) {
     for (int c = channels * part / parts; c < channels * (part + 1) / parts; c++)
         for (int h = from; h < to; h++) {
@@ -13,7 +13,7 @@ static void NAME(take_rows)(const geometry *g, int channels, int part, int parts
         }
 }
 
-static void NAME(give_all)(const geometry *g, int first, int last, const float *features, float *out) {
+static void give_all(const geometry *g, int first, int last, const float *features, float *out) {
     for (int c = first; c < last; c++)
         for (int h = 0; h < g->H; h++)
             memcpy(out + ((long)c * g->H + h) * g->W, features + c * g->feature_plane + (long)h * g->pitch,
@@ -21,7 +21,7 @@ static void NAME(give_all)(const geometry *g, int first, int last, const float *
 }
 
 /* Rows [from, to) of the 2x2 means; an odd last row or column is dropped. */
-static void NAME(give_average)(const geometry *g, int first, int last, const float *features, float *out, int from,
+static void give_average(const geometry *g, int first, int last, const float *features, float *out, int from,
                                int to) {
     const int height = g->H / 2, width = g->W / 2;
     mask even, odd;
@@ -42,7 +42,7 @@ static void NAME(give_average)(const geometry *g, int first, int last, const flo
 }
 
 /* The mean over all pixels of relu(scale * x + shift). */
-static void NAME(give_mean)(const geometry *g, const dense_block *b, int first, int last, const float *features,
+static void give_mean(const geometry *g, const dense_block *b, int first, int last, const float *features,
                             float *out) {
     for (int c = first; c < last; c++) {
         const float *x = features + c * g->feature_plane;
@@ -62,10 +62,10 @@ static void NAME(give_mean)(const geometry *g, const dense_block *b, int first, 
 }
 
 /* The output of the block, as far as rows [from, to) of the features allow. */
-static void NAME(give)(const geometry *g, const dense_block *b, int part, int parts, const float *features, float *out,
+static void give(const geometry *g, const dense_block *b, int part, int parts, const float *features, float *out,
                        int from, int to) {
     const int first = b->features * part / parts, last = b->features * (part + 1) / parts;
-    if (b->pool == POOL_AVERAGE) NAME(give_average)(g, first, last, features, out, from / 2, to / 2);
-    else if (to == g->H && b->pool == POOL_NONE) NAME(give_all)(g, first, last, features, out);
-    else if (to == g->H) NAME(give_mean)(g, b, first, last, features, out);
+    if (b->pool == POOL_AVERAGE) give_average(g, first, last, features, out, from / 2, to / 2);
+    else if (to == g->H && b->pool == POOL_NONE) give_all(g, first, last, features, out);
+    else if (to == g->H) give_mean(g, b, first, last, features, out);
 }

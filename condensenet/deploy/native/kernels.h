@@ -1,27 +1,19 @@
-/* The kernels of a dense block, written once with GCC's vector extensions and compiled for each instruction set by
-   kernels.c, which defines LANES, NAME(), the widest tiles of outputs TILE and TILE_3X3, and LARGER and SMALLER, which
-   pick the second operand where one is NaN, so a NaN in it is kept.
+/* The kernels of a dense block, for the instruction set that the file which includes this was made for (../../simd).
+   LARGER and SMALLER pick the second operand where one is NaN, so a NaN in it is kept.
 
    A plane has rows of `pitch` floats, at least one more than the width, and the rest is zero. So the zero to the right
    of a row is also the zero to the left of the next, and every row starts on a whole vector. Two rows that fit into
    one vector share it (`share` is 2). Planes of features are not zero beside the image: only the 1x1 convolution reads
    them, and its outputs there are set to zero. */
 
-typedef float NAME(vec) __attribute__((vector_size(4 * LANES)));
-typedef float NAME(vec_u) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int NAME(mask) __attribute__((vector_size(4 * LANES)));
-#define vec NAME(vec)
-#define vec_u NAME(vec_u)
-#define mask NAME(mask)
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 32") /* sums stay in registers only if no loop indexes them */
+#include "block.h"
 
-INLINE vec NAME(load)(const float *p) { return *(const vec_u *)p; }
-INLINE void NAME(store)(float *p, vec v) { *(vec_u *)p = v; }
-#define load NAME(load)
-#define store NAME(store)
-INLINE vec NAME(all)(float x) { return x - (vec){0}; } /* x + 0 would be an addition: -0 + 0 is not -0 */
-#define all NAME(all)
+#include <sched.h>
+
+enum {
+    TILE = REGISTERS / 4, TILE_3X3 = REGISTERS / 8, /* the widest tiles of outputs */
+    CACHE_BYTES = 3 << 19, STRIP = 16 /* features that exceed the cache go through all layers in strips of rows */
+};
 
 #include "geometry.h"
 #include "pointwise.h"
@@ -29,7 +21,7 @@ INLINE vec NAME(all)(float x) { return x - (vec){0}; } /* x + 0 would be an addi
 #include "edges.h"
 
 /* Moves the rows of z that the next features need to its front, from the last finished row of features on. */
-static void NAME(slide)(const geometry *g, int planes, progress *p) {
+static void slide(const geometry *g, int planes, progress *p) {
     const int drop = p->done - 1 - p->z_first, kept = p->z_done - (p->done - 1);
     for (int c = 0; c < planes; c++) {
         float *rows = p->z + c * g->z_plane + g->lead;
@@ -39,23 +31,23 @@ static void NAME(slide)(const geometry *g, int planes, progress *p) {
 }
 
 /* Computes a layer as far as its input features are ready (rows below `ready`); returns its own finished rows. */
-static int NAME(advance)(const geometry *g, const dense_layer *l, float *features, progress *p, int ready) {
+static int advance(const geometry *g, const dense_layer *l, float *features, progress *p, int ready) {
     const int planes = l->groups * l->outs, to = ready == g->H ? g->H : ready - 1;
-    NAME(pointwise)(g, l, 0, l->groups, features, p, p->z_done, ready);
+    pointwise(g, l, 0, l->groups, features, p, p->z_done, ready);
     p->z_done = ready;
-    if (ready == g->H) NAME(zero_row)(g, 0, planes, p, g->H);
+    if (ready == g->H) zero_row(g, 0, planes, p, g->H);
     if (to > p->done) {
-        NAME(spatial)(g, l, 0, l->groups_3x3, features, p, p->done, to);
+        spatial(g, l, 0, l->groups_3x3, features, p, p->done, to);
         p->done = to;
     }
-    if (ready < g->H) NAME(slide)(g, planes, p);
+    if (ready < g->H) slide(g, planes, p);
     return p->done;
 }
 
 /* Strip by strip through all layers, so each finds the output of the previous one in the cache. */
-static void NAME(run_strips)(const dense_block *b, geometry *g, const float *image, float *features, float *z, float *x,
+static void run_strips(const dense_block *b, geometry *g, const float *image, float *features, float *z, float *x,
                              float *out) {
-    const int planes = NAME(widest)(b);
+    const int planes = widest(b);
     progress p[b->layers + 1];
     for (int l = 0; l < b->layers; l++)
         p[l] = (progress){.z_first = -1, .z = z + (g->step < g->H ? l : 0) * planes * g->z_plane, .x = x};
@@ -64,10 +56,10 @@ static void NAME(run_strips)(const dense_block *b, geometry *g, const float *ima
         const int from = taken;
         taken += taken == 0 && g->step < g->H ? b->layers + (g->H - b->layers) % g->step : g->step; /* so the last strip is full */
         if (taken > g->H) taken = g->H;
-        NAME(take_rows)(g, b->inputs, 0, 1, image, features, from, taken);
+        take_rows(g, b->inputs, 0, 1, image, features, from, taken);
         ready = taken;
-        for (int l = 0; l < b->layers && ready > 0; l++) ready = NAME(advance)(g, b->layer + l, features, &p[l], ready);
-        NAME(give)(g, b, 0, 1, features, out, given, ready);
+        for (int l = 0; l < b->layers && ready > 0; l++) ready = advance(g, b->layer + l, features, &p[l], ready);
+        give(g, b, 0, 1, features, out, given, ready);
         given = ready;
     }
 }
@@ -82,42 +74,42 @@ typedef struct {
     float *features, *out;
     progress p;
     int *taken, *finished; /* parts, by phase */
-} NAME(job);
+} image_job;
 
-enum { NAME(CHUNKS) = 8 }; /* of input or output channels */
+enum { CHUNKS = 8 }; /* of input or output channels */
 
-static int NAME(phases)(const dense_block *b) { return 2 * b->layers + 2; }
+static int phases(const dense_block *b) { return 2 * b->layers + 2; }
 
-static int NAME(parts)(const dense_block *b, int phase) {
-    if (phase == 0 || phase == NAME(phases)(b) - 1) return NAME(CHUNKS);
+static int parts_of(const dense_block *b, int phase) {
+    if (phase == 0 || phase == phases(b) - 1) return CHUNKS;
     const dense_layer *l = b->layer + (phase - 1) / 2;
     return phase % 2 ? l->groups : l->groups_3x3;
 }
 
-static void NAME(do_part)(const NAME(job) *j, int phase, int part) {
+static void do_part(const image_job *j, int phase, int part) {
     const dense_block *b = j->b;
     const geometry *g = j->g;
     const dense_layer *l = b->layer + (phase - 1) / 2;
     if (phase == 0)
-        NAME(take_rows)(g, b->inputs, part, NAME(CHUNKS), j->image, j->features, 0, g->H);
-    else if (phase == NAME(phases)(b) - 1)
-        NAME(give)(g, b, part, NAME(CHUNKS), j->features, j->out, 0, g->H);
+        take_rows(g, b->inputs, part, CHUNKS, j->image, j->features, 0, g->H);
+    else if (phase == phases(b) - 1)
+        give(g, b, part, CHUNKS, j->features, j->out, 0, g->H);
     else if (phase % 2)
-        NAME(pointwise)(g, l, part, part + 1, j->features, &j->p, 0, g->H);
+        pointwise(g, l, part, part + 1, j->features, &j->p, 0, g->H);
     else {
-        NAME(zero_row)(g, part * l->ins, (part + 1) * l->ins, &j->p, g->H);
-        NAME(spatial)(g, l, part, part + 1, j->features, &j->p, 0, g->H);
+        zero_row(g, part * l->ins, (part + 1) * l->ins, &j->p, g->H);
+        spatial(g, l, part, part + 1, j->features, &j->p, 0, g->H);
     }
 }
 
-static void NAME(take_part)(void *arguments, unsigned long number) {
+static void take_part(void *arguments, unsigned long number) {
     (void)number;
-    const NAME(job) *j = arguments;
-    for (int phase = 0; phase < NAME(phases)(j->b); phase++) {
-        const int parts = NAME(parts)(j->b, phase);
+    const image_job *j = arguments;
+    for (int phase = 0; phase < phases(j->b); phase++) {
+        const int parts = parts_of(j->b, phase);
         int part;
         while ((part = __atomic_fetch_add(&j->taken[phase], 1, __ATOMIC_RELAXED)) < parts) {
-            NAME(do_part)(j, phase, part);
+            do_part(j, phase, part);
             __atomic_fetch_add(&j->finished[phase], 1, __ATOMIC_RELEASE);
         }
         for (int turns = 0; __atomic_load_n(&j->finished[phase], __ATOMIC_ACQUIRE) < parts; turns++)
@@ -125,39 +117,22 @@ static void NAME(take_part)(void *arguments, unsigned long number) {
     }
 }
 
-static void NAME(run_together)(const dense_block *b, const geometry *g, const float *image, float *features, float *z,
+static void run_together(const dense_block *b, const geometry *g, const float *image, float *features, float *z,
                                float *x, float *out, const workers *w) {
-    int counts[2 * NAME(phases)(b)];
+    int counts[2 * phases(b)];
     memset(counts, 0, sizeof counts);
-    const progress p = {.z_first = -1, .z = z, .x = x, .x_group = NAME(x_floats)(b)};
-    NAME(job) job = {b, g, image, features, out, p, counts, counts + NAME(phases)(b)};
-    w->run(w->pool, NAME(take_part), NAME(CHUNKS), &job);
+    const progress p = {.z_first = -1, .z = z, .x = x, .x_group = x_floats(b)};
+    image_job job = {b, g, image, features, out, p, counts, counts + phases(b)};
+    w->run(w->pool, take_part, CHUNKS, &job);
 }
 
-static void NAME(run)(const dense_block *b, const float *image, float *scratch, float *out, const workers *w) {
-    geometry g = NAME(measure)(b, !w);
-    float *features = (float *)NAME(make_keep)(&g, (mask *)scratch), *z = features + b->features * g.feature_plane;
-    NAME(clear_edges)(&g, z, NAME(z_floats)(b, &g) / g.z_plane);
-    float *x = z + NAME(z_floats)(b, &g);
-    if (w) NAME(run_together)(b, &g, image, features, z, x, out, w);
-    else NAME(run_strips)(b, &g, image, features, z, x, out);
+static void run(const dense_block *b, const float *image, float *scratch, float *out, const workers *w) {
+    geometry g = measure(b, !w);
+    float *features = (float *)make_keep(&g, (mask *)scratch), *z = features + b->features * g.feature_plane;
+    clear_edges(&g, z, z_floats(b, &g) / g.z_plane);
+    float *x = z + z_floats(b, &g);
+    if (w) run_together(b, &g, image, features, z, x, out, w);
+    else run_strips(b, &g, image, features, z, x, out);
 }
 
-static const dense_kernels NAME(kernels) = {TILE, TILE_3X3, NAME(scratch_bytes), NAME(run)};
-
-#undef vec
-#undef vec_u
-#undef mask
-#undef INLINE
-#undef UNROLL
-#undef load
-#undef store
-#undef all
-#undef geometry
-#undef progress
-#undef NAME
-#undef LANES
-#undef TILE
-#undef TILE_3X3
-#undef LARGER
-#undef SMALLER
+const dense_kernels NAME(dense_kernels) = {TILE, TILE_3X3, scratch_bytes, run};

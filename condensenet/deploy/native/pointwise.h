@@ -1,7 +1,7 @@
 /* Part of kernels.h: the 1x1 group convolution, from features to z. */
 
 /* Q vectors of pixels of all inputs of a group, clamped, one input after the other. */
-INLINE void NAME(gather)(const int Q, const geometry *g, const dense_layer *l, int group, const float *features, long at,
+INLINE void gather(const int Q, const geometry *g, const dense_layer *l, int group, const float *features, long at,
                          float *to) {
     const int *index = l->index + (long)group * l->reads;
     const float *bound = l->bound + (long)group * l->reads, *x = features + at;
@@ -17,7 +17,7 @@ INLINE void NAME(gather)(const int Q, const geometry *g, const dense_layer *l, i
 /* C outputs at Q vectors of pixels: bias + sum over the inputs r of weight[r][c] * x[r], clamped at zero.
    Meanwhile it prefetches what comes next in memory, step by step: the weights of a deep layer fill the second-level
    cache and would arrive too late if loaded only on use. */
-INLINE void NAME(pointwise_tile)(const int C, const int Q, const dense_layer *l, int group, int c0, const float *weight,
+INLINE void pointwise_tile(const int C, const int Q, const dense_layer *l, int group, int c0, const float *weight,
                                  const float *x, long stride, const char *ahead, long step, vec *sum) {
     UNROLL for (int c = 0; c < C; c++) {
         const vec bias = all(l->bias[group * l->outs + c0 + c]);
@@ -35,7 +35,7 @@ INLINE void NAME(pointwise_tile)(const int C, const int Q, const dense_layer *l,
     UNROLL for (int j = 0; j < C * Q; j++) sum[j] = LARGER((vec){0}, sum[j]);
 }
 
-INLINE void NAME(into_z)(const int C, const int Q, const geometry *g, const dense_layer *l, int group, int c0, int column,
+INLINE void into_z(const int C, const int Q, const geometry *g, const dense_layer *l, int group, int c0, int column,
                          const vec *sum, float *z) {
     UNROLL for (int c = 0; c < C; c++) {
         float *to = z + l->channel[group * l->outs + c0 + c] * g->z_plane;
@@ -44,23 +44,23 @@ INLINE void NAME(into_z)(const int C, const int Q, const geometry *g, const dens
     }
 }
 
-INLINE long NAME(step)(const dense_layer *l, long bytes) { /* per input and output, rounded up */
+INLINE long prefetch_step(const dense_layer *l, long bytes) { /* per input and output, rounded up */
     const long weights = (long)l->outs * (l->reads | 1);
     return (bytes + weights - 1) / weights;
 }
 
 /* All outputs of a group at Q vectors. */
-INLINE void NAME(pointwise_outputs)(const int Q, const geometry *g, const dense_layer *l, int group, const float *features,
+INLINE void pointwise_outputs(const int Q, const geometry *g, const dense_layer *l, int group, const float *features,
                                     long at, int column, const progress *p, long z_at, const char *ahead, long bytes) {
     const float *weight = l->weight + (long)group * l->outs * l->reads;
-    const long step = NAME(step)(l, bytes);
+    const long step = prefetch_step(l, bytes);
     float *x = p->x + group * p->x_group;
     int c = 0;
-    NAME(gather)(Q, g, l, group, features, at, x);
+    gather(Q, g, l, group, features, at, x);
 #define WHILE_LEFT(C) for (; l->outs - c >= (C); c += (C), ahead += (C) * bytes / l->outs) { \
         vec sum[24]; \
-        NAME(pointwise_tile)(C, Q, l, group, c, weight + (long)c * l->reads, x, Q * LANES, ahead, (C) * step, sum); \
-        NAME(into_z)(C, Q, g, l, group, c, column, sum, p->z + z_at); }
+        pointwise_tile(C, Q, l, group, c, weight + (long)c * l->reads, x, Q * LANES, ahead, (C) * step, sum); \
+        into_z(C, Q, g, l, group, c, column, sum, p->z + z_at); }
     if (TILE >= 8 && Q <= 3) WHILE_LEFT(8);
     WHILE_LEFT(4);
     WHILE_LEFT(2);
@@ -69,7 +69,7 @@ INLINE void NAME(pointwise_outputs)(const int Q, const geometry *g, const dense_
 }
 
 /* Rows [from, to) of z's planes, of the 1x1 groups [first, last). */
-static void NAME(pointwise)(const geometry *g, const dense_layer *l, int first, int last, const float *features,
+static void pointwise(const geometry *g, const dense_layer *l, int first, int last, const float *features,
                             const progress *p, int from, int to) {
     const int whole = g->share == 2 || g->columns * LANES == g->pitch; /* no gap between rows */
     const int runs = whole ? 1 : to - from, few = TILE >= 8 && l->outs < 8; /* few outputs: more vectors at a time */
@@ -80,7 +80,7 @@ static void NAME(pointwise)(const geometry *g, const dense_layer *l, int first, 
             const long at = (long)(from + run) * g->pitch, z_at = g->lead + (long)(from + run - p->z_first) * g->pitch;
             int v = 0;
 #define WHILE_LEFT(Q) for (; vectors - v >= (Q); v += (Q)) \
-            NAME(pointwise_outputs)(Q, g, l, group, features, at + v * LANES, v % g->columns, p, z_at + v * LANES, \
+            pointwise_outputs(Q, g, l, group, features, at + v * LANES, v % g->columns, p, z_at + v * LANES, \
                                     l->ahead + (((long)group * runs + run) * vectors + v) * bytes, (Q) * bytes)
             if (few) WHILE_LEFT(4);
             if (vectors - v != 4) WHILE_LEFT(3); /* four: two and two */

@@ -2,7 +2,7 @@
 
 /* The vector that starts one float before `at` (column 0), at it (1) or one after it (2), from aligned loads only: if a
    vector is as long as a cache line, a load across two lines costs more than a shuffle. */
-INLINE vec NAME(beside)(const float *at, const int column) {
+INLINE vec beside(const float *at, const int column) {
     mask order;
     UNROLL for (int i = 0; i < LANES; i++) order[i] = column == 0 ? LANES - 1 + i : 1 + i;
     if (column == 1) return load(at);
@@ -12,7 +12,7 @@ INLINE vec NAME(beside)(const float *at, const int column) {
 
 /* C outputs of a column of T vectors. If S = 2 rows share a vector, taps are half a vector apart. With few outputs per
    loaded vector, loads are the bottleneck: then only aligned ones (`whole`). Sums have the same order in any tiling. */
-INLINE void NAME(spatial_tile)(const int C, const int T, const int S, const int whole, const geometry *g, int ins,
+INLINE void spatial_tile(const int C, const int T, const int S, const int whole, const geometry *g, int ins,
                                const float *weight, const float *z, float *out) {
     vec sum[16];
     UNROLL for (int j = 0; j < C * T; j++) sum[j] = (vec){0};
@@ -23,7 +23,7 @@ INLINE void NAME(spatial_tile)(const int C, const int T, const int S, const int 
             UNROLL for (int j = 0; j < 3 * C; j++) tap[j] = all(w[j]);
             UNROLL for (int row = -1; row <= (T - 1) * S + 1; row++) {
                 const float *at = x + row * g->pitch;
-                const vec v = whole ? NAME(beside)(at, column) : load(at + column - 1);
+                const vec v = whole ? beside(at, column) : load(at + column - 1);
                 UNROLL for (int d = -1; d <= 1; d++) {
                     const int under = row - d;
                     if (under >= 0 && under % S == 0 && under / S < T)
@@ -36,12 +36,12 @@ INLINE void NAME(spatial_tile)(const int C, const int T, const int S, const int 
 }
 
 /* A column of `count` vectors, T at a time. */
-INLINE void NAME(spatial_column)(const int C, const int T, const int S, const geometry *g, int ins, const float *weight,
+INLINE void spatial_column(const int C, const int T, const int S, const geometry *g, int ins, const float *weight,
                                  const float *z, float *out, int count) {
     const int whole = LANES == 16 && S == 1 && C <= 2;
     int t = 0;
 #define WHILE_LEFT(n) for (; t + (n) <= count; t += (n)) \
-        NAME(spatial_tile)(C, n, S, whole, g, ins, weight, z + (long)t * S * g->pitch, out + (long)t * S * g->pitch)
+        spatial_tile(C, n, S, whole, g, ins, weight, z + (long)t * S * g->pitch, out + (long)t * S * g->pitch)
     WHILE_LEFT(T);
     if (T > 4) WHILE_LEFT(4);
     if (T > 2) WHILE_LEFT(2);
@@ -49,7 +49,7 @@ INLINE void NAME(spatial_column)(const int C, const int T, const int S, const ge
 #undef WHILE_LEFT
 }
 
-INLINE void NAME(spatial_shared)(const int S, const geometry *g, const dense_layer *l, int first, int last,
+INLINE void spatial_shared(const int S, const geometry *g, const dense_layer *l, int first, int last,
                                  float *features, const progress *p, int from, int to) {
     const int count = (to - from + S - 1) / S;
     for (int group = first; group < last; group++)
@@ -59,16 +59,16 @@ INLINE void NAME(spatial_shared)(const int S, const geometry *g, const dense_lay
             const float *z = p->z + (long)group * l->ins * g->z_plane + g->lead + (long)(from - p->z_first) * g->pitch;
             float *out = features + (l->first + (long)group * l->makes + c) * g->feature_plane + (long)from * g->pitch;
             for (int column = 0; column < g->columns; column++, z += LANES, out += LANES) {
-                if (TILE_3X3 >= 4 && tile == 4) NAME(spatial_column)(4, 4, S, g, l->ins, weight, z, out, count);
-                else if (tile == 2) NAME(spatial_column)(2, TILE_3X3 >= 4 ? 8 : 4, S, g, l->ins, weight, z, out, count);
-                else NAME(spatial_column)(1, 8, S, g, l->ins, weight, z, out, count);
+                if (TILE_3X3 >= 4 && tile == 4) spatial_column(4, 4, S, g, l->ins, weight, z, out, count);
+                else if (tile == 2) spatial_column(2, TILE_3X3 >= 4 ? 8 : 4, S, g, l->ins, weight, z, out, count);
+                else spatial_column(1, 8, S, g, l->ins, weight, z, out, count);
             }
         }
 }
 
 /* Rows [from, to) of the new features, of the 3x3 groups [first, last). */
-static void NAME(spatial)(const geometry *g, const dense_layer *l, int first, int last, float *features,
+static void spatial(const geometry *g, const dense_layer *l, int first, int last, float *features,
                           const progress *p, int from, int to) {
-    if (g->share == 2) NAME(spatial_shared)(2, g, l, first, last, features, p, from, to);
-    else NAME(spatial_shared)(1, g, l, first, last, features, p, from, to);
+    if (g->share == 2) spatial_shared(2, g, l, first, last, features, p, from, to);
+    else spatial_shared(1, g, l, first, last, features, p, from, to);
 }

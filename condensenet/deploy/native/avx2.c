@@ -1,0 +1,4 @@
+#if defined(__x86_64__)
+#include "../../simd/avx2.h"
+#include "kernels.h"
+#endif
