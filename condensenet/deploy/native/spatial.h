@@ -35,17 +35,18 @@ INLINE void spatial_tile(const int C, const int T, const int S, const int whole,
         UNROLL for (int t = 0; t < T; t++) store(out + c * g->feature_plane + (long)t * S * g->pitch, sum[c * T + t]);
 }
 
-/* A column of `count` vectors, T at a time. */
+/* A column of `count` vectors, T at a time; by fours, what is left goes by threes rather than by two and one. */
 INLINE void spatial_column(const int C, const int T, const int S, const geometry *g, int ins, const float *weight,
-                                 const float *z, float *out, int count) {
+                           const float *z, float *out, int count) {
     const int whole = LANES == 16 && S == 1 && C <= 2;
     int t = 0;
-#define WHILE_LEFT(n) for (; t + (n) <= count; t += (n)) \
+#define WHILE_LEFT(n, condition) for (; t + (n) <= count && (condition); t += (n)) \
         spatial_tile(C, n, S, whole, g, ins, weight, z + (long)t * S * g->pitch, out + (long)t * S * g->pitch)
-    WHILE_LEFT(T);
-    if (T > 4) WHILE_LEFT(4);
-    if (T > 2) WHILE_LEFT(2);
-    WHILE_LEFT(1);
+    if (T > 4) WHILE_LEFT(T, 1);
+    WHILE_LEFT(4, count - t == 4 || count - t > 6);
+    WHILE_LEFT(3, 1);
+    WHILE_LEFT(2, 1);
+    WHILE_LEFT(1, 1);
 #undef WHILE_LEFT
 }
 
