@@ -17,6 +17,7 @@ typedef struct {
     const float *weight;              /* by group, then by tile of outputs: (R, tile) */
     int groups_3x3, ins, makes;       /* of the 3x3 convolution: groups, and per group inputs and outputs */
     const float *weight_3x3;          /* by group, then by tile of outputs: (ins, column, tile, row) */
+    int set;                          /* groups of the 3x3 convolution whose outputs share a vector, if in_lanes */
     int first;                        /* the feature that its first output becomes */
     const char *ahead;                /* prefetched during the 1x1 convolution: all weights up to the next one */
     long ahead_bytes;
@@ -28,6 +29,7 @@ typedef struct {
     int inputs, features;             /* input channels, and all features at the end */
     int layers;
     dense_layer *layer;
+    int in_lanes;                     /* output channels are in the lanes of vectors (channels.h), not pixels */
     int pool;                         /* none; 2x2 average; the mean over all pixels of relu(scale * x + shift) */
     const float *scale, *shift;       /* (features,), only for the mean */
     int height, width;
@@ -42,6 +44,7 @@ typedef struct {
 /* One set for each instruction set. `scratch` is scratch_bytes() of uninitialized memory. */
 typedef struct {
     int tile_1x1, tile_3x3;           /* the widest tile of outputs that the weights are laid out for */
+    int lanes;                        /* of vectors of outputs; 0: pixels are in the lanes always */
     unsigned long (*scratch_bytes)(const dense_block *);
     void (*run)(const dense_block *, const float *image, float *scratch, float *out, const workers *);
 } dense_kernels;

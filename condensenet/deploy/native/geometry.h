@@ -6,12 +6,17 @@ typedef struct {
     long feature_plane, z_plane, lead;   /* in floats; the first row of z starts at lead */
     int masked;                          /* whether a row ends within a vector */
     const mask *keep;                    /* by vector of a row, plus as many as a tile spans */
+    /* Only with channels in the lanes, where z_plane is a panel: */
+    int across;                          /* pixels of a row that a 3x3 tile spans */
+    long z_pitch, turned;                /* in floats: a row of a panel; a set's outputs before they become planes */
+    const int *at;                       /* where a pixel lies in a panel; idle ones of a tile come last */
 } geometry;
 
 typedef struct {
     int z_first, z_done, done; /* z's first row, and the rows done of z and of features */
     float *z, *x;              /* the 1x1 convolution's outputs, and its gathered inputs by group */
     long x_group;
+    float *turned;             /* outputs by set, before they become planes; only with channels in the lanes */
 } progress;
 
 static int widest(const dense_block *b) {
@@ -27,8 +32,11 @@ INLINE long plane(long floats) { /* an odd number of whole vectors: neighbours u
     return ((floats + LANES - 1) / LANES | 1) * LANES;
 }
 
+#include "panels.h"
+
 static geometry measure(const dense_block *b, int in_strips) {
     geometry g = {.H = b->height, .W = b->width, .share = 1};
+    if (b->in_lanes) return measure_panels(g);
     if (LANES >= 8 && g.W + 1 <= LANES / 2) g.share = 2, g.pitch = LANES / 2, g.columns = 1;
     else g.pitch = (g.W + LANES) / LANES * LANES, g.columns = (g.W + LANES - 1) / LANES;
     g.lead = LANES + (g.share == 2 ? LANES / 2 : 0);
@@ -42,24 +50,25 @@ static geometry measure(const dense_block *b, int in_strips) {
     return g;
 }
 
-static mask *make_keep(geometry *g, mask *keep) {
+static void fill_keep(const geometry *g, mask *keep) {
     for (int v = 0; v < g->columns + AHEAD; v++)
         for (int i = 0; i < LANES; i++)
             keep[v][i] = (g->share == 2 ? i % g->pitch : v % g->columns * LANES + i) < g->W ? -1 : 0;
-    g->keep = keep;
-    return keep + g->columns + AHEAD;
 }
 
-static unsigned long z_floats(const dense_block *b, const geometry *g) { /* in strips, each layer has its own */
-    return (g->step < g->H ? b->layers : 1) * widest(b) * g->z_plane;
+static long z_planes(const dense_block *b, const geometry *g) { /* in strips, each layer has its own */
+    if (b->in_lanes) return widest(b) / LANES;
+    return (g->step < g->H ? b->layers : 1) * (long)widest(b);
 }
 
 /* A group's gathered inputs, for as many vectors as the widest tile has. */
-static long x_floats(const dense_block *b) {
+static long x_floats(const dense_block *b, const geometry *g) {
     long most = 0;
-    for (int l = 0; l < b->layers; l++)
-        if (b->layer[l].reads > most) most = b->layer[l].reads;
-    return most * 4 * LANES;
+    for (int l = 0; l < b->layers; l++) {
+        const long floats = b->in_lanes ? gathered_floats(b->layer + l, g) : b->layer[l].reads * 4L * LANES;
+        if (floats > most) most = floats;
+    }
+    return most;
 }
 
 static long x_groups(const dense_block *b) {
@@ -69,14 +78,28 @@ static long x_groups(const dense_block *b) {
     return most;
 }
 
+enum { KEEP, AT, FEATURES, Z, X, TURNED, AREAS };
+
+/* Where the areas of the scratch memory start, in bytes, and at last its size. */
+static void areas(const dense_block *b, const geometry *g, unsigned long start[AREAS + 1]) {
+    const unsigned long floats[AREAS] = {
+        [KEEP] = (g->columns + AHEAD) * LANES,
+        [AT] = b->in_lanes ? g->H * g->W + WIDE : 0,
+        [FEATURES] = b->features * g->feature_plane,
+        [Z] = z_planes(b, g) * g->z_plane,
+        [X] = x_floats(b, g) * x_groups(b),
+        [TURNED] = b->in_lanes ? most_sets(b) * g->turned : 0,
+    };
+    start[0] = 0;
+    for (int i = 0; i < AREAS; i++) start[i + 1] = start[i] + (floats[i] + LANES - 1) / LANES * LANES * sizeof(float);
+}
+
 static unsigned long scratch_bytes(const dense_block *b) {
-    unsigned long most = 0;
+    unsigned long most = 0, start[AREAS + 1];
     for (int in_strips = 0; in_strips < 2; in_strips++) {
         const geometry g = measure(b, in_strips);
-        const unsigned long floats = b->features * g.feature_plane + z_floats(b, &g) +
-                                     x_floats(b) * x_groups(b);
-        const unsigned long bytes = (g.columns + AHEAD) * sizeof(mask) + floats * sizeof(float);
-        if (bytes > most) most = bytes;
+        areas(b, &g, start);
+        if (start[AREAS] > most) most = start[AREAS];
     }
     return most;
 }

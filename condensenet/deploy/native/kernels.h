@@ -18,6 +18,7 @@ enum {
 #include "geometry.h"
 #include "pointwise.h"
 #include "spatial.h"
+#include "channels.h"
 #include "edges.h"
 
 /* Moves the rows of z that the next features need to its front, from the last finished row of features on. */
@@ -45,12 +46,14 @@ static int advance(const geometry *g, const dense_layer *l, float *features, pro
 }
 
 /* Strip by strip through all layers, so each finds the output of the previous one in the cache. */
-static void run_strips(const dense_block *b, geometry *g, const float *image, float *features, float *z, float *x,
-                             float *out) {
-    const int planes = widest(b);
+static void run_strips(const dense_block *b, const geometry *g, const float *image, float *features, progress first,
+                       float *out) {
+    const long z_floats = widest(b) * g->z_plane;
     progress p[b->layers + 1];
-    for (int l = 0; l < b->layers; l++)
-        p[l] = (progress){.z_first = -1, .z = z + (g->step < g->H ? l : 0) * planes * g->z_plane, .x = x};
+    for (int l = 0; l < b->layers; l++) {
+        p[l] = first;
+        p[l].z += (g->step < g->H ? l : 0) * z_floats;
+    }
     int taken = 0, given = 0, ready = 0;
     while (taken < g->H) {
         const int from = taken;
@@ -62,6 +65,16 @@ static void run_strips(const dense_block *b, geometry *g, const float *image, fl
         give(g, b, 0, 1, features, out, given, ready);
         given = ready;
     }
+}
+
+static void run_channels(const dense_block *b, const geometry *g, const float *image, float *features,
+                         const progress *p, float *out) {
+    take_rows(g, b->inputs, 0, 1, image, features, 0, g->H);
+    for (const dense_layer *l = b->layer; l < b->layer + b->layers; l++) {
+        channels_1x1(g, l, 0, l->groups, features, p);
+        channels_3x3(g, l, 0, l->groups_3x3 / l->set, features, p);
+    }
+    give(g, b, 0, 1, features, out, 0, g->H);
 }
 
 /* One image by several threads, in phases: every thread takes the next part of a phase, and the next phase starts when
@@ -83,7 +96,7 @@ static int phases(const dense_block *b) { return 2 * b->layers + 2; }
 static int parts_of(const dense_block *b, int phase) {
     if (phase == 0 || phase == phases(b) - 1) return CHUNKS;
     const dense_layer *l = b->layer + (phase - 1) / 2;
-    return phase % 2 ? l->groups : l->groups_3x3;
+    return phase % 2 ? l->groups : b->in_lanes ? l->groups_3x3 / l->set : l->groups_3x3;
 }
 
 static void do_part(const image_job *j, int phase, int part) {
@@ -94,6 +107,10 @@ static void do_part(const image_job *j, int phase, int part) {
         take_rows(g, b->inputs, part, CHUNKS, j->image, j->features, 0, g->H);
     else if (phase == phases(b) - 1)
         give(g, b, part, CHUNKS, j->features, j->out, 0, g->H);
+    else if (b->in_lanes && phase % 2)
+        channels_1x1(g, l, part, part + 1, j->features, &j->p);
+    else if (b->in_lanes)
+        channels_3x3(g, l, part, part + 1, j->features, &j->p);
     else if (phase % 2)
         pointwise(g, l, part, part + 1, j->features, &j->p, 0, g->H);
     else {
@@ -117,22 +134,31 @@ static void take_part(void *arguments, unsigned long number) {
     }
 }
 
-static void run_together(const dense_block *b, const geometry *g, const float *image, float *features, float *z,
-                               float *x, float *out, const workers *w) {
+static void run_together(const dense_block *b, const geometry *g, const float *image, float *features, progress p,
+                         float *out, const workers *w) {
     int counts[2 * phases(b)];
     memset(counts, 0, sizeof counts);
-    const progress p = {.z_first = -1, .z = z, .x = x, .x_group = x_floats(b)};
     image_job job = {b, g, image, features, out, p, counts, counts + phases(b)};
     w->run(w->pool, take_part, CHUNKS, &job);
 }
 
 static void run(const dense_block *b, const float *image, float *scratch, float *out, const workers *w) {
     geometry g = measure(b, !w);
-    float *features = (float *)make_keep(&g, (mask *)scratch), *z = features + b->features * g.feature_plane;
-    clear_edges(&g, z, z_floats(b, &g) / g.z_plane);
-    float *x = z + z_floats(b, &g);
-    if (w) run_together(b, &g, image, features, z, x, out, w);
-    else run_strips(b, &g, image, features, z, x, out);
+    unsigned long start[AREAS + 1];
+    areas(b, &g, start);
+#define AREA(name) (void *)((char *)scratch + start[name])
+    float *features = AREA(FEATURES);
+    const progress p = {.z_first = -1, .z = AREA(Z), .x = AREA(X), .x_group = w ? x_floats(b, &g) : 0, .turned = AREA(TURNED)};
+    g.keep = AREA(KEEP);
+    g.at = AREA(AT);
+    fill_keep(&g, AREA(KEEP));
+    if (b->in_lanes) fill_at(&g, AREA(AT));
+    if (b->in_lanes) clear_panel_edges(&g, p.z, z_planes(b, &g));
+    else clear_edges(&g, p.z, z_planes(b, &g));
+#undef AREA
+    if (w) run_together(b, &g, image, features, p, out, w);
+    else if (b->in_lanes) run_channels(b, &g, image, features, &p, out);
+    else run_strips(b, &g, image, features, p, out);
 }
 
-const dense_kernels NAME(dense_kernels) = {TILE, TILE_3X3, scratch_bytes, run};
+const dense_kernels NAME(dense_kernels) = {TILE, TILE_3X3, LANES >= 8 ? LANES : 0, scratch_bytes, run};

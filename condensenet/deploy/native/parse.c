@@ -1,5 +1,6 @@
 /* A dense block from the two lists in the file: checked, and laid out for the kernels. */
 
+#include "layout.h"
 #include "memory.h"
 #include "parse.h"
 
@@ -43,34 +44,17 @@ static float *copy(floats *from, long count, room *in) {
     return source ? memcpy(carve(in, count, sizeof(float)), source, count * sizeof(float)) : NULL;
 }
 
-/* From (G, K, R) to (R, tile) by group and by tile of outputs. */
-static float *tile_1x1(const dense_layer *l, int widest, const float *w, room *in) {
-    float *tiled = w ? carve(in, (long)l->groups * l->outs * l->reads, sizeof(float)) : NULL, *to = tiled;
-    for (int g = 0; tiled && g < l->groups; g++)
-        for (int c = 0, tile; c < l->outs; c += tile) {
-            tile = tile_of(l->outs - c, widest);
-            for (int r = 0; r < l->reads; r++)
-                for (int k = c; k < c + tile; k++) *to++ = w[((long)g * l->outs + k) * l->reads + r];
-        }
-    return tiled;
+typedef void layout(const dense_layer *l, int width, const float *w, float *to);
+
+static float *arranged(layout *as, const dense_layer *l, int width, floats *from, long count, room *in) {
+    const float *source = take_floats(from, count);
+    float *to = source ? carve(in, count, sizeof(float)) : NULL;
+    if (to) as(l, width, source, to);
+    return to;
 }
 
-/* From (groups, makes, ins, row, column) to (ins, column, tile, row) by group and by tile of outputs. */
-static float *tile_3x3(const dense_layer *l, int widest, const float *w, room *in) {
-    float *tiled = w ? carve(in, 9L * l->groups_3x3 * l->makes * l->ins, sizeof(float)) : NULL, *to = tiled;
-    for (int g = 0; tiled && g < l->groups_3x3; g++)
-        for (int c = 0, tile; c < l->makes; c += tile) {
-            tile = tile_of(l->makes - c, widest);
-            for (int i = 0; i < l->ins; i++)
-                for (int column = 0; column < 3; column++)
-                    for (int k = c; k < c + tile; k++)
-                        for (int row = 0; row < 3; row++)
-                            *to++ = w[(((long)g * l->makes + k) * l->ins + i) * 9 + row * 3 + column];
-        }
-    return tiled;
-}
-
-static int parse_layer(integers *ints, floats *numbers, const dense_kernels *kernels, int first, room *in,
+/* Weights by tile, or by vector of outputs where all layers suit that: then the block has been parsed once before. */
+static int parse_layer(integers *ints, floats *numbers, const dense_kernels *kernels, int in_lanes, int first, room *in,
                        dense_layer *l) {
     if (!take(ints, 1, LARGEST, &l->groups) || !take(ints, 0, LARGEST, &l->reads) || !take(ints, 1, LARGEST, &l->outs) ||
         !take(ints, 1, LARGEST, &l->groups_3x3) || !take(ints, 1, LARGEST, &l->makes))
@@ -83,13 +67,22 @@ static int parse_layer(integers *ints, floats *numbers, const dense_kernels *ker
     l->rising = take_all(ints, l->groups, (int64_t)l->reads + 1, in);
     l->channel = take_all(ints, outs, outs, in);
     l->bound = copy(numbers, reads, in);
-    l->bias = copy(numbers, outs, in);
-    l->weight = tile_1x1(l, kernels->tile_1x1, take_floats(numbers, outs * l->reads), in);
-    l->weight_3x3 = tile_3x3(l, kernels->tile_3x3, take_floats(numbers, 9 * outs * l->makes), in);
-    return l->index && l->rising && l->channel && l->bound && l->bias && l->weight && l->weight_3x3;
+    if (!l->index || !l->rising || !l->channel || !l->bound) return 0;
+    l->set = in_lanes ? set_of(l, kernels->lanes) : 0;
+    if (l->set) {
+        l->bias = arranged(order_bias, l, kernels->lanes, numbers, outs, in);
+        l->weight = arranged(order_1x1, l, kernels->lanes, numbers, outs * l->reads, in);
+        l->weight_3x3 = arranged(order_3x3, l, kernels->lanes, numbers, 9 * outs * l->makes, in);
+    } else {
+        l->bias = copy(numbers, outs, in);
+        l->weight = arranged(tile_1x1, l, kernels->tile_1x1, numbers, outs * l->reads, in);
+        l->weight_3x3 = arranged(tile_3x3, l, kernels->tile_3x3, numbers, 9 * outs * l->makes, in);
+    }
+    return l->bias && l->weight && l->weight_3x3;
 }
 
-static int parse(dense_block *b, integers ints, floats numbers, const dense_kernels *kernels, room in) {
+static int parse(dense_block *b, integers ints, floats numbers, const dense_kernels *kernels, int in_lanes, room in) {
+    b->in_lanes = in_lanes;
     int layers;
     if (!take(&ints, POOL_NONE, POOL_GLOBAL, &b->pool) || !take(&ints, 1, LARGEST, &b->inputs) ||
         !take(&ints, 0, MOST_LAYERS, &layers))
@@ -98,7 +91,7 @@ static int parse(dense_block *b, integers ints, floats numbers, const dense_kern
     b->layer = carve(&in, layers, sizeof(dense_layer));
     b->layers = layers;
     for (int l = 0; l < layers; l++) {
-        if (!parse_layer(&ints, &numbers, kernels, b->features, &in, b->layer + l)) return 0;
+        if (!parse_layer(&ints, &numbers, kernels, in_lanes, b->features, &in, b->layer + l)) return 0;
         b->features += b->layer[l].groups_3x3 * b->layer[l].makes;
         if (b->features > LARGEST) return 0;
     }
@@ -115,6 +108,12 @@ static int parse(dense_block *b, integers ints, floats numbers, const dense_kern
     return ints.next == ints.end && numbers.next == numbers.end;
 }
 
+static int suits_lanes(const dense_block *b, int lanes) {
+    for (int l = 0; l < b->layers; l++)
+        if (!set_of(b->layer + l, lanes)) return 0;
+    return b->layers > 0;
+}
+
 dense_block *parse_block(const int64_t *ints, size_t n_ints, const float *numbers, size_t n_numbers,
                          const dense_kernels *kernels) {
     const size_t layers = n_ints < 3 || ints[2] < 0 || ints[2] > MOST_LAYERS ? 0 : ints[2];
@@ -123,7 +122,12 @@ dense_block *parse_block(const int64_t *ints, size_t n_ints, const float *number
     if (!b) return NULL;
     room in = {(char *)b};
     carve(&in, 1, sizeof *b);
-    if (parse(b, (integers){ints, ints + n_ints}, (floats){numbers, numbers + n_numbers}, kernels, in)) return b;
+    const integers all_ints = {ints, ints + n_ints};
+    const floats all_numbers = {numbers, numbers + n_numbers};
+    if (parse(b, all_ints, all_numbers, kernels, 0, in)) {
+        if (suits_lanes(b, kernels->lanes)) parse(b, all_ints, all_numbers, kernels, 1, in);
+        return b;
+    }
     free(b);
     return NULL;
 }
