@@ -14,33 +14,60 @@ INLINE void gather(const int Q, const geometry *g, const dense_layer *l, int gro
             store(to + (r * Q + q) * LANES, SMALLER(all(bound[r]), load(x + index[r] * g->feature_plane + q * LANES)));
 }
 
-/* C outputs at Q vectors of pixels: bias + sum over the inputs r of weight[r][c] * x[r], clamped at zero.
+INLINE void add_bias(const int C, const int Q, const float *bias, vec *sum) {
+    UNROLL for (int c = 0; c < C; c++) {
+        const vec all_pixels = all(bias[c]);
+        UNROLL for (int q = 0; q < Q; q++) sum[c * Q + q] = all_pixels;
+    }
+}
+
+INLINE void add_products(const int C, const int Q, const float *weight, const vec *v, vec *sum) {
+    UNROLL for (int c = 0; c < C; c++) {
+        const vec w = all(weight[c]);
+        UNROLL for (int q = 0; q < Q; q++) sum[c * Q + q] += v[q] * w;
+    }
+}
+
+/* C outputs at Q vectors of pixels: bias + sum over the inputs r of weight[r][c] * x[r].
    Meanwhile it prefetches what comes next in memory, step by step: the weights of a deep layer fill the second-level
    cache and would arrive too late if loaded only on use. */
-INLINE void pointwise_tile(const int C, const int Q, const dense_layer *l, int group, int c0, const float *weight,
-                                 const float *x, long stride, const char *ahead, long step, vec *sum) {
-    UNROLL for (int c = 0; c < C; c++) {
-        const vec bias = all(l->bias[group * l->outs + c0 + c]);
-        UNROLL for (int q = 0; q < Q; q++) sum[c * Q + q] = bias;
-    }
+INLINE void pointwise_tile(const int C, const int Q, const dense_layer *l, const float *weight, const float *x,
+                           const char *ahead, long step, vec *sum) {
     for (long r = 0; r < l->reads; r++) {
         __builtin_prefetch(ahead + r * step, 0, 2);
         vec v[8];
-        UNROLL for (int q = 0; q < Q; q++) v[q] = load(x + r * stride + q * LANES);
-        UNROLL for (int c = 0; c < C; c++) {
-            const vec w = all(weight[r * C + c]);
-            UNROLL for (int q = 0; q < Q; q++) sum[c * Q + q] += v[q] * w;
-        }
+        UNROLL for (int q = 0; q < Q; q++) v[q] = load(x + (r * Q + q) * LANES);
+        add_products(C, Q, weight + r * C, v, sum);
     }
-    UNROLL for (int j = 0; j < C * Q; j++) sum[j] = LARGER((vec){0}, sum[j]);
 }
 
+/* The same for inputs where they lie, if no other tile needs them: such layers have few weights to prefetch. */
+INLINE void clamped_tile(const int C, const int Q, const geometry *g, const dense_layer *l, int group, const float *weight,
+                         const float *x, vec *sum) {
+    const int *index = l->index + (long)group * l->reads;
+    const float *bound = l->bound + (long)group * l->reads;
+    long r = 0;
+    vec v[8];
+    for (; r < l->rising[group]; r++) {
+        UNROLL for (int q = 0; q < Q; q++) v[q] = LARGER(all(bound[r]), load(x + index[r] * g->feature_plane + q * LANES));
+        add_products(C, Q, weight + r * C, v, sum);
+    }
+    for (; r < l->reads; r++) {
+        UNROLL for (int q = 0; q < Q; q++) v[q] = SMALLER(all(bound[r]), load(x + index[r] * g->feature_plane + q * LANES));
+        add_products(C, Q, weight + r * C, v, sum);
+    }
+}
+
+/* Zero beside the image, in the last vector of a row. */
 INLINE void into_z(const int C, const int Q, const geometry *g, const dense_layer *l, int group, int c0, int column,
-                         const vec *sum, float *z) {
+                   const vec *sum, float *z) {
+    const int inside = !g->masked || column + Q < g->columns;
     UNROLL for (int c = 0; c < C; c++) {
         float *to = z + l->channel[group * l->outs + c0 + c] * g->z_plane;
-        UNROLL for (int q = 0; q < Q; q++)
-            store(to + q * LANES, g->masked ? (vec)((mask)sum[c * Q + q] & g->keep[column + q]) : sum[c * Q + q]);
+        UNROLL for (int q = 0; q < Q; q++) {
+            const vec y = LARGER((vec){0}, sum[c * Q + q]);
+            store(to + q * LANES, inside ? y : keep(g->keep[column + q], y));
+        }
     }
 }
 
@@ -52,20 +79,32 @@ INLINE long prefetch_step(const dense_layer *l, long bytes) { /* per input and o
 /* All outputs of a group at Q vectors. */
 INLINE void pointwise_outputs(const int Q, const geometry *g, const dense_layer *l, int group, const float *features,
                                     long at, int column, const progress *p, long z_at, const char *ahead, long bytes) {
-    const float *weight = l->weight + (long)group * l->outs * l->reads;
+    const float *weight = l->weight + (long)group * l->outs * l->reads, *bias = l->bias + group * l->outs;
     const long step = prefetch_step(l, bytes);
     float *x = p->x + group * p->x_group;
     int c = 0;
-    gather(Q, g, l, group, features, at, x);
-#define WHILE_LEFT(C) for (; l->outs - c >= (C); c += (C), ahead += (C) * bytes / l->outs) { \
+#define OUTPUTS(C, products) { \
         vec sum[24]; \
-        pointwise_tile(C, Q, l, group, c, weight + (long)c * l->reads, x, Q * LANES, ahead, (C) * step, sum); \
+        add_bias(C, Q, bias + c, sum); \
+        products; \
         into_z(C, Q, g, l, group, c, column, sum, p->z + z_at); }
+#define ONE_TILE(C) if (l->outs == (C)) { \
+        OUTPUTS(C, clamped_tile(C, Q, g, l, group, weight, features + at, sum)) \
+        return; }
+    if (TILE >= 8 && Q <= 3) ONE_TILE(8)
+    ONE_TILE(4)
+    ONE_TILE(2)
+    ONE_TILE(1)
+    gather(Q, g, l, group, features, at, x);
+#define WHILE_LEFT(C) for (; l->outs - c >= (C); c += (C), ahead += (C) * bytes / l->outs) \
+        OUTPUTS(C, pointwise_tile(C, Q, l, weight + (long)c * l->reads, x, ahead, (C) * step, sum))
     if (TILE >= 8 && Q <= 3) WHILE_LEFT(8);
     WHILE_LEFT(4);
     WHILE_LEFT(2);
     WHILE_LEFT(1);
 #undef WHILE_LEFT
+#undef ONE_TILE
+#undef OUTPUTS
 }
 
 /* Rows [from, to) of z's planes, of the 1x1 groups [first, last). */
