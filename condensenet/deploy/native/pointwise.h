@@ -41,7 +41,7 @@ INLINE void pointwise_tile(const int C, const int Q, const dense_layer *l, const
     }
 }
 
-/* The same for inputs where they lie, if no other tile needs them: such layers have few weights to prefetch. */
+/* The same for inputs where they lie, if at most two tiles need them: such layers have few weights to prefetch. */
 INLINE void clamped_tile(const int C, const int Q, const geometry *g, const dense_layer *l, int group, const float *weight,
                          const float *x, vec *sum) {
     const int *index = l->index + (long)group * l->reads;
@@ -83,28 +83,28 @@ INLINE void pointwise_outputs(const int Q, const geometry *g, const dense_layer 
     const long step = prefetch_step(l, bytes);
     float *x = p->x + group * p->x_group;
     int c = 0;
-#define OUTPUTS(C, products) { \
+#define WHILE_LEFT(C, PRODUCTS) for (; l->outs - c >= (C); c += (C)) { \
         vec sum[24]; \
         add_bias(C, Q, bias + c, sum); \
-        products; \
+        PRODUCTS(C); \
         into_z(C, Q, g, l, group, c, column, sum, p->z + z_at); }
-#define ONE_TILE(C) if (l->outs == (C)) { \
-        OUTPUTS(C, clamped_tile(C, Q, g, l, group, weight, features + at, sum)) \
-        return; }
-    if (TILE >= 8 && Q <= 3) ONE_TILE(8)
-    ONE_TILE(4)
-    ONE_TILE(2)
-    ONE_TILE(1)
-    gather(Q, g, l, group, features, at, x);
-#define WHILE_LEFT(C) for (; l->outs - c >= (C); c += (C), ahead += (C) * bytes / l->outs) \
-        OUTPUTS(C, pointwise_tile(C, Q, l, weight + (long)c * l->reads, x, ahead, (C) * step, sum))
-    if (TILE >= 8 && Q <= 3) WHILE_LEFT(8);
-    WHILE_LEFT(4);
-    WHILE_LEFT(2);
-    WHILE_LEFT(1);
+#define EACH_TILE(PRODUCTS) \
+        if (TILE >= 8 && Q <= 3) WHILE_LEFT(8, PRODUCTS) \
+        WHILE_LEFT(4, PRODUCTS) \
+        WHILE_LEFT(2, PRODUCTS) \
+        WHILE_LEFT(1, PRODUCTS)
+#define CLAMPED(C) clamped_tile(C, Q, g, l, group, weight + (long)c * l->reads, features + at, sum)
+#define GATHERED(C) pointwise_tile(C, Q, l, weight + (long)c * l->reads, x, ahead + c * bytes / l->outs, (C) * step, sum)
+    if (l->outs <= 2 * TILE) {
+        EACH_TILE(CLAMPED)
+    } else {
+        gather(Q, g, l, group, features, at, x);
+        EACH_TILE(GATHERED)
+    }
+#undef GATHERED
+#undef CLAMPED
+#undef EACH_TILE
 #undef WHILE_LEFT
-#undef ONE_TILE
-#undef OUTPUTS
 }
 
 /* Rows [from, to) of z's planes, of the 1x1 groups [first, last). */
