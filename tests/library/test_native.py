@@ -60,6 +60,26 @@ def test_images_of_many_rows_go_strip_by_strip(
     compare_onnx(model, path, [images(config, 1, size), images(config, 3, size)])
 
 
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("size", [(14, 14), (9, 7), (5, 16), (3, 3)])
+@pytest.mark.parametrize("groups", [4, 8])
+def test_groups_of_many_outputs(
+    groups: int, lanes: str, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONDENSENET_LANES", lanes)
+    config = ModelConfig(
+        block_depths=(2, 1),
+        growth_rates=(64, 128),  # 8 to 32 for each group: whole vectors, pairs of groups in one, and several vectors
+        groups_1x1=groups,
+        groups_3x3=groups,
+        condensation_factor=4,
+        num_classes=3,
+    )
+    model = condensed(config)
+    path = write_native(convert(model), tmp_path / "model.onnx", size)
+    compare_onnx(model, path, [images(config, 1, size), images(config, 2, size)])
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-3, 1e3, -1e-12, -1e3, 0.0])
 def test_scales_of_any_size(tmp_path: Path, scale: float) -> None:
     model = condensed(SMALL)
