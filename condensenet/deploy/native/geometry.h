@@ -3,6 +3,7 @@
 typedef struct {
     int H, W, pitch, share, columns;     /* columns: vectors in a row; 1 if two rows share one */
     int step, rows;                      /* rows of the image at a time; rows of a plane of z */
+    int rolling;                         /* in strips: rows of features are dropped after they were given out */
     long feature_plane, z_plane, lead;   /* in floats; the first row of z starts at lead */
     int masked;                          /* whether a row ends within a vector */
     const mask *keep;                    /* by vector of a row, plus as many as a tile spans */
@@ -44,7 +45,8 @@ static geometry measure(const dense_block *b, int in_strips) {
     if (in_strips && g.share == 1 && b->features * plane((long)g.H * g.pitch) * sizeof(float) > CACHE_BYTES && g.H > STRIP)
         g.step = STRIP;
     g.rows = (g.step < g.H ? g.step + b->layers : g.H) + 4;
-    g.feature_plane = plane((long)(g.H + g.share - 1) * g.pitch);
+    g.rolling = g.step < g.H && b->pool == POOL_AVERAGE;
+    g.feature_plane = plane((long)(g.rolling ? g.step + b->layers + 3 : g.H + g.share - 1) * g.pitch);
     g.z_plane = plane(g.lead + (long)(g.rows + g.share) * g.pitch + LANES);
     g.masked = g.share == 2 || g.W % LANES != 0;
     return g;

@@ -45,6 +45,14 @@ static int advance(const geometry *g, const dense_layer *l, float *features, pro
     return p->done;
 }
 
+/* Moves the rows of features that are still needed to the front: [from, to) of the image, of which `first` is there. */
+static void roll(const geometry *g, int features, float *rows, int first, int from, int to) {
+    for (int c = 0; c < features; c++) {
+        float *plane = rows + c * g->feature_plane;
+        memmove(plane, plane + (long)(from - first) * g->pitch, (long)(to - from) * g->pitch * sizeof(float));
+    }
+}
+
 /* Strip by strip through all layers, so each finds the output of the previous one in the cache. */
 static void run_strips(const dense_block *b, const geometry *g, const float *image, float *features, progress first,
                        float *out) {
@@ -54,16 +62,22 @@ static void run_strips(const dense_block *b, const geometry *g, const float *ima
         p[l] = first;
         p[l].z += (g->step < g->H ? l : 0) * z_floats;
     }
-    int taken = 0, given = 0, ready = 0;
+    int taken = 0, given = 0, ready = 0, top = 0; /* top: the first row of the image that is in the planes */
     while (taken < g->H) {
         const int from = taken;
         taken += taken == 0 && g->step < g->H ? b->layers + (g->H - b->layers) % g->step : g->step; /* so the last strip is full */
         if (taken > g->H) taken = g->H;
-        take_rows(g, b->inputs, 0, 1, image, features, from, taken);
+        float *origin = features - (long)top * g->pitch; /* where row 0 would be */
+        take_rows(g, b->inputs, 0, 1, image, origin, from, taken);
         ready = taken;
-        for (int l = 0; l < b->layers && ready > 0; l++) ready = advance(g, b->layer + l, features, &p[l], ready);
-        give(g, b, 0, 1, features, out, given, ready);
+        for (int l = 0; l < b->layers && ready > 0; l++) ready = advance(g, b->layer + l, origin, &p[l], ready);
+        give(g, b, 0, 1, origin, out, given, ready);
         given = ready;
+        if (g->rolling && taken < g->H) {
+            const int next = given / 2 * 2; /* pairs of rows are averaged */
+            roll(g, b->features, features, top, next, taken);
+            top = next;
+        }
     }
 }
 
