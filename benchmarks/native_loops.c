@@ -1,0 +1,47 @@
+/* The innermost loops of the native operator, each in a function of its own, for benchmarks/predicted_cycles.py to read
+   as assembly. SIMD names the header of an instruction set. */
+
+#include SIMD
+#include "../condensenet/deploy/native/kernels.h"
+
+#define GATHER(Q)                                                                                               \
+    void loop_gather_##Q(const geometry *g, const dense_layer *l, const float *features, float *to) {                \
+        gather(Q, g, l, 0, features, 0, to);                                                                    \
+    }
+#define POINTWISE(C, Q)                                                                                         \
+    void loop_pointwise_##C##x##Q(const dense_layer *l, const float *w, const float *x, const char *a, long n, vec *to) { \
+        vec sum[C * Q]; /* stays in registers */                                                                \
+        pointwise_tile(C, Q, l, 0, 0, w, x, Q * LANES, a, n, sum);                                              \
+        memcpy(to, sum, sizeof sum);                                                                            \
+    }
+#define SPATIAL(C, T)                                                                                           \
+    void loop_spatial_##C##x##T(const geometry *g, int ins, const float *w, const float *z, float *out) {            \
+        spatial_tile(C, T, 1, LANES == 16 && C <= 2, g, ins, w, z, out);                                        \
+    }
+#define CHANNELS_1X1(V, Q)                                                                                      \
+    void loop_channels_1x1_##V##x##Q(long reads, const float *b, const float *w, const float *x, long row, const char *a, \
+                                long n, vec *to) {                                                              \
+        vec sum[V * Q];                                                                                         \
+        channels_tile(V, Q, reads, b, w, x, row, a, n, sum);                                                    \
+        memcpy(to, sum, sizeof sum);                                                                            \
+    }
+#define CHANNELS_3X3(T, Q)                                                                                      \
+    void loop_channels_3x3_##T##x##Q(const geometry *g, int panels, const float *w, const float *z, float *to, int n) { \
+        channels_3x3_tile(1, T, Q, g, panels, w, z, to, n);                                                     \
+    }
+
+GATHER(3)
+POINTWISE(4, 3)
+SPATIAL(2, 4)
+SPATIAL(1, 8)
+#if REGISTERS >= 32
+POINTWISE(8, 3)
+SPATIAL(4, 4)
+CHANNELS_1X1(2, 14)
+CHANNELS_1X1(1, 14)
+CHANNELS_3X3(4, 7)
+#else
+CHANNELS_1X1(2, 6)
+CHANNELS_1X1(1, 6)
+CHANNELS_3X3(2, 7)
+#endif
