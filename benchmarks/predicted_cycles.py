@@ -184,28 +184,37 @@ def best(rows: list[dict[str, Any]], loop: str) -> float:
 
 def dense_blocks(config: ModelConfig, lanes: int) -> Iterator[Work]:
     """The multiply-adds of both convolutions of every block, grouped form, and the loops that the operator takes."""
-    channels, width = 2 * config.growth_rates[0], SIZE // 2
-    for depth, rate in zip(config.block_depths, config.growth_rates, strict=True):
-        pixels, makes = width * width, rate // config.groups_3x3
-        in_lanes = width <= 14 and makes % lanes == 0
+    for rate, depth, inputs, width in shapes(config):
+        outs, makes, pixels = config.bottleneck * rate // config.groups_1x1, rate // config.groups_3x3, width * width
+        in_lanes = lanes >= 8 and outs % lanes == 0 and (makes % lanes == 0 or 2 * makes == lanes)
         idle = 0.0 if in_lanes else 1 - width / (-(-width // lanes) * lanes)
-        inputs = sum(channels + layer * rate for layer in range(depth)) / config.condensation_factor
-        middle = config.bottleneck * rate
-        yield Work("channels_1x1" if in_lanes else "pointwise", inputs * middle * pixels, idle)
-        macs_3x3 = depth * middle * rate / config.groups_3x3 * 9 * pixels
-        tile = next(width for width in (4, 2, 1) if makes % width == 0)
-        yield Work("channels_3x3" if in_lanes else f"spatial_{min(tile, 4 if lanes == 4 else 2)}", macs_3x3, idle)
-        channels, width = channels + depth * rate, width // 2
+        tile = next(count for count in (4, 2, 1) if makes % count == 0 and (count < 4 or lanes != 8))
+        loop_1x1 = "channels_1x1" if in_lanes else "clamped" if outs <= few_outputs(lanes) else "pointwise"
+        macs_3x3 = depth * config.bottleneck * rate * makes * 9 * pixels
+        yield Work(loop_1x1, inputs / config.condensation_factor * config.bottleneck * rate * pixels, idle)
+        yield Work("channels_3x3" if in_lanes else f"spatial_{tile}", macs_3x3, idle)
 
 
 def gathered_vectors(config: ModelConfig, lanes: int) -> float:
     """How many vectors of pixels the 1x1 convolutions gather, all groups together."""
-    channels, width, total = 2 * config.growth_rates[0], SIZE // 2, 0.0
+    return sum(
+        config.groups_1x1 * inputs / config.condensation_factor * width * -(-width // lanes)
+        for rate, _, inputs, width in shapes(config)
+        if config.bottleneck * rate // config.groups_1x1 > few_outputs(lanes)
+    )
+
+
+def few_outputs(lanes: int) -> int:
+    """Outputs of a 1x1 group up to which its inputs are read where they lie: two tiles (native/pointwise.h)."""
+    return 8 if lanes == 8 else 16
+
+
+def shapes(config: ModelConfig) -> Iterator[tuple[int, int, int, int]]:
+    """Of each block: growth rate, layers, the inputs of all its 1x1 convolutions before pruning, and width."""
+    channels, width = 2 * config.growth_rates[0], SIZE // 2
     for depth, rate in zip(config.block_depths, config.growth_rates, strict=True):
-        inputs = sum(channels + layer * rate for layer in range(depth))
-        total += config.groups_1x1 * inputs / config.condensation_factor * width * -(-width // lanes)
+        yield rate, depth, sum(channels + layer * rate for layer in range(depth)), width
         channels, width = channels + depth * rate, width // 2
-    return total
 
 
 def cycles(loop: list[str], core: str, target: Target, mca: str) -> float | None:

@@ -19,7 +19,8 @@ def package(cross_compiler: CrossCompiler, checkout: Path, tmp_path_factory: pyt
     folder = tmp_path_factory.mktemp("package")
     unwanted = shutil.ignore_patterns("*.so", "__pycache__")
     native = shutil.copytree(checkout / "condensenet", folder / "condensenet", ignore=unwanted) / "deploy/native"
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(native.glob("*.[ch]")))).hexdigest()
+    sources = [*sorted(native.glob("*.[ch]")), *sorted((folder / "condensenet/simd").glob("*.h"))]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     library = native / "_operators.so"  # the name for any version of Python
     cross_compiler.shared_library(
         sorted(native.glob("*.c")), library, "-fvisibility=hidden", f'-DSOURCE_DIGEST="{digest}"'

@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,11 @@ def test_the_work_of_one_layer_by_hand() -> None:
     """16 input channels of 112 x 112 pixels, a quarter of them kept, 32 outputs, then 8 features from 8 each."""
     config = ModelConfig(block_depths=(1,), growth_rates=(8,), stem="imagenet", num_classes=1000)
     first, second = predicted_cycles.dense_blocks(config, lanes=4)
-    assert (first.loop, first.macs, first.idle) == ("pointwise", 16 / 4 * 32 * 112**2, 0)
+    assert (first.loop, first.macs, first.idle) == ("clamped", 16 / 4 * 32 * 112**2, 0)
     assert (second.loop, second.macs) == ("spatial_2", 8 * 8 * 9 * 112**2)
-    assert predicted_cycles.gathered_vectors(config, lanes=4) == 4 * 4 * 112 * 28
+    assert predicted_cycles.gathered_vectors(config, lanes=4) == 0  # 8 outputs a group
+    wide = replace(config, growth_rates=(64,))
+    assert predicted_cycles.gathered_vectors(wide, lanes=4) == 4 * 128 / 4 * 112 * 28
     *_, last = predicted_cycles.dense_blocks(ModelConfig(block_depths=(1,), growth_rates=(8,), stem="imagenet"), 32)
     assert last.idle == pytest.approx(1 - 112 / 128)
 

@@ -22,6 +22,16 @@ INLINE void add_bias(const int C, const int Q, const float *bias, vec *sum) {
 }
 
 INLINE void add_products(const int C, const int Q, const float *weight, const vec *v, vec *sum) {
+#if defined(__aarch64__) /* multiplies by one lane of a vector: four weights to a register instead of one */
+    if (C % LANES == 0) {
+        UNROLL for (int c = 0; c < C; c += LANES) {
+            const vec w = load(weight + c);
+            UNROLL for (int i = 0; i < LANES; i++)
+                UNROLL for (int q = 0; q < Q; q++) sum[(c + i) * Q + q] += v[q] * w[i];
+        }
+        return;
+    }
+#endif
     UNROLL for (int c = 0; c < C; c++) {
         const vec w = all(weight[c]);
         UNROLL for (int q = 0; q < Q; q++) sum[c * Q + q] += v[q] * w;
