@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from condensenet import CondenseNet, ModelConfig
 from condensenet.models import condensenet, kernels
 from condensenet.models.fused import block as fused_block
-from condensenet.models.fused import can_fuse_block, can_fuse_pool, fused_average_pool, fused_dense_block
+from condensenet.models.fused import can_fuse_block, can_fuse_pool, conditions, fused_average_pool, fused_dense_block
 from condensenet.models.fused.conditions import norms
 
 pytestmark = [
@@ -30,6 +30,12 @@ pytestmark = [
 SMALL = ModelConfig(
     block_depths=(3, 2), growth_rates=(8, 16), groups_1x1=4, groups_3x3=4, condensation_factor=4, num_classes=5
 )
+
+
+@pytest.fixture(autouse=True)
+def whatever_is_faster(monkeypatch):
+    """What the kernels compute is tested where they are slower, too."""
+    monkeypatch.setattr(conditions, "is_faster_fused", lambda layers, features: True)
 
 
 @pytest.fixture(params=[16, 8, 4])
@@ -181,6 +187,16 @@ def test_a_1x1_convolution_and_its_gradients_by_autograd(shape):
     assert (y - expected).abs().max() < 1e-5 * inputs
     for found, gradient in zip((dx - 1, dscale, dshift, dweight), gradients, strict=True):
         assert (found - gradient).abs().max() < 1e-5 * gradient.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize(
+    ("growth_rate", "side", "expected"), [(8, 2, True), (32, 8, True), (32, 7, False), (64, 14, False)]
+)
+def test_blocks_with_many_features_and_small_planes_run_layer_by_layer(growth_rate, side, expected, monkeypatch):
+    monkeypatch.undo()
+    block = CondenseNet(replace(SMALL, block_depths=(1,), growth_rates=(growth_rate,))).blocks[0]
+    features = torch.randn(2, 2 * growth_rate, side, side)
+    assert can_fuse_block(list(block), features) is expected
 
 
 @pytest.mark.parametrize("part", ["conv_1x1.norm", "conv_1x1.conv", "conv_3x3.norm", "conv_3x3.conv"])

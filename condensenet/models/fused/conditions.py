@@ -14,9 +14,10 @@ from condensenet.models.layers import DenseLayer, LearnedGroupConv, NormReluConv
 
 
 def can_fuse_block(layers: Sequence[DenseLayer], features: Tensor) -> bool:
-    """Whether ``fused_dense_block`` computes the same as these layers do for ``features``."""
+    """Whether ``fused_dense_block`` computes the same as these layers do for ``features``, and is faster."""
     return (
         _are_plain(features)
+        and is_faster_fused(layers, features)
         and features[:, 0].numel() > 1
         and not torch.is_autocast_enabled("cpu")
         and not _has_any_global_hook()
@@ -24,6 +25,16 @@ def can_fuse_block(layers: Sequence[DenseLayer], features: Tensor) -> bool:
         and len({norm.eps for layer in layers for norm in norms(layer)}) == 1
         and len({(layer.conv_3x3.conv.groups, layer.conv_3x3.conv.out_channels) for layer in layers}) == 1
     )
+
+
+def is_faster_fused(layers: Sequence[DenseLayer], features: Tensor) -> bool:
+    """Unless the groups of the 3x3 convolution have more outputs than the image has pixels in a row.
+
+    Measured with 16 and with 8 lanes (docs/LOG.md): the kernels win by few features and large planes, PyTorch's
+    convolutions by many features and small planes.
+    """
+    conv = layers[0].conv_3x3.conv
+    return (conv.out_channels // conv.groups) ** 2 <= features.shape[2] * features.shape[3]
 
 
 def can_fuse_pool(features: Tensor) -> bool:
