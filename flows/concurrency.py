@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from threading import Semaphore
 
 from condensenet.machine import usable_cores
 from flows.stage_process import StageRunner
 from tasks.errors import UserError
 from tasks.params import Params
+from tasks.ray_local import LocalRay
 
 UNLIMITED = 1000
 POLL_S = 0.1
 VARIABLE = "CONDENSENET_TRAININGS"
+DRIVER = Path("/proc/driver/nvidia")
 
 
 class StageSlots:
@@ -56,10 +59,9 @@ def _kind(stage: str) -> str:
 
 
 def trainings_at_once(params: Params) -> int:
-    """``CONDENSENET_TRAININGS``, or what suits the machine.
+    """``CONDENSENET_TRAININGS``, or what suits the machine: each training gets its threads, or its GPUs.
 
-    A Ray cluster (``RAY_ADDRESS``) queues what it cannot place yet. Without one, each training starts its own Ray,
-    and two would use the same GPUs: one at a time. On CPUs, each training gets its threads.
+    A cluster that ``RAY_ADDRESS`` names queues what it cannot place yet.
     """
     value = os.environ.get(VARIABLE)
     if value is not None:
@@ -69,5 +71,21 @@ def trainings_at_once(params: Params) -> int:
     if os.environ.get("RAY_ADDRESS"):
         return UNLIMITED
     if params.ray.use_gpu:
-        return 1
+        return max(1, visible_gpus() // params.ray.num_workers)
     return max(1, usable_cores() // (params.ray.num_workers * params.ray.threads_per_worker))
+
+
+def own_ray(params: Params) -> AbstractContextManager[LocalRay | None]:
+    """A Ray for the flow's trainings, which starts with the first of them; None if ``RAY_ADDRESS`` names a cluster."""
+    if os.environ.get("RAY_ADDRESS"):
+        return nullcontext()
+    asked_for = trainings_at_once(params) * params.ray.num_workers * params.ray.threads_per_worker
+    return LocalRay(max(usable_cores(), asked_for), gpus=params.ray.use_gpu)
+
+
+def visible_gpus() -> int:
+    """The NVIDIA GPUs that a process may use; counted without CUDA, which would occupy them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([name for name in chosen.split(",") if name.strip() and name.strip() != "-1"])
+    return len(list(DRIVER.glob("gpus/*")))

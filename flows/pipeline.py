@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -19,7 +19,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import study as studies
 from flows.artifacts import publish
-from flows.concurrency import StageSlots
+from flows.concurrency import StageSlots, own_ray
 from flows.display import Display
 from flows.graph import Graph, keep_settings, read_graph, setting_of
 from flows.stage_process import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped, signals_ignored
@@ -33,7 +33,7 @@ class FlowContext:
 
     slots: StageSlots
     display: Display
-    runner: StageRunner = field(default_factory=StageRunner)
+    runner: StageRunner
 
 
 context: ContextVar[FlowContext] = ContextVar("context")
@@ -97,13 +97,17 @@ def _reproduce(study: str | None, settings: list[str] | None, overrides: studies
         loaded = params.load()
         full_graph = read_graph()
         graph = keep_settings(full_graph, loaded.settings, settings or loaded.settings)
-        context.set(FlowContext(StageSlots.for_machine(loaded, graph), screen))
 
         def note(line: str) -> None:
             log.info(line)
             screen.note(line)
 
-        with tracking.uploader(note):  # else every stage would import MLflow
+        with (
+            tracking.uploader(note),  # else every stage would import MLflow
+            own_ray(loaded) as ray,  # else every training would start its own
+        ):
+            runner = StageRunner(ray.variables, ray.lifeline) if ray else StageRunner()
+            context.set(FlowContext(StageSlots.for_machine(loaded, graph), screen, runner))
             errors = _run_graph(graph)
         if errors:
             return Failed(message="; ".join(errors))

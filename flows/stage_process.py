@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +69,14 @@ class StageLog:
 
 
 class StageRunner:
-    """Runs stages from any number of threads and stops them all at once."""
+    """Runs stages from any number of threads and stops them all at once.
 
-    def __init__(self) -> None:
+    ``variables`` are added to their environment. ``lifeline`` is a file that is kept open until all have ended.
+    """
+
+    def __init__(self, variables: Mapping[str, str] | None = None, lifeline: int | None = None) -> None:
+        self._variables = variables or {}
+        self._kept_open = [] if lifeline is None else [lifeline]
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
@@ -122,9 +127,9 @@ class StageRunner:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                env=stage_environment(),
+                env={**stage_environment(), **self._variables},
                 start_new_session=True,
-                pass_fds=[lock.fileno()],  # held until the stage has ended, even if this process is killed
+                pass_fds=[lock.fileno(), *self._kept_open],  # held until the stage ends, even if this process is killed
             )
             self._running.add(process)
         try:

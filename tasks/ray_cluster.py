@@ -1,205 +1,60 @@
-"""The Ray cluster that training runs on: the one that RAY_ADDRESS names, or a small private one.
+"""Training on Ray Train: on the cluster that RAY_ADDRESS names, on the Ray that a flow offers, or on one of our own.
 
-Our own cluster runs without a dashboard, preemption watcher, autoscaler and dataset manager, because each of Ray's
-helper processes adds seconds of start-up. It listens on this machine only and ends with this process.
+Ray takes over the signals of a main thread that calls it, so every call is made in another one.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-ENVIRONMENT = {  # read by Ray when it is imported and by the processes that it starts
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller starts and ends a training by polling
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a busy machine starts processes slowly
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_enable_worker_prestart": "0",  # workers of a training need an environment of their own
-    "RAY_prestart_worker_first_driver": "0",
-}
-for name, value in ENVIRONMENT.items():
-    os.environ.setdefault(name, value)
+from tasks import ray_local
+from tasks.errors import UserError, first_line
+from tasks.params import RayParams
+from tasks.ray_head import kill_descendants
 
-import ray  # noqa: E402
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError  # noqa: E402
-from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy  # noqa: E402
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # noqa: E402
-
-from condensenet.file_locks import lock, try_lock, unlock  # noqa: E402
-from tasks import paths  # noqa: E402
-from tasks.errors import UserError  # noqa: E402
-from tasks.params import RayParams  # noqa: E402
-
-LOOPBACK = "127.0.0.1"
+T = TypeVar("T")
 REACHABLE_S = 10.0
-OBJECT_STORE_BYTES = 100 << 20  # nothing large passes through Ray
-PREFIX = "cn-ray-"
-START_LOCK = "ray-start.lock"
-START_ATTEMPTS = 3
-ESSENTIAL = ("raylet", "gcs_server")  # without either of them a cluster is dead
 WATCH_S = 0.5
-NEW_S = 60.0  # a folder this young may be about to be locked
-_ending = threading.Event()  # we kill Ray's processes ourselves
-_folder: str | None = None  # of our own cluster: its sockets and logs
-LEFT_OUT = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+AGAIN = "run it again to resume from the last checkpoint"
+_ending = threading.Event()  # Ray's processes may go
 
 
 @contextmanager
 def cluster(params: RayParams) -> Iterator[None]:
-    """Connect to the cluster of RAY_ADDRESS or start one; raises ``UserError`` if it lacks what ``params`` ask for."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
-    with _own_sigterm():
-        if is_external():
-            _check_reachable(os.environ["RAY_ADDRESS"])
-            _connect(quiet)
-        else:
-            _start(params, quiet)
-    try:
-        _check_resources(params)
-        with nullcontext() if is_external() else _watched():
+    """Connect to a cluster; raises ``UserError`` if there is none, or it lacks what ``params`` ask for."""
+    for name, value in ray_local.ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if os.environ.get("RAY_ADDRESS"):
+        with _connected(os.environ["RAY_ADDRESS"], params):
             yield
-    finally:
-        ray.shutdown()
-        _remove_folder()
-
-
-@contextmanager
-def _watched() -> Iterator[None]:
-    """Exit at once when Ray's own processes are gone: Ray would wait for up to a minute, then abort."""
-    import psutil
-
-    essential = {child: child.name() for child in psutil.Process().children() if child.name() in ESSENTIAL}
-
-    def watch() -> None:
-        while not _ending.wait(WATCH_S):
-            lost = [name for process, name in essential.items() if _is_gone(process)]
-            if lost and not _ending.is_set():
-                line = f"error: Ray's {lost[0]} was killed: run it again to resume from the last checkpoint"
-                with suppress(BrokenPipeError):
-                    print(line, file=sys.stderr, flush=True)
-                abandon()
-                os._exit(1)
-
-    _ending.clear()
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        _ending.set()
-
-
-def _is_gone(process: Any) -> bool:
-    import psutil
-
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep this process's handler: Ray's replacements exit or abort in the middle of a call."""
-    put, ray._private.utils.set_sigterm_handler = ray._private.utils.set_sigterm_handler, lambda _handler: None
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        ray._private.utils.set_sigterm_handler = put
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's core installs one below Python's
-
-
-def _start(params: RayParams, options: dict[str, Any]) -> None:
-    """Start our own cluster, one at a time on this machine, and retry if the machine was too busy.
-
-    Ray's processes must be up in half a minute, which clusters that start together on two cores do not manage.
-    """
-    global _folder
-    paths.state().mkdir(parents=True, exist_ok=True)
-    with (paths.state() / START_LOCK).open("a") as starting:
-        lock(starting)
-        for attempt in range(1, START_ATTEMPTS + 1):
-            _folder = _new_folder()
+    elif offered := os.environ.get(ray_local.VARIABLE):
+        with _connected(ray_local.join(Path(offered)), params):
+            yield
+    else:
+        with ray_local.LocalRay(params.num_workers * params.threads_per_worker, gpus=params.use_gpu) as own:
+            os.environ.update(own.variables)
             try:
-                ray.init(
-                    address="local",
-                    num_cpus=params.num_workers * params.threads_per_worker,
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    _temp_dir=_folder,
-                    _node_ip_address=LOOPBACK,
-                    **options,
-                )
-                break
-            except Exception as error:  # Ray raises no narrower one
-                abandon()
-                if attempt == START_ATTEMPTS:
-                    raise UserError(f"Ray did not start in {attempt} attempts: {error}") from error
-        unlock(starting)  # Ray's processes may hold the file open
+                with _connected(ray_local.join(own.folder), params):
+                    yield
+            finally:
+                del os.environ[ray_local.VARIABLE]
 
 
 def abandon() -> None:
-    """Kill the processes of our own cluster at once, whatever they are doing."""
-    import psutil
-
+    """Kill what this process has started, a Ray of its own with all workers; another's ends them when we are gone."""
     _ending.set()
-    children = psutil.Process().children(recursive=True)
-    for process in children:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(children, timeout=5)
-    _remove_folder()
-
-
-def _new_folder() -> str:
-    """A new folder, locked while this process lives. Its path is short because it holds sockets.
-
-    Folders of processes that were killed are removed.
-    """
-    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError):  # another user's, or another process is at the same
-            descriptor = os.open(old, os.O_RDONLY)
-            try:
-                if try_lock(descriptor) and time.time() - old.stat().st_mtime > NEW_S:
-                    shutil.rmtree(old, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-    folder = tempfile.mkdtemp(prefix=PREFIX)
-    lock(os.open(folder, os.O_RDONLY))
-    return folder
-
-
-def _remove_folder() -> None:
-    if _folder is not None:
-        shutil.rmtree(_folder, ignore_errors=True)
-
-
-def _connect(options: dict[str, Any]) -> None:
-    try:
-        ray.init(**options)
-    except ConnectionError as error:
-        raise UserError(
-            f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {error}; "
-            f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')}: a cluster with tokens needs token"
-        ) from None
-
-
-def is_external() -> bool:
-    return bool(os.environ.get("RAY_ADDRESS"))
+    kill_descendants()
 
 
 def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: Path) -> str | None:
@@ -207,8 +62,11 @@ def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: P
 
     Returns None, or in one line why the training failed.
     """
-    trainer_class = _Trainer if is_external() else _LocalTrainer
-    trainer = trainer_class(
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    trainer = DataParallelTrainer(
         worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
@@ -223,15 +81,94 @@ def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: P
         ),
     )
     try:
-        trainer.fit()
+        _in_thread(trainer.fit)
     except TrainingFailedError as error:
         return _reason(error)
     except ray.exceptions.RayError as error:  # the controller of the workers was lost
-        return str(error).partition(". ")[0]
+        return first_line(error).partition(". ")[0]
     return None
 
 
-def _reason(error: TrainingFailedError) -> str:
+@contextmanager
+def _connected(address: str, params: RayParams) -> Iterator[None]:
+    _check_reachable(address)
+    import ray
+    import ray.train  # meanwhile nothing waits for us
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        _in_thread(lambda: ray.init(address, log_to_driver=False, logging_level="error", configure_logging=False))
+    except (ConnectionError, RuntimeError) as error:
+        raise UserError(
+            f"RAY_ADDRESS={address}: {first_line(error)}; "
+            f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')}: a cluster with tokens needs token"
+        ) from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's core has installed one below Python's
+    try:
+        _check_resources(params)
+        with _watched(_essential(address)):
+            yield
+    finally:
+        _in_thread(ray.shutdown)
+
+
+def _in_thread(call: Callable[[], T]) -> T:
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result()
+
+
+@dataclass(frozen=True)
+class Essential:
+    """A process of Ray without which this one cannot go on, and where it listens."""
+
+    name: str
+    host: str
+    port: int
+
+
+def _essential(address: str) -> list[Essential]:
+    """The head's server and the raylet of this machine."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == own)
+    found = [Essential("Ray's raylet", node["NodeManagerAddress"], node["NodeManagerPort"])]
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    return [*found, Essential(f"Ray's head at {host}:{port}", host, int(port))]
+
+
+@contextmanager
+def _watched(essential: Sequence[Essential]) -> Iterator[None]:
+    """Exit at once when Ray's own processes are gone: Ray would wait for up to a minute, then abort."""
+
+    def watch() -> None:
+        while not _ending.wait(WATCH_S):
+            lost = [each.name for each in essential if not ray_local.answers(each.host, each.port, REACHABLE_S)]
+            if lost and not _ending.is_set():
+                with suppress(BrokenPipeError):
+                    print(f"error: {lost[0]} was killed: {AGAIN}", file=sys.stderr, flush=True)
+                abandon()
+                os._exit(1)
+
+    _ending.clear()
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        _ending.set()
+
+
+def _reason(error: Exception) -> str:
     """The last line of a worker's error; the rest is Ray's context."""
     failures = getattr(error, "worker_failures", None) or {0: error}
     lines = [line for line in str(next(iter(failures.values()))).splitlines() if line.strip()]
@@ -250,6 +187,8 @@ def _check_reachable(address: str) -> None:
 
 
 def _check_resources(params: RayParams) -> None:
+    import ray
+
     have = ray.cluster_resources()
     need = {"CPU": params.num_workers * params.threads_per_worker, "GPU": params.num_workers * params.use_gpu}
     for kind, count in need.items():
@@ -258,30 +197,3 @@ def _check_resources(params: RayParams) -> None:
                 f"ray.num_workers={params.num_workers} is not allowed: they need {count} {kind}s, "
                 f"the cluster has {have.get(kind, 0):g}"
             )
-
-
-class _FixedSize(FixedScalingPolicy):
-    """Without the actor that asks an autoscaler for machines: a cluster of one process has none."""
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        pass
-
-    def _maybe_send_resource_request(self) -> None:
-        pass
-
-
-class _Trainer(DataParallelTrainer):
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """Leave Ctrl-C to the stage: when its process ends, so do the workers."""
-
-
-class _LocalTrainer(_Trainer):
-    """Without the actors that serve Ray Data sets and that clean up after us in a shared cluster."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        return [call for call in super()._create_default_callbacks() if type(call).__name__ not in LEFT_OUT]
-
-    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        return super()._initialize_and_run_controller(
-            **{**arguments, "scaling_policy": _FixedSize(self.scaling_config)}
-        )

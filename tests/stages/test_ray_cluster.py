@@ -27,14 +27,14 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch
 
 
 def test_folders_of_killed_processes_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks import ray_cluster
+    from tasks import ray_local
 
-    monkeypatch.setattr(ray_cluster.tempfile, "tempdir", str(tmp_path))
-    living = Path(ray_cluster._new_folder())
+    monkeypatch.setattr(ray_local.tempfile, "tempdir", str(tmp_path))
+    living = ray_local.new_folder()
     abandoned, young, other = (tmp_path / name for name in ("cn-ray-abandoned", "cn-ray-young", "another"))
     for folder in (abandoned, young, other):
         (folder / "session").mkdir(parents=True)
     for folder in (living, abandoned, other):
         os.utime(folder, (0, 0))
-    new = Path(ray_cluster._new_folder())
+    new = ray_local.new_folder()
     assert set(tmp_path.iterdir()) == {living, young, other, new}

@@ -1,0 +1,201 @@
+"""A small Ray of our own where ``RAY_ADDRESS`` names none: one for a whole flow, or else one for a stage.
+
+It is started when the first training asks for it, and ends with the process that offers it and the trainings on it.
+Offering and asking is done through a folder, which ``CONDENSENET_RAY`` names: a stage leaves ``wanted`` there and finds
+``address``. Connections need the token in that folder, which only its owner can read.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from condensenet.file_locks import lock, try_lock, unlock
+from tasks import paths
+from tasks.errors import UserError
+from tasks.ray_head import kill_all
+
+VARIABLE = "CONDENSENET_RAY"
+ENVIRONMENT = {  # read by Ray when it is imported and by the processes that it starts
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller starts and ends a training by polling
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a busy machine starts processes slowly
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_worker_prestart": "0",  # workers of a training need an environment of their own
+    "RAY_prestart_worker_first_driver": "0",
+}
+# Any address of the loopback but 127.0.0.1, which `ray start` replaces by one that other machines can reach.
+HOST = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
+OPTIONS = (
+    *("--node-ip-address", HOST, "--include-dashboard=false", "--include-log-monitor=false", "--no-monitor"),
+    *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0", "--disable-usage-stats"),
+    f"--object-store-memory={100 << 20}",  # nothing large passes through Ray
+)
+PREFIX = "cn-ray-"
+START_LOCK = "ray-start.lock"
+WANTED, ADDRESS, FAILED, TOKEN, LOG = "wanted", "address", "failed", "token", "head.log"
+ATTEMPTS = 3
+START_S = 90.0
+END_S = 10.0
+POLL_S = 0.05
+NEW_S = 60.0  # a folder this young may be about to be locked
+
+
+class LocalRay:
+    """Offers a Ray of ``cpus`` processors, and this machine's GPUs if ``gpus``, while the block runs."""
+
+    def __init__(self, cpus: int, *, gpus: bool) -> None:
+        self._size = (f"--num-cpus={cpus}", *(() if gpus else ("--num-gpus=0",)))
+        self._ended = threading.Event()
+        self._head: subprocess.Popen[bytes] | None = None
+        self._input, self.lifeline = os.pipe()  # Ray lives until nobody holds the lifeline
+        self._thread = threading.Thread(target=self._offer, daemon=True)
+
+    def __enter__(self) -> Self:
+        self.folder = new_folder()
+        write_token(self.folder / TOKEN)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        os.close(self.lifeline)
+        self._thread.join()
+        os.close(self._input)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a process must have in its environment, before it imports Ray, to join."""
+        return {VARIABLE: str(self.folder), **_token_variables(self.folder)}
+
+    def _offer(self) -> None:
+        while not self._ended.wait(POLL_S):
+            if (self.folder / WANTED).exists():
+                self._serve()
+
+    def _serve(self) -> None:
+        """Run Ray until it dies or nobody needs it any more; retry a start that failed on a busy machine.
+
+        One start at a time in a checkout: Ray's processes must be up in half a minute.
+        """
+        paths.state().mkdir(parents=True, exist_ok=True)
+        with (paths.state() / START_LOCK).open("a") as starting:
+            lock(starting)
+            address = next(filter(None, (self._start() for _ in range(ATTEMPTS) if not self._ended.is_set())), None)
+            unlock(starting)
+        (self.folder / WANTED).unlink(missing_ok=True)
+        _put(self.folder / (ADDRESS if address else FAILED), address or f"Ray did not start in {ATTEMPTS} attempts")
+        while not self._ended.wait(POLL_S) and address and self._head and self._head.poll() is None:
+            pass
+        (self.folder / ADDRESS).unlink(missing_ok=True)
+        if address:
+            self._end()
+
+    def _start(self) -> str | None:
+        """The address once Ray answers there; None if its process ended before."""
+        port = _free_port()
+        command = [sys.executable, "-m", "tasks.ray_head", f"--port={port}", f"--temp-dir={self.folder}"]
+        with (self.folder / LOG).open("ab") as log:
+            self._head = subprocess.Popen(
+                [*command, *OPTIONS, *self._size],
+                stdin=self._input,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **ENVIRONMENT, **_token_variables(self.folder)},
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_S
+        while self._head.poll() is None and time.monotonic() < deadline and not self._ended.wait(POLL_S):
+            if any(self.folder.glob("session_2*/sockets/raylet")) and answers(HOST, port):
+                return f"{HOST}:{port}"
+        self._end()
+        return None
+
+    def _end(self) -> None:
+        """Wait for the end of Ray if its input is closed, else kill it."""
+        import psutil
+
+        assert self._head is not None
+        with suppress(subprocess.TimeoutExpired):
+            self._head.wait(END_S if self._ended.is_set() else 0)
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._head.pid)
+            kill_all([*process.children(recursive=True), process])
+        self._head.wait()
+
+
+def join(folder: Path) -> str:
+    """The address of the Ray that is offered in ``folder``; waits for its start. Raises ``UserError``."""
+    deadline = time.monotonic() + ATTEMPTS * START_S
+    while time.monotonic() < deadline and folder.exists() and not (folder / FAILED).exists():
+        with suppress(OSError):
+            return (folder / ADDRESS).read_text()
+        with suppress(OSError):
+            (folder / WANTED).touch()
+        time.sleep(POLL_S)
+    with suppress(OSError):
+        raise UserError((folder / FAILED).read_text())
+    raise UserError(f"no Ray is offered in {folder}, which {VARIABLE} names")
+
+
+def answers(host: str, port: int, timeout_s: float = 1.0) -> bool:
+    """Whether somebody listens there."""
+    try:
+        socket.create_connection((host, port), timeout_s).close()
+    except OSError:
+        return False
+    return True
+
+
+def new_folder() -> Path:
+    """A new folder, locked while this process lives. Its path is short because it holds sockets.
+
+    Folders of processes that were killed are removed.
+    """
+    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):  # another user's, or another process is at the same
+            descriptor = os.open(old, os.O_RDONLY)
+            try:
+                if try_lock(descriptor) and time.time() - old.stat().st_mtime > NEW_S:
+                    shutil.rmtree(old, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+    folder = tempfile.mkdtemp(prefix=PREFIX)
+    lock(os.open(folder, os.O_RDONLY))
+    return Path(folder)
+
+
+def write_token(path: Path) -> None:
+    """Write a new secret that only the owner of ``path`` can read."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+def _token_variables(folder: Path) -> dict[str, str]:
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": str(folder / TOKEN)}
+
+
+def _put(path: Path, text: str) -> None:
+    """Write the file so that a reader finds all of it or none."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
