@@ -9,25 +9,20 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks import ray_local
 from tasks.errors import UserError, first_line
 from tasks.params import RayParams
-from tasks.ray_head import kill_descendants
+from tasks.ray_watch import REACHABLE_S, WATCH_S, lost, watched
 
 T = TypeVar("T")
-REACHABLE_S = 10.0
-WATCH_S = 0.5
-AGAIN = "run it again to resume from the last checkpoint"
-_ending = threading.Event()  # Ray's processes may go
 
 
 @contextmanager
@@ -35,26 +30,27 @@ def cluster(params: RayParams) -> Iterator[None]:
     """Connect to a cluster; raises ``UserError`` if there is none, or it lacks what ``params`` ask for."""
     for name, value in ray_local.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if os.environ.get("RAY_ADDRESS"):
-        with _connected(os.environ["RAY_ADDRESS"], params):
+    if address := os.environ.get("RAY_ADDRESS"):
+        with _connected(address, params):
             yield
     elif offered := os.environ.get(ray_local.VARIABLE):
-        with _connected(ray_local.join(Path(offered)), params):
+        with _connected(_join(Path(offered)), params):
             yield
     else:
         with ray_local.LocalRay(params.num_workers * params.threads_per_worker, gpus=params.use_gpu) as own:
             os.environ.update(own.variables)
             try:
-                with _connected(ray_local.join(own.folder), params):
+                with _connected(_join(own.folder), params):
                     yield
             finally:
                 del os.environ[ray_local.VARIABLE]
 
 
-def abandon() -> None:
-    """Kill what this process has started, a Ray of its own with all workers; another's ends them when we are gone."""
-    _ending.set()
-    kill_descendants()
+def _join(folder: Path) -> str:
+    """The address of the Ray that is offered there; it starts while we import it."""
+    ray_local.ask(folder)
+
+    return ray_local.join(folder)
 
 
 def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: Path) -> str | None:
@@ -85,7 +81,8 @@ def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: P
     except TrainingFailedError as error:
         return _reason(error)
     except ray.exceptions.RayError as error:  # the controller of the workers was lost
-        return first_line(error).partition(". ")[0]
+        time.sleep(WATCH_S)  # what died may still look alive
+        return lost() or first_line(error).partition(". ")[0]
     return None
 
 
@@ -93,7 +90,6 @@ def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: P
 def _connected(address: str, params: RayParams) -> Iterator[None]:
     _check_reachable(address)
     import ray
-    import ray.train  # meanwhile nothing waits for us
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -108,7 +104,7 @@ def _connected(address: str, params: RayParams) -> Iterator[None]:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's core has installed one below Python's
     try:
         _check_resources(params)
-        with _watched(_essential(address)):
+        with watched():
             yield
     finally:
         _in_thread(ray.shutdown)
@@ -125,47 +121,6 @@ def _in_thread(call: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     return future.result()
-
-
-@dataclass(frozen=True)
-class Essential:
-    """A process of Ray without which this one cannot go on, and where it listens."""
-
-    name: str
-    host: str
-    port: int
-
-
-def _essential(address: str) -> list[Essential]:
-    """The head's server and the raylet of this machine."""
-    import ray
-
-    own = ray.get_runtime_context().get_node_id()
-    (node,) = (node for node in ray.nodes() if node["NodeID"] == own)
-    found = [Essential("Ray's raylet", node["NodeManagerAddress"], node["NodeManagerPort"])]
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    return [*found, Essential(f"Ray's head at {host}:{port}", host, int(port))]
-
-
-@contextmanager
-def _watched(essential: Sequence[Essential]) -> Iterator[None]:
-    """Exit at once when Ray's own processes are gone: Ray would wait for up to a minute, then abort."""
-
-    def watch() -> None:
-        while not _ending.wait(WATCH_S):
-            lost = [each.name for each in essential if not ray_local.answers(each.host, each.port, REACHABLE_S)]
-            if lost and not _ending.is_set():
-                with suppress(BrokenPipeError):
-                    print(f"error: {lost[0]} was killed: {AGAIN}", file=sys.stderr, flush=True)
-                abandon()
-                os._exit(1)
-
-    _ending.clear()
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        _ending.set()
 
 
 def _reason(error: Exception) -> str:

@@ -137,14 +137,19 @@ class LocalRay:
         self._head.wait()
 
 
+def ask(folder: Path) -> None:
+    """Ask for the Ray that is offered in ``folder``; what is to be done meanwhile can be done before ``join``."""
+    with suppress(OSError):
+        (folder / WANTED).touch()
+
+
 def join(folder: Path) -> str:
     """The address of the Ray that is offered in ``folder``; waits for its start. Raises ``UserError``."""
     deadline = time.monotonic() + ATTEMPTS * START_S
     while time.monotonic() < deadline and folder.exists() and not (folder / FAILED).exists():
         with suppress(OSError):
             return (folder / ADDRESS).read_text()
-        with suppress(OSError):
-            (folder / WANTED).touch()
+        ask(folder)
         time.sleep(POLL_S)
     with suppress(OSError):
         raise UserError((folder / FAILED).read_text())

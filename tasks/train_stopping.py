@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from condensenet.file_locks import try_lock
 from tasks import train_worker
 from tasks.console import say
 from tasks.outputs import write_text
+from tasks.ray_watch import abandon
 
 GRACE_S = 15.0  # a flow that is stopped gives its stages 20 s, a Kubernetes pod has 30
 PARENT_POLL_S = 1.0
@@ -50,9 +50,7 @@ class Stopper:
     def end(self) -> NoReturn:
         """Kill what Ray started and exit. Works during a call into Ray too, which would swallow an exception."""
         say(self._exit_message())
-        abandon = getattr(sys.modules.get("tasks.ray_cluster"), "abandon", None)
-        if abandon is not None:  # None while the module is not fully imported
-            abandon()
+        abandon()
         os._exit(128 + (self.signal or signal.SIGTERM))
 
     def _on_signal(self, number: int, _frame: object) -> None:

@@ -143,32 +143,47 @@ def _message(error: Exception) -> str:
 
 
 def _start_process_group(job: Job) -> int:
-    """Join the other workers: gloo on CPUs, NCCL on GPUs. On one machine all traffic stays on the loopback."""
+    """Join the other workers: gloo on CPUs, NCCL on GPUs.
+
+    On one machine they meet through a file, and all traffic stays on the loopback. On several, rank 0 listens on the
+    address by which Ray knows its node.
+    """
     import ray.train
     import torch.distributed as dist
     from ray.train.collective import broadcast_from_rank_zero
 
     context = ray.train.get_context()
-    rank, address = context.get_world_rank(), ray.util.get_node_ip_address()
-    local = address.startswith("127.")
-    if local:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    rendezvous = None
-    if rank == 0:
-        rendezvous = f"file://{job.folder}/meeting-{uuid.uuid4().hex}" if local else f"tcp://{address}:{_free_port()}"
-    dist.init_process_group(
-        "nccl" if job.use_gpu else "gloo",
-        init_method=broadcast_from_rank_zero(rendezvous),
-        rank=rank,
-        world_size=context.get_world_size(),
-    )
+    rank, size, address = context.get_world_rank(), context.get_world_size(), ray.util.get_node_ip_address()
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # else both trust what the host's name resolves to
+        os.environ.setdefault(variable, interface(address))
+    if address.startswith("127."):
+        path = f"{job.folder}/meeting-{uuid.uuid4().hex}" if rank == 0 else None
+        store: dist.Store = dist.FileStore(broadcast_from_rank_zero(path), size)
+    else:
+        listener = _listen(address) if rank == 0 else None
+        host, port = broadcast_from_rank_zero(listener.getsockname()[:2] if listener else None)
+        descriptor = listener.detach() if listener else None
+        store = dist.TCPStore(host, port, size, is_master=rank == 0, master_listen_fd=descriptor)
+    dist.init_process_group("nccl" if job.use_gpu else "gloo", store=store, rank=rank, world_size=size)
     return rank
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+def interface(address: str) -> str:
+    """The name of the network interface that has ``address``, by which Ray knows this node."""
+    import psutil
+
+    interfaces = psutil.net_if_addrs()
+    if address.startswith("127."):
+        return "lo0" if sys.platform == "darwin" else "lo"
+    for name, addresses in interfaces.items():
+        if any(each.address == address for each in addresses):
+            return name
+    raise ValueError(f"no network interface has {address}, by which Ray knows this node: {', '.join(interfaces)}")
+
+
+def _listen(address: str) -> socket.socket:
+    """A socket that listens on ``address`` alone; PyTorch's own listens on all."""
+    return socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
 
 
 @contextmanager

@@ -1,0 +1,126 @@
+"""Three machines on this one: network namespaces joined by a bridge, a Ray node in each.
+
+In each the host's own name is an address of the loopback, as Debian writes it into /etc/hosts.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tasks.ray_local import OPTIONS, write_token
+
+HUB, NODES, PORT = "hub", ("head", "left", "right"), 6379
+LOCAL = OPTIONS[2:]  # without the loopback's address
+
+
+def why_not() -> str | None:
+    """Why this machine cannot do it."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("ip") is None:
+        return "network namespaces need Linux, root and the command ip"
+    name = f"cn-{secrets.token_hex(3)}"
+    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode != 0:
+        return "network namespaces are not allowed here"
+    run("ip", "netns", "delete", name)
+    return None
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+class Nodes:
+    """The three machines; ``start`` and ``kill`` Ray on each of them by its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.prefix = f"cn{secrets.token_hex(2)}"
+        self.address = f"10.77.0.1:{PORT}"
+        self._folder = folder
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        write_token(folder / "token")
+        self.variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+
+    def namespace(self, node: str) -> str:
+        return f"{self.prefix}-{node}"
+
+    def inside(self, node: str, *command: str) -> list[str]:
+        return ["ip", "netns", "exec", self.namespace(node), *command]
+
+    def start(self, node: str) -> None:
+        """Start Ray there and, for a node that is not the head, wait until it has joined."""
+        number = NODES.index(node) + 1
+        role = ("--head", f"--port={PORT}") if node == "head" else (f"--address={self.address}",)
+        cpus = 0 if node == "head" else 1  # so that two workers need two nodes
+        options = [option for option in LOCAL if node == "head" or not option.startswith(("--include-", "--no-"))]
+        command = self.inside(
+            node,
+            *("ray", "start", "--block", *role, f"--num-cpus={cpus}", "--num-gpus=0", *options),
+            *(f"--node-ip-address=10.77.0.{number}", f"--temp-dir={self._folder / node}"),
+        )
+        log = (self._folder / f"{node}.log").open("ab")
+        environment = {**os.environ, **self.variables}
+        self._running[node] = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while not any((self._folder / node).glob("session_2*/sockets/raylet")):
+            assert time.monotonic() < deadline and self._running[node].poll() is None, (
+                self._folder / f"{node}.log"
+            ).read_text()
+            time.sleep(0.1)
+
+    def kill(self, node: str) -> None:
+        """All of that node at once, as when its machine is switched off."""
+        process = self._running.pop(node)
+        listed = subprocess.run(
+            ["ip", "netns", "pids", self.namespace(node)], capture_output=True, text=True, check=True
+        )
+        for pid in listed.stdout.split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(self._folder / node, ignore_errors=True)
+
+
+@contextmanager
+def three_nodes(folder: Path) -> Iterator[Nodes]:
+    """The namespaces without Ray; at the end nothing is left of them."""
+    nodes = Nodes(folder)
+    try:
+        _connect(nodes)
+        yield nodes
+    finally:
+        for node in list(nodes._running):
+            nodes.kill(node)
+        for name in (HUB, *NODES):
+            subprocess.run(["ip", "netns", "delete", nodes.namespace(name)], capture_output=True, check=False)
+            shutil.rmtree(Path("/etc/netns") / nodes.namespace(name), ignore_errors=True)
+        with suppress(OSError):
+            Path("/etc/netns").rmdir()
+
+
+def _connect(nodes: Nodes) -> None:
+    hub = nodes.namespace(HUB)
+    run("ip", "netns", "add", hub)
+    run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
+    run("ip", "-n", hub, "link", "set", "bridge", "up")
+    for number, node in enumerate(NODES, 1):
+        own = nodes.namespace(node)
+        run("ip", "netns", "add", own)
+        run("ip", "-n", hub, "link", "add", f"to-{node}", "type", "veth", "peer", "name", "wire0", "netns", own)
+        run("ip", "-n", hub, "link", "set", f"to-{node}", "master", "bridge", "up")
+        run("ip", "-n", own, "address", "add", f"10.77.0.{number}/24", "dev", "wire0")
+        run("ip", "-n", own, "link", "set", "wire0", "up")
+        run("ip", "-n", own, "link", "set", "lo", "up")
+        hosts = Path("/etc/netns") / own / "hosts"  # `ip netns exec` puts it over /etc/hosts
+        hosts.parent.mkdir(parents=True)
+        hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 {socket.gethostname()}\n")

@@ -1,0 +1,72 @@
+"""A training over two nodes of a Ray cluster of three: nodes and the head are killed, and the bits stay the same."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import nodes
+import psutil
+import pytest
+from trainings import EPOCHS, SETTING, Checkout, finish, history, wait_for, weights
+
+from tasks import train_worker
+
+
+@pytest.fixture
+def cluster() -> Iterator[nodes.Nodes]:
+    if reason := nodes.why_not():
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="cn-") as folder, nodes.three_nodes(Path(folder)) as three:
+        for node in nodes.NODES:
+            three.start(node)
+        yield three
+
+
+def start(folder: Checkout, cluster: nodes.Nodes) -> subprocess.Popen:
+    """The stage on the head's machine, once it has gone further than all before it."""
+    folder.env.update(cluster.variables, RAY_ADDRESS=cluster.address)
+    done = folder.newest_step
+    process = folder.start(*cluster.inside("head"))
+    wait_for(lambda: folder.newest_step > done, process)
+    return process
+
+
+def namespaces_of_workers(cluster: nodes.Nodes) -> set[str]:
+    return {
+        node
+        for node in nodes.NODES
+        for pid in subprocess.run(
+            ["ip", "netns", "pids", cluster.namespace(node)], capture_output=True, text=True, check=True
+        ).stdout.split()
+        if psutil.pid_exists(int(pid)) and "RayTrainWorker" in " ".join(psutil.Process(int(pid)).cmdline())
+    }
+
+
+def test_nodes_and_the_head_are_killed_and_the_bits_stay(
+    tmp_path: Path, checkout: Path, uninterrupted: Path, cluster: nodes.Nodes
+) -> None:
+    folder = Checkout(tmp_path / "checkout", checkout, f"sqlite:///{tmp_path}/mlflow.db")
+    process = start(folder, cluster)
+    assert namespaces_of_workers(cluster) == {"left", "right"}
+
+    cluster.kill("right")
+    done = folder.newest_step
+    cluster.start("right")
+    wait_for(lambda: folder.newest_step > done + 5, process)
+    messages = (folder.state / train_worker.MESSAGES).read_text()
+    assert messages.count("resumed after step") == 1
+
+    cluster.kill("head")  # with it the stage, which runs there
+    process.communicate()
+    for node in ("left", "right"):
+        cluster.kill(node)
+    for node in nodes.NODES:
+        cluster.start(node)
+    output = finish(start(folder, cluster))
+    assert f"{SETTING}: epoch {EPOCHS} of {EPOCHS}" in output
+    assert "resumed after step" in output
+    assert weights(folder.out) == weights(uninterrupted)
+    assert history(folder.out) == history(uninterrupted)
