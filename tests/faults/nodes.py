@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
+from tasks.ray_head import kill_all
 from tasks.ray_local import OPTIONS, write_token
 
 HUB, NODES, PORT = "hub", ("head", "left", "right"), 6379
@@ -73,22 +75,25 @@ class Nodes:
         )
         deadline = time.monotonic() + 120
         while not any((self._folder / node).glob("session_2*/sockets/raylet")):
-            assert time.monotonic() < deadline and self._running[node].poll() is None, (
-                self._folder / f"{node}.log"
-            ).read_text()
+            lives = self._running[node].poll() is None and time.monotonic() < deadline
+            assert lives, (self._folder / f"{node}.log").read_text()
             time.sleep(0.1)
 
     def kill(self, node: str) -> None:
-        """All of that node at once, as when its machine is switched off."""
+        """Kill Ray there, all its processes at once; a stage on that machine lives on."""
         process = self._running.pop(node)
-        listed = subprocess.run(
-            ["ip", "netns", "pids", self.namespace(node)], capture_output=True, text=True, check=True
-        )
-        for pid in listed.stdout.split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):
+            root = psutil.Process(process.pid)
+            kill_all([*root.children(recursive=True), root])
         process.wait()
         shutil.rmtree(self._folder / node, ignore_errors=True)
+
+    def kill_raylet(self, node: str) -> None:
+        """Kill the raylet alone; what it started ends without it."""
+        process = psutil.Process(self._running[node].pid)
+        next(child for child in process.children() if child.name() == "raylet").kill()
+        self._running[node].wait(60)
+        self.kill(node)
 
 
 @contextmanager

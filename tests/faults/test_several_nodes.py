@@ -52,15 +52,18 @@ def test_nodes_and_the_head_are_killed_and_the_bits_stay(
     process = start(folder, cluster)
     assert namespaces_of_workers(cluster) == {"left", "right"}
 
-    cluster.kill("right")
+    cluster.kill_raylet("right")
     done = folder.newest_step
     cluster.start("right")
     wait_for(lambda: folder.newest_step > done + 5, process)
     messages = (folder.state / train_worker.MESSAGES).read_text()
     assert messages.count("resumed after step") == 1
 
-    cluster.kill("head")  # with it the stage, which runs there
-    process.communicate()
+    cluster.kill("head")
+    output = finish(process, 1)
+    gone = f"Ray's head at {cluster.address} is gone: killed, or not to be reached"
+    assert output.count(gone) == 1
+    assert "run it again to resume from the last checkpoint" in output
     for node in ("left", "right"):
         cluster.kill(node)
     for node in nodes.NODES:
