@@ -48,9 +48,10 @@ def _find() -> list[Essential]:
 
     own = ray.get_runtime_context().get_node_id()
     (node,) = (node for node in ray.nodes() if node["NodeID"] == own)
-    found = [Essential("Ray's raylet", node["NodeManagerAddress"], node["NodeManagerPort"])]
+    raylet = Essential("Ray's raylet", node["NodeManagerAddress"], node["NodeManagerPort"])
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    return [*found, Essential(f"Ray's head at {host}:{port}", host, int(port))]
+    head = Essential(f"Ray's head at {host}:{port}", host, int(port))
+    return [raylet, head] if raylet.local else [head, raylet]  # what is named if both are gone
 
 
 def lost() -> str | None:

@@ -68,15 +68,16 @@ class Nodes:
             *("ray", "start", "--block", *role, f"--num-cpus={cpus}", "--num-gpus=0", *options),
             *(f"--node-ip-address=10.77.0.{number}", f"--temp-dir={self._folder / node}"),
         )
-        log = (self._folder / f"{node}.log").open("ab")
+        log = (self._folder / f"{node}.log").open("wb")
         environment = {**os.environ, **self.variables}
         self._running[node] = subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )
         deadline = time.monotonic() + 120
-        while not any((self._folder / node).glob("session_2*/sockets/raylet")):
-            lives = self._running[node].poll() is None and time.monotonic() < deadline
-            assert lives, (self._folder / f"{node}.log").read_text()
+        printed = self._folder / f"{node}.log"
+        while "Ray runtime started" not in printed.read_text():
+            assert self._running[node].poll() is None, printed.read_text()
+            assert time.monotonic() < deadline, printed.read_text()
             time.sleep(0.1)
 
     def kill(self, node: str) -> None:
