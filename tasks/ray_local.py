@@ -45,6 +45,7 @@ OPTIONS = (
 )
 PREFIX = "cn-ray-"
 START_LOCK = "ray-start.lock"
+SESSION = "r"  # Ray's own folder, which it opens to everybody: the one above is closed to others
 WANTED, ADDRESS, FAILED, TOKEN, LOG = "wanted", "address", "failed", "token", "head.log"
 ATTEMPTS = 3
 START_S = 90.0
@@ -107,7 +108,7 @@ class LocalRay:
     def _start(self) -> str | None:
         """The address once Ray answers there; None if its process ended before."""
         port = _free_port()
-        command = [sys.executable, "-m", "tasks.ray_head", f"--port={port}", f"--temp-dir={self.folder}"]
+        command = [sys.executable, "-m", "tasks.ray_head", f"--port={port}", f"--temp-dir={self.folder / SESSION}"]
         with (self.folder / LOG).open("ab") as log:
             self._head = subprocess.Popen(
                 [*command, *OPTIONS, *self._size],
@@ -119,7 +120,7 @@ class LocalRay:
             )
         deadline = time.monotonic() + START_S
         while self._head.poll() is None and time.monotonic() < deadline and not self._ended.wait(POLL_S):
-            if any(self.folder.glob("session_2*/sockets/raylet")) and answers(HOST, port):
+            if any(self.folder.glob(f"{SESSION}/session_2*/sockets/raylet")) and answers(HOST, port):
                 return f"{HOST}:{port}"
         self._end()
         return None

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 STUB = Path(__file__).parent / "stub.yaml"
-SERVERS = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+SERVERS = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CONDENSENET_RAY")
 
 
 @dataclass(frozen=True)

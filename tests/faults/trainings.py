@@ -61,7 +61,8 @@ class Checkout:
             "PYTHONPATH": str(code),
             "MLFLOW_TRACKING_URI": tracking_uri,
         }
-        self.env.pop("RAY_ADDRESS", None)
+        for name in ("RAY_ADDRESS", "CONDENSENET_RAY"):
+            self.env.pop(name, None)
 
     def start(self, *prefix: str) -> subprocess.Popen:
         command = [*prefix, sys.executable, "-m", "tasks.train", SETTING]
