@@ -8,7 +8,7 @@ A waiting benchmark does not keep other stages from starting, which would hold u
 Its turn comes at the latest when all other stages are done.
 
 Other locks: ``state/locks/params.lock`` and ``state/locks/<stage>.lock`` (flows), ``state/ray-start.lock`` and the
-folders of local Ray clusters (``ray_cluster``), a training's folder and the ``lock`` in it (``train``,
+folders of local Ray clusters (``ray_local``), a training's folder and the ``lock`` in it (``train``,
 ``train_worker``), ``state/tracking/.lock`` and the folder of a database in the making (``tracking``), ``server.lock``
 in Prefect's home (``flows/server.py``).
 """
