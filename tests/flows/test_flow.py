@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
@@ -16,7 +17,7 @@ from workspaces import Workspace, ask, serve_prefect, wait_until
 
 from flows import study as studies
 from flows.artifacts import artifact_key
-from flows.concurrency import POLL_S, StageSlots, trainings_at_once
+from flows.concurrency import POLL_S, StageSlots, own_ray, trainings_at_once
 from flows.graph import keep_settings, read_graph
 from flows.server import ensure_server
 from flows.stage_process import StageFailed, StageRunner, Stopped
@@ -285,11 +286,34 @@ def test_trainings_share_the_machine(inside: Workspace, monkeypatch: pytest.Monk
     assert trainings_at_once(loaded) == 4
     monkeypatch.setattr("flows.concurrency.usable_cores", lambda: 1)
     assert trainings_at_once(loaded) == 1
+    on_gpus = replace(loaded, ray=replace(loaded.ray, use_gpu=True, num_workers=2))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,6,7")
+    assert trainings_at_once(on_gpus) == 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert trainings_at_once(on_gpus) == 1
     monkeypatch.setenv("CONDENSENET_TRAININGS", "3")
     assert trainings_at_once(loaded) == 3
     monkeypatch.setenv("CONDENSENET_TRAININGS", "none")
     with pytest.raises(UserError, match="CONDENSENET_TRAININGS='none' is not allowed"):
         trainings_at_once(loaded)
+
+
+def test_the_trainings_of_a_flow_share_one_ray_that_they_start(
+    inside: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = params.load()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with own_ray(loaded) as ray:
+        assert ray is not None
+        assert ray.variables["CONDENSENET_RAY"] == str(ray.folder)
+        runner, printed = StageRunner({"GREETING": "hello"}, ray.lifeline), list[str]()
+        inside.edit("echo ${data.source}", "echo $GREETING; echo ${data.source}", "dvc.yaml")
+        runner.run("prepare", printed.append)
+    assert "hello" in (inside.path / "out/digits/data").read_text() + "".join(printed)
+    assert not ray.folder.exists()
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with own_ray(loaded) as ray:
+        assert ray is None
 
 
 def test_waiting_stages_run_one_at_a_time_in_the_order_of_the_graph() -> None:
