@@ -30,6 +30,7 @@ from trainings import (
 
 from condensenet.training import checkpoint_files
 from tasks import train_worker
+from tasks.ray_local import LocalRay, join
 
 
 @pytest.fixture
@@ -152,3 +153,28 @@ def assert_recorded(folder: Checkout, execution: str) -> None:
     assert execution in run.data.tags.values()
     points = client.get_metric_history(run.info.run_id, "train_loss")
     assert [point.step for point in points] == list(range(1, EPOCHS + 1))
+
+
+def test_a_killed_training_leaves_the_ray_of_its_flow_to_the_others(tmp_path, checkout, uninterrupted, monkeypatch):
+    """As in a flow: the stage joins a Ray that is not its own, is killed there, and a second one goes on there."""
+    folder = Checkout(tmp_path / "checkout", checkout, f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(checkout))
+    with LocalRay(2, gpus=False) as ray:
+        folder.env.update(ray.variables)
+        process = train_on(folder)
+        address, mine = join(ray.folder), psutil.Process().children(recursive=True)
+        own_workers = [each for each in mine if is_worker(each)]
+        assert len(own_workers) == 2
+        process.kill()
+        process.communicate()
+        assert_gone(own_workers, timeout_s=60)
+
+        process = train_on(folder)
+        process.send_signal(signal.SIGTERM)
+        output = finish(process, 143)
+        assert f"paused after step {folder.newest_step} of {5 * EPOCHS}: run it again to resume from there" in output
+
+        finish(folder.start())
+        assert weights(folder.out) == weights(uninterrupted)
+        assert join(ray.folder) == address  # it is still the same
