@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -136,6 +137,8 @@ class LocalRay:
             process = psutil.Process(self._head.pid)
             kill_all([*process.children(recursive=True), process])
         self._head.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self._head.pid, signal.SIGKILL)  # what a killed one has left would wait for it for a minute
 
 
 def ask(folder: Path) -> None:
