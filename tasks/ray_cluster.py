@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from tasks import ray_local
 from tasks.errors import UserError, first_line
 from tasks.params import RayParams
+from tasks.ray_messages import brief_messages
 from tasks.ray_watch import REACHABLE_S, WATCH_S, lost, watched
 
 T = TypeVar("T")
@@ -104,7 +105,7 @@ def _connected(address: str, params: RayParams) -> Iterator[None]:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's core has installed one below Python's
     try:
         _check_resources(params)
-        with watched():
+        with brief_messages(), watched():
             yield
     finally:
         _in_thread(ray.shutdown)

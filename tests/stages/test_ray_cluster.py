@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,15 @@ def test_folders_of_killed_processes_are_removed(tmp_path: Path, monkeypatch: py
         os.utime(folder, (0, 0))
     new = ray_local.new_folder()
     assert set(tmp_path.iterdir()) == {living, young, other, new}
+
+
+def test_ray_says_one_sentence_and_others_what_they_like(capsys: pytest.CaptureFixture[str]) -> None:
+    from tasks.ray_messages import brief_messages
+
+    text = "The node 10.0.0.2 is dead. Its log:\n    one\n    two"
+    with brief_messages():
+        ray = threading.Thread(target=lambda: print(text), name="ray_listen_error_messages")
+        ray.start()
+        ray.join()
+        print(text)
+    assert capsys.readouterr().out == f"The node 10.0.0.2 is dead\n{text}\n"

@@ -1,0 +1,33 @@
+"""Ray's messages on standard output in one line each. Of a lost node it prints the last lines of a log, forty of them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO, cast
+
+THREADS = "ray_"  # begins the names of Ray's own threads
+
+
+@contextmanager
+def brief_messages() -> Iterator[None]:
+    """Inside the block Ray's threads print the first sentence of each message."""
+    with redirect_stdout(cast(TextIO, Brief(sys.stdout))):
+        yield
+
+
+class Brief:
+    """A stream on which Ray's threads say the first sentence alone; to others it is the stream itself."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name.startswith(THREADS) and text.strip():
+            text = text.partition(". ")[0].splitlines()[0]
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
