@@ -1,4 +1,4 @@
-"""Ray's messages on standard output in one line each. Of a lost node it prints the last lines of a log, forty of them."""
+"""Ray's messages on standard output in one line each. Of a lost node it prints forty lines of a log."""
 
 from __future__ import annotations
 
