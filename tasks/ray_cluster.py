@@ -24,6 +24,7 @@ from tasks.ray_messages import brief_messages
 from tasks.ray_watch import REACHABLE_S, WATCH_S, lost, watched
 
 T = TypeVar("T")
+SIGNALS_S = 0.2  # a signal that reaches another thread is handled after that time at the latest
 
 
 @contextmanager
@@ -120,7 +121,10 @@ def _in_thread(call: Callable[[], T]) -> T:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(SIGNALS_S)
     return future.result()
 
 
