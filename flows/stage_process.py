@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -141,6 +141,7 @@ class StageRunner:
                     emit(clean)
             return process.wait(), list(last_lines)
         finally:
+            _end(process)  # if a line could not be passed on: nobody may be left to read it
             with self._lock:
                 self._running.discard(process)
 
@@ -177,6 +178,17 @@ def stage_environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "DVC_NO_ANALYTICS": "1",
     }
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Wait for the end of a stage that may save first; nothing happens to one that has ended."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    with suppress(ValueError):  # it is closed
+        for _ in process.stdout:
+            pass
+    process.wait()
 
 
 def _status(lines: list[str]) -> Status:

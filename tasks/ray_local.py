@@ -50,7 +50,7 @@ SESSION = "r"  # Ray's own folder, which it opens to everybody: the one above is
 WANTED, ADDRESS, FAILED, TOKEN, LOG = "wanted", "address", "failed", "token", "head.log"
 ATTEMPTS = 3
 START_S = 90.0
-END_S = 10.0
+END_S = 40.0  # a training that is stopped saves first
 POLL_S = 0.05
 NEW_S = 60.0  # a folder this young may be about to be locked
 
