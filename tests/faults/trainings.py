@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,7 +25,7 @@ from tasks.params import parse
 SETTING = "g2-c4"
 TIMEOUT_S = 300
 EPOCHS = 100  # of five steps: some ten seconds, for the workers of a killed stage train on for a moment
-PARAMS = {
+PARAMS: dict[str, Any] = {
     "study": "stripes",
     "data": {"source": "digits", "image_size": 8, "channels": 1, "augment": {"crop": "pad", "pad": 1}},
     "model": {
@@ -47,13 +48,17 @@ PARAMS = {
 }
 
 
+def with_epochs(epochs: int) -> dict[str, Any]:
+    return {**PARAMS, "train": {**PARAMS["train"], "epochs": epochs}}
+
+
 class Checkout:
     """A folder in which the stage runs as it does in a checkout."""
 
-    def __init__(self, root: Path, code: Path, tracking_uri: str) -> None:
+    def __init__(self, root: Path, code: Path, tracking_uri: str, epochs: int = EPOCHS) -> None:
         self.root = root
         root.mkdir()
-        (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+        (root / "params.yaml").write_text(yaml.safe_dump(with_epochs(epochs)))
         write_stripes(root / "out/stripes/data")
         self.out = root / "out/stripes/train" / SETTING
         self.env = {
@@ -146,10 +151,13 @@ def _rank(rank: int, job: train_worker.Job) -> None:
 
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory) -> Path:
-    """The folder of a training by two processes without Ray, which nobody disturbs."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
+    return train_undisturbed(tmp_path_factory.mktemp("uninterrupted"))
+
+
+def train_undisturbed(folder: Path, epochs: int = EPOCHS) -> Path:
+    """Train by two processes without Ray, which nobody disturbs, in ``folder``."""
     data = write_stripes(folder / "data").root
-    setting = parse(PARAMS).setting(SETTING)
+    setting = parse(with_epochs(epochs)).setting(SETTING)
     augment = parse(PARAMS).data.augment
     job = train_worker.Job(
         folder=folder, data=data, model=setting.model, train=setting.train, augment=augment, threads=1, use_gpu=False
