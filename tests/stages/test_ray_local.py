@@ -46,10 +46,14 @@ CONNECT = "import logging, sys, ray; ray.init(sys.argv[1], logging_level=logging
 GUARDED = Counter(gcs_server=1, raylet=2)
 
 
+_others: set[psutil.Process] = set()  # what earlier tests have started and still need
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkout: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(checkout))
+    monkeypatch.setattr(sys.modules[__name__], "_others", set(psutil.Process().children(recursive=True)))
 
 
 @pytest.fixture
@@ -70,7 +74,7 @@ def wait_until(condition, what: str) -> None:
 
 
 def started() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    return [child for child in psutil.Process().children(recursive=True) if child not in _others]
 
 
 def exposed(process: psutil.Process) -> int:
