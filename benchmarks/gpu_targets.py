@@ -189,6 +189,7 @@ def throughput_options(options: Namespace, recipe: Recipe) -> Namespace:
         compile=recipe.compile,
         cuda_graph=recipe.cuda_graph,
         quick=options.quick or options.tiny,
+        instruction_set=None,
         data=None,
         workers=0 if options.tiny else min(train_throughput.AUTHORS_WORKERS, usable_cores()),
         rounds=options.rounds,
