@@ -202,12 +202,13 @@ class Average:
 class AuthorsTrainer:
     """``step`` is one iteration of their training loop; the caller sets ``progress``, in [0, 1).
 
-    Raises ``ValueError`` for settings their recipe lacks: label smoothing, bf16, or a condensing share other than 0.5.
+    Raises ``ValueError`` for settings their recipe lacks: label smoothing, warm-up, bf16, other ways of
+    condensing, or a condensing share other than 0.5.
     """
 
     def __init__(self, model: AuthorsNet, config: TrainConfig, device: torch.device) -> None:
         theirs = TrainConfig()
-        for name in ("label_smoothing", "condensing_share", "precision"):
+        for name in ("label_smoothing", "warmup_epochs", "condensing", "condensing_share", "precision"):
             value, allowed = getattr(config, name), getattr(theirs, name)
             if value != allowed:
                 raise ValueError(f"{name}={value} is not allowed: the authors' training has {allowed}")

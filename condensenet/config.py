@@ -204,16 +204,21 @@ class AugmentConfig:
 class TrainConfig:
     """The recipe: SGD with Nesterov momentum, cosine decay to 0 step by step, group lasso, condensing.
 
-    ``batch_size`` is the global batch size over all workers. All condensing stages are done within the first
-    ``condensing_share`` of training (paper: one half).
+    ``batch_size`` is the global batch size over all workers. ``condensing`` says when and how connections are dropped:
+    ``gradual`` is the paper's method, all stages within the first ``condensing_share`` of training (paper: one half).
+    The other two are for comparison, with equal MACs in the end: ``one-shot`` trains the dense network and does all
+    drops at once after ``condensing_share`` of training; ``random`` learns nothing about connections, but draws those
+    that are kept before the first step.
     """
 
     epochs: int = 300
     batch_size: int = 64
     learning_rate: float = 0.1
+    warmup_epochs: int = 0  # of linear rise from 0, before the cosine
     momentum: float = 0.9
     weight_decay: float = 1e-4
     group_lasso_weight: float = 0.0
+    condensing: Literal["gradual", "one-shot", "random"] = "gradual"
     condensing_share: float = 0.5
     label_smoothing: float = 0.0
     seed: int = 0
@@ -230,6 +235,10 @@ class TrainConfig:
         require(
             0 < self.learning_rate < inf,
             f"learning_rate={self.learning_rate} is not allowed: it must be above 0 and finite",
+        )
+        require(
+            0 <= self.warmup_epochs < self.epochs,
+            f"warmup_epochs={self.warmup_epochs} is not allowed: it must be in [0, epochs={self.epochs})",
         )
         require(0 <= self.momentum < 1, f"momentum={self.momentum} is not allowed: it must be in [0, 1)")
         for name in ("weight_decay", "group_lasso_weight"):

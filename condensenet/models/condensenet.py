@@ -154,6 +154,12 @@ class CondenseNet(nn.Module):
         for layer in self.learned_layers():
             layer.condense_to(condensing_stage)
 
+    def condense_at_random(self, seed: int) -> None:
+        """Keep as many connections as after the last condensing stage, chosen at random by ``seed`` alone."""
+        generator = torch.Generator().manual_seed(seed)
+        for layer in self.learned_layers():
+            layer.condense_at_random(generator)
+
 
 def group_lasso(model: nn.Module) -> Tensor:
     """The group lasso summed over all learned group convolutions of ``model``: a scalar, 0 if there are none.

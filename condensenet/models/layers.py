@@ -95,6 +95,11 @@ class LearnedGroups(nn.Module):
         if n_drop > 0:
             self.set_mask(condensing.drop_mask(self.group_mask, self.full_weight, n_drop))
 
+    def condense_at_random(self, generator: torch.Generator) -> None:
+        """Keep the final number of inputs in each group, chosen at random."""
+        kept = self.in_channels - self.dropped_by_stage[-1]
+        self.set_mask(condensing.random_mask(self.in_channels, self.groups, kept, generator))
+
     def set_mask(self, mask: Tensor) -> None:
         """Set the (G, I) mask; raises ``ValueError`` if the groups do not all keep the same number of inputs."""
         shape = tuple(self.group_mask.shape)

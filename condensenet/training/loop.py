@@ -134,13 +134,18 @@ class Trainer:
     def condense(self) -> None:
         """Drop the connections that are due; all ranks must drop the same."""
         model, config = self.model, self.config
-        due = condensing_stage(self.progress, model.num_condensing_stages, config.condensing_share)
+        due = condensing_stage(
+            self.progress, model.num_condensing_stages, config.condensing_share, schedule=config.condensing
+        )
         if due <= self.reached_stage:
             return
         self.reached_stage = due
         if due <= model.condensing_stage:
             return
-        model.condense_to(due)
+        if config.condensing == "random":
+            model.condense_at_random(config.seed)
+        else:
+            model.condense_to(due)
         masks = [layer.group_mask for layer in model.learned_layers()]
         distributed.check_same(masks, f"masks of condensing stage {due}")
         for layer in model.learned_layers():
@@ -154,7 +159,9 @@ class Trainer:
         images, labels = to_device(self.device, images, labels)
         if self.model.config.dropout > 0:
             torch.manual_seed(_dropout_seed(config.seed, self.step, distributed.rank()))
-        self.learning_rate = cosine_learning_rate(config.learning_rate, self.progress)
+        self.learning_rate = cosine_learning_rate(
+            config.learning_rate, self.progress, config.warmup_epochs / config.epochs
+        )
         if self.graph_runner is None:
             loss_and_error = self.compute_gradients(images, labels)
         else:

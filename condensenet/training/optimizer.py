@@ -61,6 +61,11 @@ class NesterovSGD:
             velocity.copy_(saved)
 
 
-def cosine_learning_rate(learning_rate: float, progress: float) -> float:
-    """From ``learning_rate`` at progress 0 down to 0 at progress 1."""
-    return learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+def cosine_learning_rate(learning_rate: float, progress: float, warmup: float = 0.0) -> float:
+    """A linear rise from 0 over the first ``warmup`` of training, then a half cosine down to 0 at progress 1.
+
+    ``progress`` and ``warmup`` are shares of all steps; without warm-up it starts at ``learning_rate``.
+    """
+    if progress < warmup:
+        return learning_rate * progress / warmup
+    return learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from condensenet.models.condensing import condensing_stage, drop_mask, importance, lasso, masked_weight
+from condensenet.models.condensing import condensing_stage, drop_mask, importance, lasso, masked_weight, random_mask
 
 # Two groups of two filters: filters 0 and 2 are group 0, filters 1 and 3 are group 1.
 WEIGHT = torch.tensor(
@@ -96,6 +96,20 @@ def test_condensing_stages_share_the_first_half_evenly():
 def test_condensing_share_is_a_parameter():
     # The rule (C - 1) / C for C = 4: drops at 1/4, 2/4 and 3/4.
     assert [condensing_stage(p, 3, share=0.75) for p in (0.24, 0.25, 0.5, 0.74, 0.75)] == [0, 1, 2, 2, 3]
+
+
+def test_one_shot_and_random_condensing_drop_once():
+    assert [condensing_stage(p, 3, 0.75, schedule="one-shot") for p in (0, 0.74, 0.75, 1)] == [0, 0, 3, 3]
+    assert [condensing_stage(p, 3, 0.75, schedule="random") for p in (0, 1)] == [3, 3]
+
+
+@given(st.integers(1, 6), st.integers(1, 24), st.data())
+def test_a_random_mask_reads_all_inputs_equally_often(groups, inputs, drawn):
+    kept = drawn.draw(st.integers(1, inputs))
+    mask = random_mask(inputs, groups, kept, torch.Generator().manual_seed(0))
+    assert mask.sum(dim=1).tolist() == [kept] * groups
+    readers = mask.sum(dim=0)
+    assert readers.max() - readers.min() <= 1
 
 
 @given(st.integers(1, 400), st.integers(1, 20), st.sampled_from([0.1, 0.3, 0.5, 0.75, 1.0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +69,40 @@ def test_learning_rate_is_a_half_cosine():
     assert cosine_learning_rate(0.1, 0.5) == pytest.approx(0.05)
     assert cosine_learning_rate(0.1, 1 / 3) == pytest.approx(0.075)
     assert cosine_learning_rate(0.1, 1) == pytest.approx(0, abs=1e-12)
+
+
+def test_warmup_rises_linearly_before_the_half_cosine():
+    assert cosine_learning_rate(0.1, 0, warmup=0.2) == 0
+    assert cosine_learning_rate(0.1, 0.15, warmup=0.2) == pytest.approx(0.075)
+    assert cosine_learning_rate(0.1, 0.2, warmup=0.2) == 0.1
+    assert cosine_learning_rate(0.1, 0.6, warmup=0.2) == pytest.approx(0.05)
+    assert cosine_learning_rate(0.1, 1, warmup=0.2) == pytest.approx(0, abs=1e-12)
+
+
+def test_warmup_is_in_epochs(data):
+    history = list(fit(new_model(), data, AUGMENT, replace(TRAIN, epochs=4, warmup_epochs=2)))
+    # 20 steps, the last of each epoch being 4, 9, 14 and 19: 4/10 and 9/10 of the rise, 4/10 and 9/10 of the fall
+    falling = [0.05 * (1 + math.cos(math.pi * share)) for share in (0.4, 0.9)]
+    assert [row.learning_rate for row in history] == pytest.approx([0.04, 0.09, *falling])
+
+
+def test_one_shot_condensing_drops_all_at_once(data):
+    config = replace(TRAIN, epochs=8, condensing="one-shot", condensing_share=0.75)
+    history = list(fit(new_model(), data, AUGMENT, config))
+    assert [row.condensing_stage for row in history] == [0, 0, 0, 0, 0, 0, 3, 3]
+
+
+def test_random_condensing_depends_on_the_seed_alone(data):
+    def masks(seed: int, model_seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(model_seed)
+        model = new_model()
+        history = list(fit(model, data, AUGMENT, replace(TRAIN, epochs=1, condensing="random", seed=seed)))
+        assert [row.condensing_stage for row in history] == [3]
+        return [layer.group_mask.clone() for layer in model.learned_layers()]
+
+    first, same, other = masks(0, 0), masks(0, 1), masks(1, 0)
+    assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_loss_falls_and_history_names_the_condensing_stages(data):
