@@ -16,7 +16,7 @@ export PREFECT_HOME ?= $(CURDIR)/.prefect
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast check format ui prefect-ui clean
+.PHONY: help env demo tables test test-fast check format ui prefect-ui clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,10 @@ $(VENV)/.built: $(VENV)/.done $(wildcard condensenet/simd/*.h condensenet/*/*/*.
 
 demo: env ## run the whole pipeline on handwritten digits: train, convert, export, evaluate, benchmark, report
 	@python -m flows.reproduce
+
+tables: env ## the paper's networks at full size: FLOPs, parameters and latency on this machine, no training
+	@dvc repro tables
+	@python -m tasks.tables.terminal
 
 test: check test-fast ## all tests, after ruff, mypy and the import contracts
 	@python -m pytest -m "not fast"

@@ -30,22 +30,15 @@ from benchmarks import STARTED
 import numpy as np
 
 from benchmarks import peak, second_runtime
-from benchmarks.latency_files import (
-    CONDENSENETS,
-    FORMS,
-    MOBILENET,
-    TORCHVISION,
-    File,
-    Plans,
-    condensenet_files,
-    peer_files,
-)
+from benchmarks.latency_plans import Plans
 from benchmarks.peak import Runner
 from benchmarks.reporting import parser, start, table, write_rows
 from condensenet.deploy.latency.measure import MIN_RUNS, input_shape, summarise
 from condensenet.deploy.runtime import open_session, versions
 from condensenet.machine import hardware, usable_cores
 from tasks import paths
+from tasks.networks import CONDENSENETS, MOBILENET, TORCHVISION
+from tasks.tables.networks import FORMS, File, files_of
 
 COLUMNS = (
     *("runtime", "model", "form", "threads", "median_ms", "ratio_to_mobilenet_v1", "ratio_p10", "ratio_p90"),
@@ -97,9 +90,8 @@ def arguments() -> Namespace:
 def run(options: Namespace, folder: Path) -> list[dict[str, Any]]:
     plans = Plans(options.plan, paths.plan_times())
     peers = (MOBILENET,) if options.quick else (MOBILENET, *TORCHVISION)
-    files = list(peer_files(folder, SIZE, peers))
-    for name in CONDENSENETS:
-        files += condensenet_files(name, folder, plans, options.forms, SIZE)
+    names = (*peers, *CONDENSENETS)
+    files = [file for name in names for file in files_of(name, folder, SIZE, options.forms, plans.of)]
     until = STARTED + QUICK_S if options.quick else float("inf")
     rows = []
     for threads in dict.fromkeys((1,) if options.quick else (1, usable_cores())):

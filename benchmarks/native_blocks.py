@@ -23,13 +23,14 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from benchmarks.latency_files import CONDENSENETS, converted
 from benchmarks.reporting import Spread, parser, start, table, write_rows
 from condensenet.deploy.lowering.network import Block, block_sizes
 from condensenet.deploy.lowering.reading import read_for_size
 from condensenet.deploy.native.encoding import POOL_AVERAGE, POOL_NONE, encode_block
 from condensenet.deploy.native.writing import DOMAIN, VERSION
 from condensenet.deploy.runtime import operator_library
+from tasks.networks import CONDENSENETS
+from tasks.tables.networks import converted
 
 SIZE = 224
 COLUMNS = ("model", "block", "library", "lanes", "block_ms", "block_ms_p10", "block_ms_p90", "gmacs_per_s")

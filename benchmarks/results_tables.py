@@ -134,7 +134,7 @@ def network(model: Row) -> str:
 
 def latency(results: Results) -> str:
     """Ratios measured here and, in a column of its own, the paper's ratios of seconds on an ARM core."""
-    published_ratios = arm_ratios()  # on one core, so beside one thread only
+    published_ratios = read_published(ROOT / paths.PUBLISHED).arm_ratios()  # on one core, so beside one thread only
     columns = (
         ("Network", text("model")),
         (
@@ -167,16 +167,6 @@ def latency_facts(rows: Sequence[Row]) -> list[str]:
         "batch 1, 224x224",
         *(f"peak on {threads} thread{'s' * (threads > 1)}: {peak}" for threads, peak in peaks.items()),
     ]
-
-
-def arm_ratios() -> dict[str, float]:
-    """Seconds in the paper's ARM table divided by MobileNet's, under the names that our rows use."""
-    names = {"ResNet-18": "resnet18", "MobileNet 1.0": "mobilenet_v1"}
-    entries = read_published(ROOT / paths.PUBLISHED).table("arm")
-    seconds = {entry.preset or names.get(entry.model, entry.model): entry.first("arm_latency_s") for entry in entries}
-    reference = seconds["mobilenet_v1"]
-    assert reference is not None
-    return {name: figure.value / reference.value for name, figure in seconds.items() if figure is not None}
 
 
 def cifar(results: Results) -> str:

@@ -32,7 +32,6 @@ import benchmarks  # isort: skip
 
 import numpy as np
 
-from benchmarks.latency_files import CONDENSENETS, File, converted, peer_files
 from benchmarks.latency_table import mobilenet_times
 from benchmarks.reporting import parser, start, table, write_rows
 from benchmarks.runtime_environments import PACKAGES, Unavailable, Worker, environment
@@ -44,7 +43,9 @@ from condensenet.deploy.native.writing import write_native
 from condensenet.deploy.runtime import open_session, operator_library
 from condensenet.files import write_atomically
 from condensenet.machine import hardware
+from tasks.networks import CONDENSENETS
 from tasks.paths import LOWERED, NATIVE, PLAIN
+from tasks.tables.networks import File, converted, peer_file
 
 COLUMNS = (
     *("runtime", "version", "model", "form", "threads", "median_ms", "ratio_to_mobilenet_v1", "ratio_p10", "ratio_p90"),
@@ -128,14 +129,14 @@ def all_files(folder: Path, forms: Sequence[str]) -> list[File]:
 def digest_of_code() -> str:
     """Of all that decides what the files hold."""
     root = Path(__file__).resolve().parents[1]
-    sources = [*(root / "condensenet").rglob("*.py"), root / "benchmarks" / "latency_files.py", Path(__file__)]
+    sources = [*(root / "condensenet").rglob("*.py"), root / "tasks" / "tables" / "networks.py", Path(__file__)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
 
 
 def write_files(folder: Path, forms: Sequence[str]) -> Iterator[File]:
     """All files are for one image, because not every runtime takes a free batch size."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = list(peer_files(folder, SIZE, (MOBILENET,)))
+    files = [peer_file(MOBILENET, folder, SIZE)]
     for name in CONDENSENETS:
         model = converted(name)
         macs = count_cost(model, SIZE).macs

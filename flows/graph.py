@@ -28,13 +28,14 @@ def read_graph() -> dict[str, frozenset[str]]:
 
 
 def keep_settings(graph: Graph, all_settings: Iterable[str], selected: Collection[str]) -> dict[str, frozenset[str]]:
-    """The graph without the stages of other settings, and without what depends on those (the report)."""
-    kept: dict[str, frozenset[str]] = {}
-    others = set(all_settings) - set(selected)
-    for name, upstream in graph.items():  # upstream first
-        if setting_of(name) not in others and upstream <= kept.keys():
-            kept[name] = upstream
-    return kept
+    """Only the stages of the selected settings and what those depend on; the whole graph if no setting is left out."""
+    if set(all_settings) <= set(selected):
+        return dict(graph)
+    needed: set[str] = set()
+    for name, upstream in reversed(list(graph.items())):  # upstream comes first, so downstream is seen before it
+        if name in needed or setting_of(name) in selected:
+            needed |= {name, *upstream}
+    return {name: upstream for name, upstream in graph.items() if name in needed}
 
 
 def setting_of(stage: str) -> str | None:

@@ -18,12 +18,13 @@ from typing import Any
 from flows import study as studies
 from flows.display import terminal_display
 from flows.server import ensure_server
-from tasks import params, paths
+from tasks import outputs, params, paths
 from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.report.results import read_setting
 from tasks.report.summary import make_row, read_table
 from tasks.report.terminal_table import print_table
+from tasks.tables.terminal import print_latency
 
 
 def main() -> None:
@@ -59,8 +60,10 @@ def _print_results(loaded: params.Params, settings: list[str], duration_s: float
     say("")
     if set(settings or loaded.settings) == set(loaded.settings):
         print_table(read_table(report / paths.TABLE))
+        print_latency(outputs.read_json_or_empty(paths.TABLES / paths.LATENCY))
         say(f"\n{loaded.study} in {duration_s:.0f} s. Where to look next:")
         say(f"  {report / paths.REPORT_HTML}   the report: table, curves, kept connections")
+        say(f"  {paths.TABLES / paths.TABLES_MD}         the paper's networks: FLOPs, parameters, latency")
     else:
         print_table([make_row(read_setting(loaded, loaded.setting(name))) for name in settings])
         say(f"\n{', '.join(settings)} in {duration_s:.0f} s; the report needs all settings. Where to look next:")

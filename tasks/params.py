@@ -23,6 +23,7 @@ from condensenet.deploy.opset import DEFAULT_OPSET, check_opset
 from condensenet.models.presets import presets
 from tasks import paths
 from tasks.errors import UserError
+from tasks.networks import MOBILENET, NETWORKS
 
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 STRICT = ConfigDict(extra="forbid", strict=True)  # also holds for the library's dataclasses nested in those below
@@ -105,6 +106,20 @@ class BenchmarkParams:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class TablesParams:
+    """Which networks the tables time, at which size; MobileNetV1 always, right before each of them."""
+
+    image_size: Annotated[int, Field(ge=32)] = 224
+    rounds: Annotated[int, Field(ge=MIN_RUNS)] = MIN_RUNS
+    networks: Annotated[tuple[str, ...], Field(min_length=1)] = NETWORKS
+
+    def __post_init__(self) -> None:
+        for name in self.networks:
+            require(name in NETWORKS, f"networks={name!r} is not allowed: {', '.join(NETWORKS)}")
+        require(set(self.networks) != {MOBILENET}, f"networks={list(self.networks)} is not allowed: others too")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Setting:
     """One model under comparison and how it is trained."""
 
@@ -123,6 +138,10 @@ class _Sections:
     export: ExportParams
     evaluate: EvaluateParams
     benchmark: BenchmarkParams
+    tables: TablesParams = TablesParams()
+
+    def __post_init__(self) -> None:
+        require(self.study != paths.TABLES.name, f"study={self.study!r} is not allowed: its outputs are not a study's")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

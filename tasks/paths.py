@@ -12,6 +12,7 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 STUDIES = Path("conf/study")
 PUBLISHED = Path("conf/published.yaml")
+TABLES = Path("out/tables")  # tables: the same for all studies, so no study can have this name
 
 
 def checkout() -> Path:
@@ -85,7 +86,9 @@ FORMS = "forms"  # export: a folder, <form>.onnx of the other forms
 EXPORT = "export.json"  # export
 PER_CLASS = "per_class.csv"  # evaluate
 CONFUSION = "confusion.csv"  # evaluate: a row per image: true and predicted class
-LATENCY = "latency.json"  # benchmark
+LATENCY = "latency.json"  # benchmark, tables
+COST_TABLE = "cost.csv"  # tables
+TABLES_MD = "tables.md"
 REPORT_HTML = "report.html"
 REPORT_MD = "report.md"
 TABLE = "table.csv"  # report

@@ -12,6 +12,7 @@ from condensenet.config import ModelConfig
 from condensenet.models.presets import presets
 from tasks import paths
 from tasks.errors import UserError
+from tasks.networks import NETWORKS
 from tasks.params import Params
 
 FIGURES = (
@@ -44,7 +45,13 @@ class PublishedModel:
     model: str
     source: str
     preset: str | None
+    network: str | None  # from another paper, as in tasks/networks.py
     figures: Mapping[str, tuple[PublishedFigure, ...]]
+
+    @property
+    def key(self) -> str | None:
+        """What the row is about: one of our presets, a network from another paper, or nothing that is here."""
+        return self.preset or self.network
 
     def first(self, name: str) -> PublishedFigure | None:
         return next(iter(self.figures.get(name, ())), None)
@@ -60,6 +67,13 @@ class Published:
 
     def table(self, name: str) -> list[PublishedModel]:
         return [model for model in self.models if model.table == name]
+
+    def arm_ratios(self) -> dict[str, float]:
+        """Seconds in the paper's ARM table divided by MobileNet's, by preset or network."""
+        seconds = {model.key: model.first("arm_latency_s") for model in self.table("arm")}
+        reference = seconds["mobilenet_v1"]
+        assert reference is not None
+        return {key: own.value / reference.value for key, own in seconds.items() if key is not None and own is not None}
 
     def match(self, config: ModelConfig, dataset: str | None) -> PublishedModel | None:
         """The row of the network ``config``, if its error on ``dataset`` was published."""
@@ -110,18 +124,22 @@ def parse(raw: Mapping[str, Any]) -> Published:
 
 
 def _model(row: Mapping[str, Any], marks: Mapping[str, str], sources: Mapping[str, str]) -> PublishedModel:
-    rest = {key: value for key, value in row.items() if key not in ("table", "model", "source", "preset")}
-    name, table, source, preset = row["model"], row["table"], row["source"], row.get("preset")
-    for key, value, allowed in (("table", table, TABLES), ("source", source, tuple(sources))):
+    rest = {key: value for key, value in row.items() if key not in ("table", "model", "source", "preset", "network")}
+    name, table, source = row["model"], row["table"], row["source"]
+    preset, network = row.get("preset"), row.get("network")
+    links = [("preset", preset, tuple(presets)), ("network", network, NETWORKS)]
+    for key, value, allowed in (
+        ("table", table, TABLES),
+        ("source", source, tuple(sources)),
+        *(link for link in links if link[1] is not None),
+    ):
         if value not in allowed:
             raise ValueError(f"{name}: {key}={value!r} is not allowed: {', '.join(allowed)}")
-    if preset is not None and preset not in presets:
-        raise ValueError(f"{name}: preset={preset!r} is not allowed: {', '.join(presets)}")
     for key in rest:
         if key not in FIGURES:
             raise ValueError(f"{name}: unknown key {key}: allowed are {', '.join(FIGURES)}")
     figures = {key: _figures(value, f"{name}: {key}", marks) for key, value in rest.items()}
-    return PublishedModel(table=table, model=name, source=source, preset=preset, figures=figures)
+    return PublishedModel(table=table, model=name, source=source, preset=preset, network=network, figures=figures)
 
 
 def _figures(value: object, key: str, marks: Mapping[str, str]) -> tuple[PublishedFigure, ...]:

@@ -21,7 +21,7 @@ from tasks.headline_metrics import final_metrics
 from tasks.tracking import desired, snapshots
 from tasks.tracking.desired import dvc_tags
 from tasks.tracking.reconcile import is_unreachable, upload
-from tasks.tracking.snapshots import LIVE, Snapshot
+from tasks.tracking.snapshots import LIVE, TABLES, Snapshot
 from tasks.tracking.upload_process import uploader
 
 if TYPE_CHECKING:  # importing them imports torch, which uploading does not need
@@ -34,6 +34,7 @@ __all__ = [
     "learn_run_id",
     "record",
     "record_failure",
+    "record_tables",
     "start_execution",
     "upload",
     "uploader",
@@ -117,6 +118,27 @@ def record(
         tags=tags or {},
         status="FINISHED" if finished else None,
     )
+    upload()
+
+
+def record_tables(params: Params, facts: Mapping[str, Any]) -> None:
+    """A finished run of its own for the tables: their files, and the latencies ``facts`` as metrics."""
+    name, moment = paths.TABLES.name, datetime.now(UTC).isoformat(timespec="milliseconds")
+    run = {
+        "execution_id": uuid.uuid4().hex,
+        "study": name,
+        "setting": str(facts["hardware"]["cpu"]),
+        "started_at": moment,
+        "git_commit": desired.git_commit(),
+        "params": {"tables.image_size": str(params.tables.image_size), "tables.rounds": str(params.tables.rounds)},
+    }
+    latencies = {
+        f"{figure}/{row['model']}/{row['form']}": row[source]
+        for row in facts["rows"]
+        for figure, source in (("latency_ms", "median_ms"), ("latency_ratio", "ratio"))
+    }
+    artifacts = [(paths.TABLES / file, "") for file in (paths.COST_TABLE, paths.LATENCY, paths.TABLES_MD)]
+    _put(run, TABLES, artifacts=artifacts, metrics=latencies, status="FINISHED")
     upload()
 
 

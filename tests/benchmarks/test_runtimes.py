@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from benchmarks import results_runtimes, runtime_environments, runtime_worker, runtimes
-from benchmarks.latency_files import File
 from benchmarks.runtime_environments import Unavailable, Worker, environment, worker_environment
 from benchmarks.runtimes import Started
 from condensenet import ModelConfig, presets
 from condensenet.deploy.latency.mobilenet import write_mobilenet_v1
 from condensenet.deploy.runtime import open_session
+from tasks.tables.networks import File
 
 pytest.importorskip("onnxruntime")
 MOBILENET = File(model="mobilenet_v1", form="plain", path=Path("m.onnx"), macs=10)

@@ -25,7 +25,13 @@ def pipeline(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Worksp
 def outputs(stage: str, setting: str | None) -> set[str]:
     """What ``paths`` says that a stage writes."""
     study = paths.StudyPaths("digits")
-    folder = {"prepare": study.data, "yardstick": study.yardstick, "report": study.report}.get(stage)
+    of_no_setting = {
+        "prepare": study.data,
+        "yardstick": study.yardstick,
+        "report": study.report,
+        "tables": paths.TABLES,
+    }
+    folder = of_no_setting.get(stage)
     if folder is None:
         assert setting is not None
         folder = study.setting(stage, setting)
@@ -37,6 +43,7 @@ def outputs(stage: str, setting: str | None) -> set[str]:
         "export": [paths.ONNX, paths.PLAN, paths.FORMS, paths.EXPORT],
         "evaluate": [paths.METRICS, paths.PER_CLASS, paths.CONFUSION],
         "benchmark": [paths.LATENCY],
+        "tables": [paths.COST_TABLE, paths.LATENCY, paths.TABLES_MD],
         "report": [paths.REPORT_HTML, paths.REPORT_MD, paths.TABLE, paths.CURVES, paths.ROWS],
     }
     return {str(folder / name) for name in names[stage]}
@@ -93,7 +100,7 @@ def test_every_study_makes_a_graph_of_its_settings(pipeline: Workspace, monkeypa
             with studies.params_in_use(studies.compose_params(study, None), composed=True):
                 settings = params.load().settings
                 graph = read_graph()
-            assert len(graph) == 3 + 5 * len(settings), study
+            assert len(graph) == 4 + 5 * len(settings), study
             assert {f"train@{name}" for name in settings} <= graph.keys()
     finally:
         (pipeline.path / "params.yaml").write_text(before)

@@ -25,6 +25,7 @@ def workspace(
     params = made.read("params.yaml")
     assert isinstance(params, dict)
     params["train"]["epochs"] = 2
+    params["tables"] = {"image_size": 32, "networks": ["condensenet-74-g8"]}
     params["settings"] = {name: params["settings"][name] for name in SETTINGS}
     YAML().dump(params, made.path / "params.yaml")
     made.commit("Take a tiny study")
@@ -44,6 +45,13 @@ def test_the_flow_ends_with_the_table_and_where_to_look(workspace: tuple[Workspa
         assert re.search(rf"^{name} +\d +\d +\d", printed, flags=re.MULTILINE), printed
     assert "out/digits/report/report.html" in printed
     assert "make ui" in printed
+
+
+def test_the_tables_are_made_and_shown(workspace: tuple[Workspace, str]) -> None:
+    finished, printed = workspace
+    facts = json.loads((finished.path / "out/tables/latency.json").read_text())
+    assert {"plain", "lowered"} <= {row["form"] for row in facts["rows"] if row["model"] == "condensenet-74-g8"}
+    assert re.search(r"^condensenet-74-g8 +plain +[\d.]+ M +\d", printed, flags=re.MULTILINE), printed
 
 
 def test_a_second_repro_does_nothing(finished: Workspace) -> None:
@@ -108,6 +116,17 @@ def test_mlflow_holds_a_run_a_setting(finished: Workspace) -> None:
         assert {"plain.onnx"} <= {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "forms")}
         assert len(client.get_metric_history(run.info.run_id, "train_loss")) >= 2
         assert run.info.status == "FINISHED"
+
+
+def test_mlflow_holds_a_run_of_the_tables(finished: Workspace) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{finished.path}/mlflow.db")
+    (experiment,) = [candidate for candidate in client.search_experiments() if candidate.name == "tables"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["latency_ratio/mobilenet_v1/plain"] == 1
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"cost.csv", "latency.json", "tables.md"}
 
 
 def test_a_change_of_one_settings_c_runs_that_setting_and_the_report(finished: Workspace) -> None:

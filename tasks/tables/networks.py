@@ -1,4 +1,4 @@
-"""The ONNX files that the latency table compares: CondenseNets in every form available here, and other networks.
+"""The networks of the tables as ONNX files: CondenseNets in every form available here, and networks of other papers.
 
 Weights are random, since latency does not depend on them. But each CondenseNet is really condensed and converted, so
 its index layers look like a trained network's, and its batch norm statistics are not trivial.
@@ -17,22 +17,13 @@ from torch import nn
 from condensenet import CondenseNet, convert, count_cost, export_onnx, presets
 from condensenet.deploy.latency.mobilenet import NAME as MOBILENET
 from condensenet.deploy.latency.mobilenet_torch import mobilenet_v1
-from condensenet.deploy.lowering import Plan, check_plan, lower, measure_plan, portable_plan
+from condensenet.deploy.lowering import Plan, lower, portable_plan
 from condensenet.deploy.native.writing import write_native
 from condensenet.deploy.quantize import write_int8
 from condensenet.deploy.runtime import operator_library
+from tasks.networks import CONDENSENETS
 from tasks.paths import INT8, LOWERED, NATIVE, PLAIN
 
-CONDENSENETS = ("condensenet-74-g4", "condensenet-74-g8")
-TORCHVISION = (
-    "mobilenet_v2",
-    "mobilenet_v3_large",
-    "shufflenet_v2_x1_0",
-    "shufflenet_v2_x2_0",
-    "resnet18",
-    "resnet50",
-    "densenet121",
-)
 FORMS = (PLAIN, LOWERED, NATIVE, INT8)  # in table order
 SEED = 0
 CALIBRATION_IMAGES = 8  # random ones will do: int8 is only timed here
@@ -40,7 +31,7 @@ CALIBRATION_IMAGES = 8  # random ones will do: int8 is only timed here
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """One line of the table: an ONNX file and the multiply-adds of one image."""
+    """An ONNX file and the multiply-adds of one image."""
 
     model: str
     form: str
@@ -48,38 +39,29 @@ class File:
     macs: int
 
 
-@dataclass(frozen=True)
-class Plans:
-    """``--plan``: portable, measured, or plan files, of which each network uses the one made for it."""
-
-    choice: Sequence[str]
-    cache: Path | None = None
-
-    def of(self, model: CondenseNet, size: int) -> Plan:
-        if list(self.choice) == ["portable"]:
-            return portable_plan(model, size)
-        if list(self.choice) == ["measured"]:
-            return measure_plan(model, size, threads=1, cache=self.cache)
-        refusals = []
-        for plan in map(Plan.load, self.choice):
-            try:
-                check_plan(model, size, plan)
-            except ValueError as error:
-                refusals.append(str(error))
-            else:
-                return plan
-        raise ValueError(refusals[0])
+def files_of(
+    name: str,
+    folder: Path,
+    size: int,
+    forms: Sequence[str] = FORMS,
+    plan_of: Callable[[CondenseNet, int], Plan] = portable_plan,
+) -> Iterator[File]:
+    """The network ``name`` for ``size`` x ``size`` pixels, in those of ``forms`` that it has and that work here."""
+    if name in CONDENSENETS:
+        yield from condensenet_files(name, folder, size, forms, plan_of)
+    else:
+        yield peer_file(name, folder, size)
 
 
-def peer_files(folder: Path, size: int, names: Sequence[str]) -> Iterator[File]:
-    """Networks from other papers, as plain exports, their only form."""
-    for name in names:
-        model = peer(name)
-        path = export_onnx(model, folder / f"{name}.onnx", size)
-        yield File(model=name, form=PLAIN, path=path, macs=count_cost(model, size).macs)
+def peer_file(name: str, folder: Path, size: int) -> File:
+    """A network from another paper as a plain export, its only form."""
+    model = peer(name)
+    path = export_onnx(model, folder / f"{name}.onnx", size)
+    return File(model=name, form=PLAIN, path=path, macs=count_cost(model, size).macs)
 
 
 def peer(name: str) -> nn.Module:
+    """MobileNetV1 or a network of torchvision, with random weights."""
     torch.manual_seed(SEED)
     if name == MOBILENET:
         return mobilenet_v1().eval()
@@ -88,12 +70,15 @@ def peer(name: str) -> nn.Module:
     return torchvision.models.get_model(name, weights=None).eval()
 
 
-def condensenet_files(name: str, folder: Path, plans: Plans, forms: Sequence[str], size: int) -> Iterator[File]:
-    """The preset ``name`` in those of ``forms`` that are available here."""
+def condensenet_files(
+    name: str, folder: Path, size: int, forms: Sequence[str], plan_of: Callable[[CondenseNet, int], Plan]
+) -> Iterator[File]:
+    """The preset ``name``, lowered as ``plan_of`` its model and size says."""
     model = converted(name)
     macs = count_cost(model, size).macs
     path = {form: folder / f"{name}-{form}.onnx" for form in FORMS}
-    lower(model, path[LOWERED], size, plan=plans.of(model, size))  # int8 is made from it, as in the pipeline
+    if LOWERED in forms or INT8 in forms:  # int8 is made from the lowered form, as in the pipeline
+        lower(model, path[LOWERED], size, plan=plan_of(model, size))
     makers: dict[str, Callable[[], object]] = {
         PLAIN: lambda: export_onnx(model, path[PLAIN], size),
         LOWERED: lambda: None,
