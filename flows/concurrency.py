@@ -32,8 +32,10 @@ class StageSlots:
         self.waiting: list[str] = []
 
     @classmethod
-    def for_machine(cls, params: Params, order: Iterable[str]) -> StageSlots:
-        return cls(trainings_at_once(params), max(2, usable_cores()), order)
+    def for_machine(cls, params: Params, order: Iterable[str], at_once: int | None = None) -> StageSlots:
+        """``at_once`` limits the trainings further."""
+        trainings = trainings_at_once(params)
+        return cls(min(trainings, at_once or trainings), max(2, usable_cores()), order)
 
     @contextmanager
     def acquire(self, stage: str, runner: StageRunner) -> Iterator[None]:

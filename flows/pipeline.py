@@ -6,7 +6,8 @@ It gives the same files, the same ``dvc.lock`` and the same MLflow runs as ``dvc
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,8 @@ from flows.artifacts import publish
 from flows.concurrency import StageSlots, own_ray
 from flows.display import Display
 from flows.graph import Graph, keep_settings, read_graph, setting_of
-from flows.stage_process import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped, signals_ignored
+from flows.parameters import Overrides, Setting, Study, run_name
+from flows.stage_process import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped, push_results, signals_ignored
 from tasks import params, tracking
 from tasks.errors import UserError
 
@@ -69,11 +71,12 @@ def run_stage(stage: str) -> Any:
 THREAD_PER_STAGE = ThreadPoolTaskRunner[Any](max_workers=1000)  # a thread waits for upstream stages and for a slot
 
 
-@flow(name="reproduce", retries=0, task_runner=THREAD_PER_STAGE)  # type: ignore[arg-type]
+@flow(name="reproduce", flow_run_name=run_name, retries=0, task_runner=THREAD_PER_STAGE)  # type: ignore[arg-type]
 def reproduce(
-    study: str | None = None,
-    settings: list[str] | None = None,
-    overrides: dict[str, Any] | list[str] | None = None,
+    study: Study | None = None,
+    settings: list[Setting] | None = None,
+    overrides: Overrides | None = None,
+    push: bool = False,
 ) -> Any:
     """Run the pipeline of ``params.yaml``.
 
@@ -81,22 +84,50 @@ def reproduce(
         study: Compose params.yaml anew from conf/study/<study>.yaml. Default: params.yaml as it is.
         settings: Run only the stages of these settings; stages that need all settings (the report) are left out.
         overrides: Values to change, {"train.epochs": 7} or ["train.epochs=7"].
+        push: Send what the stages made to the DVC remote at the end, also if some of them failed.
     """
     try:
-        return _reproduce(study, settings, overrides)
+        return _reproduce(study, settings, overrides, push)
     except UserError as error:
         return Failed(message=str(error))
 
 
-def _reproduce(study: str | None, settings: list[str] | None, overrides: studies.Overrides) -> Any:
-    log, screen = get_run_logger(), display.get(Display())
+def _reproduce(study: str | None, settings: list[str] | None, overrides: studies.Overrides, push: bool) -> Any:
+    log = get_run_logger()
     text = studies.compose_params(study, overrides, settings)
-    with studies.params_in_use(text, composed=study is not None) as changed_keys:
+    with run_pipeline(text, composed=study is not None, settings=settings, push=push) as (loaded, graph, errors):
+        if errors:
+            return Failed(message="; ".join(errors))
+        full_graph = read_graph()
+        if len(graph) == len(full_graph):
+            publish(loaded)
+        else:
+            log.info("left out: %s", ", ".join(stage for stage in full_graph if stage not in graph))
+        return f"{loaded.study}: {len(graph)} stages are up to date"
+
+
+@contextmanager
+def run_pipeline(
+    text: str,
+    *,
+    composed: bool,
+    settings: Collection[str] | None = None,
+    at_once: int | None = None,
+    push: bool = False,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[tuple[params.Params, Graph, list[str]]]:
+    """Run the stages of ``params.yaml`` with the content ``text``, which stays in force inside the block.
+
+    Yields the parameters, the stages that were to run, and an error line for each that failed. ``composed``: the text
+    is another study's, which may not replace uncommitted edits. ``at_once`` limits the trainings; ``variables`` are
+    added to the environment of the stages.
+    """
+    log, screen = get_run_logger(), display.get(Display())
+    with studies.params_in_use(text, composed=composed) as changed_keys:
         if changed_keys:
             log.info("params.yaml changed: %s (the previous file is in state/params)", ", ".join(changed_keys))
         loaded = params.load()
-        full_graph = read_graph()
-        graph = keep_settings(full_graph, loaded.settings, settings or loaded.settings)
+        graph = keep_settings(read_graph(), loaded.settings, settings or loaded.settings)
 
         def note(line: str) -> None:
             log.info(line)
@@ -106,16 +137,13 @@ def _reproduce(study: str | None, settings: list[str] | None, overrides: studies
             tracking.uploader(note),  # else every stage would import MLflow
             own_ray(loaded) as ray,  # else every training would start its own
         ):
-            runner = StageRunner(ray.variables, ray.lifeline) if ray else StageRunner()
-            context.set(FlowContext(StageSlots.for_machine(loaded, graph), screen, runner))
+            own, lifeline = (ray.variables, ray.lifeline) if ray else ({}, None)
+            runner = StageRunner({**(variables or {}), **own}, lifeline)
+            context.set(FlowContext(StageSlots.for_machine(loaded, graph, at_once), screen, runner))
             errors = _run_graph(graph)
-        if errors:
-            return Failed(message="; ".join(errors))
-        if len(graph) == len(full_graph):
-            publish(loaded)
-        else:
-            log.info("left out: %s", ", ".join(stage for stage in full_graph if stage not in graph))
-        return f"{loaded.study}: {len(graph)} stages are up to date"
+        if push:
+            errors += push_results(log.info)
+        yield loaded, graph, errors
 
 
 def _run_graph(graph: Graph) -> list[str]:

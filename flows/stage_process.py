@@ -155,6 +155,17 @@ class StageRunner:
             yield file
 
 
+def push_results(emit: Emit) -> list[str]:
+    """Send outputs and DVC's cache of runs to the remote; an error line if that fails."""
+    done = subprocess.run(
+        [*DVC, "push", "--run-cache"], capture_output=True, text=True, env=stage_environment(), check=False
+    )
+    lines = [ANSI.sub("", line) for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    for line in lines:
+        emit(line)
+    return [] if done.returncode == 0 else [f"dvc push: {_last_error(lines, done.returncode)}"]
+
+
 @contextmanager
 def signals_ignored() -> Iterator[None]:
     """No SIGTERM or Ctrl-C interrupts the block. Outside the main thread, which alone gets signals, nothing changes."""

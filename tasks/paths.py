@@ -93,4 +93,5 @@ REPORT_HTML = "report.html"
 REPORT_MD = "report.md"
 TABLE = "table.csv"  # report
 CURVES = "curves.csv"  # report: a row per epoch and setting
+SWEEP = "sweep.csv"  # the flow sweep: a row per point
 ROWS = "metrics"  # report: a folder, one <setting>.json with the headline figures

@@ -8,6 +8,7 @@ add to the same run, also when DVC restored it from its cache.
 from __future__ import annotations
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -21,25 +22,29 @@ from tasks.headline_metrics import final_metrics
 from tasks.tracking import desired, snapshots
 from tasks.tracking.desired import dvc_tags
 from tasks.tracking.reconcile import is_unreachable, upload
-from tasks.tracking.snapshots import LIVE, TABLES, Snapshot
+from tasks.tracking.snapshots import LIVE, SWEEP_STAGE, TABLES, Snapshot
 from tasks.tracking.upload_process import uploader
 
 if TYPE_CHECKING:  # importing them imports torch, which uploading does not need
     from tasks.params import Params, Setting
 
 __all__ = [
+    "SWEEP",
     "add_environment",
     "dvc_tags",
     "final_metrics",
     "learn_run_id",
     "record",
     "record_failure",
+    "record_sweep",
     "record_tables",
     "start_execution",
+    "start_sweep",
     "upload",
     "uploader",
 ]
 
+SWEEP = "CONDENSENET_SWEEP"  # in the environment of a sweep's stages: the execution id of the sweep
 START_WAIT_S = 60.0  # a starting execution waits this long for another process that uploads, to learn its run's id
 
 
@@ -69,11 +74,16 @@ def _new_run(params: Params, setting: Setting) -> dict[str, Any]:
         "mlflow_run_id": None,
         "study": params.study,
         "setting": setting.name,
-        "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "started_at": _now(),
+        "parent": os.environ.get(SWEEP),
         "git_commit": desired.git_commit(),
         "params": desired.run_params(params, setting),
         "dataset": desired.dataset(params),
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def learn_run_id(training: Path, run: dict[str, Any]) -> bool:
@@ -123,12 +133,11 @@ def record(
 
 def record_tables(params: Params, facts: Mapping[str, Any]) -> None:
     """A finished run of its own for the tables: their files, and the latencies ``facts`` as metrics."""
-    name, moment = paths.TABLES.name, datetime.now(UTC).isoformat(timespec="milliseconds")
     run = {
         "execution_id": uuid.uuid4().hex,
-        "study": name,
+        "study": paths.TABLES.name,
         "setting": str(facts["hardware"]["cpu"]),
-        "started_at": moment,
+        "started_at": _now(),
         "git_commit": desired.git_commit(),
         "params": {"tables.image_size": str(params.tables.image_size), "tables.rounds": str(params.tables.rounds)},
     }
@@ -139,6 +148,31 @@ def record_tables(params: Params, facts: Mapping[str, Any]) -> None:
     }
     artifacts = [(paths.TABLES / file, "") for file in (paths.COST_TABLE, paths.LATENCY, paths.TABLES_MD)]
     _put(run, TABLES, artifacts=artifacts, metrics=latencies, status="FINISHED")
+    upload()
+
+
+def start_sweep(study: str, grid: Mapping[str, Any]) -> str:
+    """Begin or go on with the sweep of ``study`` over ``grid``: the execution that its points' runs get as a parent."""
+    file = paths.state() / "sweeps" / f"{study}.json"
+    known = outputs.read_json_or_empty(file)
+    if known.get("grid") != grid:
+        known = {"execution_id": uuid.uuid4().hex, "started_at": _now(), "grid": grid}
+        outputs.write_json(file, known)
+    record_sweep(known["execution_id"], study, grid, [], status="RUNNING")
+    return str(known["execution_id"])
+
+
+def record_sweep(execution: str, study: str, grid: Mapping[str, Any], files: Sequence[Path], *, status: str) -> None:
+    """The parent run of a sweep's points, with ``files`` that exist as artifacts."""
+    known = outputs.read_json_or_empty(paths.state() / "sweeps" / f"{study}.json")
+    run = {
+        "execution_id": execution,
+        "study": study,
+        "setting": "sweep",
+        "started_at": known["started_at"],
+        "params": {key: json.dumps(values) for key, values in grid.items()},
+    }
+    _put(run, SWEEP_STAGE, artifacts=[(file, "") for file in files if file.exists()], status=status)
     upload()
 
 

@@ -20,6 +20,7 @@ from tasks.tracking.address import URI, Rejected, UnknownRun, Unreachable
 from tasks.tracking.snapshots import Snapshot
 
 EXECUTION = "condensenet.execution_id"
+PARENT = "mlflow.parentRunId"  # documented: how a run is shown below another
 REJECTIONS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "INVALID_STATE")
 BATCH = 100  # MLflow's limit for params and for tags; 1000 for metrics
 
@@ -109,10 +110,17 @@ class Store:
         run = self._client.create_run(
             self._experiment(snapshot.run["study"]),
             start_time=desired.milliseconds(snapshot.run["started_at"]) or None,
-            tags={EXECUTION: snapshot.run["execution_id"]},
+            tags={EXECUTION: snapshot.run["execution_id"], **self._parent_tag(snapshot.run)},
             run_name=snapshot.run["setting"],
         )
         return self._client.get_run(run.info.run_id)
+
+    def _parent_tag(self, run: Mapping[str, Any]) -> dict[str, str]:
+        """What makes a run the child of its sweep's; a sweep that this store does not know makes none."""
+        if not run.get("parent"):
+            return {}
+        parent = self._find_run({"execution_id": run["parent"], "study": run["study"]})
+        return {} if parent is None else {PARENT: parent.info.run_id}
 
     def _experiment(self, name: str) -> str:
         """The id of the experiment of a study, made if need be."""

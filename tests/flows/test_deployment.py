@@ -49,15 +49,42 @@ def logged(workspace: Workspace, run: object) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("file", "entrypoint"),
+    ("file", "entrypoints"),
     [
-        ("prefect.yaml", "flows/pipeline.py:reproduce"),
-        ("prefect-device.yaml", "flows.benchmark_device.benchmark_device"),
+        ("prefect.yaml", ["flows/pipeline.py:reproduce", "flows/sweep.py:sweep"]),
+        ("prefect-clone.yaml", ["flows/pipeline.py:reproduce", "flows/sweep.py:sweep"]),
+        ("prefect-device.yaml", ["flows.benchmark_device.benchmark_device"]),
     ],
 )
-def test_the_deployment_names_no_machine(checkout: Path, file: str, entrypoint: str) -> None:
+def test_the_deployment_names_no_machine(checkout: Path, file: str, entrypoints: list[str]) -> None:
     text = (checkout / file).read_text()
     deployments = YAML(typ="safe", pure=True).load(text)["deployments"]
-    assert [deployment["entrypoint"] for deployment in deployments] == [entrypoint]
+    assert [deployment["entrypoint"] for deployment in deployments] == entrypoints
     assert ("{{ checkout.stdout }}" in text) == (file == "prefect.yaml")
     assert str(checkout) not in text
+
+
+def test_a_clone_of_a_commit_runs_and_leaves_its_results_in_the_remote(served_stub: Workspace, tmp_path: Path) -> None:
+    """Twice, each in a workspace of its own: the second takes everything from the remote."""
+    served_stub.dvc("remote", "add", "--default", "store", str(tmp_path / "remote"))
+    served_stub.commit("Name a remote")
+    commit = served_stub.run("git", "rev-parse", "HEAD").stdout.strip()
+    served_stub.run(*PREFECT, "work-pool", "create", "condensenet", "--type", "process", "--overwrite")
+    named = served_stub.with_variables(CONDENSENET_REPOSITORY=f"file://{served_stub.path}", CONDENSENET_COMMIT=commit)
+    named.run(*PREFECT, "deploy", "--all", "--prefect-file", "prefect-clone.yaml")
+    (served_stub.path / "params.yaml").write_text("not what was committed\n")
+    without_compiler = served_stub.with_variables(CC="false")  # compiling is not what is tested, and takes a minute
+    worker = without_compiler.start(*PREFECT, "worker", "start", "--pool", "condensenet")
+    try:
+        statuses = []
+        for _ in range(2):
+            served_stub.run(*PREFECT, "deployment", "run", "reproduce/clone", "--watch", "--watch-timeout", "240")
+            (run,) = ask(served_stub, "flow_runs", sort="START_TIME_DESC", limit=1)
+            assert run["state_type"] == "COMPLETED"
+            assert run["name"] == "digits · all"
+            statuses.append({line for line in logged(served_stub, run["id"]) if line.endswith("epoch 1 of 1")})
+    finally:
+        end_group(worker)
+    assert len(statuses[0]) == 4  # the study's settings, trained
+    assert statuses[1] == set()
+    assert (tmp_path / "remote").is_dir()

@@ -712,3 +712,23 @@ def wait_for(condition) -> None:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
+def test_the_points_of_a_sweep_are_children_of_one_run(client, monkeypatch, tmp_path):
+    grid = {"model.groups_1x1": [2, 4]}
+    parent = tracking.start_sweep("digits", grid)
+    monkeypatch.setenv(tracking.SWEEP, parent)
+    children = [start(name) for name in ("g2-c2", "g4-c2")]
+    assert tracking.start_sweep("digits", grid) == parent  # the same sweep goes on
+    file = tmp_path / "sweep.csv"
+    file.write_text("setting\n")
+    tracking.record_sweep(parent, "digits", grid, [file, tmp_path / "missing"], status="FINISHED")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "digits"]
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"sweep", "g2-c2", "g4-c2"}
+    assert runs["sweep"].info.status == "FINISHED"
+    assert runs["sweep"].data.params == {"model.groups_1x1": "[2, 4]"}
+    assert [found.path for found in client.list_artifacts(runs["sweep"].info.run_id)] == ["sweep.csv"]
+    for child in children:
+        assert runs[child["setting"]].data.tags["mlflow.parentRunId"] == runs["sweep"].info.run_id
+    assert tracking.start_sweep("digits", {"model.groups_1x1": [1]}) != parent

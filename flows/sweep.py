@@ -1,0 +1,95 @@
+"""The flow ``sweep``: every combination of some values as a setting of one study, at most some of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect.states import Failed
+
+from flows import grid as grids
+from flows import study as studies
+from flows.artifacts import artifact_key
+from flows.parameters import Grid, Overrides, Setting, Study, sweep_name
+from flows.pipeline import THREAD_PER_STAGE, run_pipeline
+from tasks import outputs, params, paths, tracking
+from tasks.errors import UserError
+from tasks.report.pareto import pareto
+from tasks.report.results import read_setting
+from tasks.report.summary import Value, make_row
+
+COLUMNS = ("setting", "test_error_pct", "macs", "params", "latency_ms")
+TRADE_OFF = ("test_error_pct", "macs")
+Row = dict[str, Value]
+
+
+@flow(name="sweep", flow_run_name=sweep_name, retries=0, task_runner=THREAD_PER_STAGE)  # type: ignore[arg-type]
+def sweep(
+    grid: Grid,
+    study: Study | None = None,
+    base: Setting | None = None,
+    overrides: Overrides | None = None,
+    at_once: int | None = None,
+    name: Setting | None = None,
+    push: bool = False,
+) -> Any:
+    """Run the pipeline for every combination of the values in ``grid``, and show the trade-off.
+
+    Finished points stay when another fails; the same sweep goes on from there.
+
+    Args:
+        grid: Values by key, {"model.groups_1x1": [1, 2, 4], "model.condensation_factor": [1, 2, 4]}.
+        study: What the points share, from conf/study/<study>.yaml. Default: params.yaml as it is.
+        base: The setting of that study that every point starts from. Default: none.
+        overrides: Values to change for all points, {"train.epochs": 7} or ["train.epochs=7"].
+        at_once: At most so many trainings at once. Default: what suits the machine or the cluster.
+        name: The sweep's own study, under which its outputs are. Default: <study>-sweep.
+        push: Send what the stages made to the DVC remote at the end.
+    """
+    try:
+        composed = grids.compose(studies.compose_params(study, overrides), grid, base, name)
+        return _run(composed, grid, at_once, push)
+    except UserError as error:
+        return Failed(message=str(error))
+
+
+def _run(sweep: grids.Sweep, grid: Mapping[str, Any], at_once: int | None, push: bool) -> Any:
+    log = get_run_logger()
+    for point, reason in sweep.impossible.items():
+        log.warning("%s is impossible: %s", point, reason)
+    parent = tracking.start_sweep(sweep.study, grid)
+    variables = {tracking.SWEEP: parent}
+    with run_pipeline(sweep.text, composed=True, at_once=at_once, push=push, variables=variables) as (
+        loaded,
+        _,
+        errors,
+    ):
+        publish(loaded, results(loaded), sweep.impossible)
+    status = "FAILED" if errors else "FINISHED"
+    tracking.record_sweep(parent, loaded.study, grid, [loaded.paths.root / paths.SWEEP], status=status)
+    if errors:
+        return Failed(message="; ".join(errors))
+    done, impossible = len(sweep.settings), len(sweep.impossible)
+    return f"{loaded.study}: {done} points are up to date" + (f", {impossible} are impossible" if impossible else "")
+
+
+def results(loaded: params.Params) -> list[Row]:
+    """A row for each point that was evaluated, those on the Pareto front marked."""
+    made = (make_row(read_setting(loaded, setting)) for setting in loaded.settings.values())
+    rows = [row for row in made if all(row[name] is not None for name in TRADE_OFF)]
+    front = pareto({str(row["setting"]): [float(row[name] or 0) for name in TRADE_OFF] for row in rows})
+    return [{**{name: row[name] for name in COLUMNS}, "pareto": int(row["setting"] in front)} for row in rows]
+
+
+def publish(loaded: params.Params, rows: list[Row], impossible: Mapping[str, str]) -> None:
+    """The table as a file and as an artifact of the run."""
+    if not rows:
+        return
+    outputs.write_csv(loaded.paths.root / paths.SWEEP, rows)
+    create_table_artifact(
+        key=artifact_key(loaded.study, "pareto"),
+        table=[dict(row) for row in rows] + [{"setting": name, "impossible": why} for name, why in impossible.items()],
+        description="Points of the sweep; pareto = 1: no other has both a lower error and fewer MACs.",
+    )

@@ -1,0 +1,103 @@
+"""The flow ``sweep``: a setting for each combination, impossible ones named, and what is kept when one fails."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from workspaces import Workspace, ask
+
+from flows import grid as grids
+from flows.parameters import keys_of
+from tasks import params
+from tasks.errors import UserError
+from tasks.report.pareto import pareto
+
+GRID = {"model.groups_1x1": [1, 4], "model.condensation_factor": [1, 3, 4], "train.seed": [0]}
+RUN = """
+import json, sys
+from flows.sweep import sweep
+state = sweep(**json.loads(sys.argv[1]), return_state=True)
+print(state.type.value, state.result() if state.is_completed() else state.message)
+"""
+
+
+@pytest.fixture
+def text(checkout: Path) -> str:
+    return (checkout / "params.yaml").read_text()
+
+
+def test_every_possible_point_is_a_setting_and_every_other_is_named(text: str):
+    made = grids.compose(text, GRID, None, None)
+    assert list(made.settings) == ["g1-c1-seed0", "g1-c4-seed0", "g4-c1-seed0", "g4-c4-seed0"]
+    assert list(made.impossible) == ["g1-c3-seed0", "g4-c3-seed0"]  # 16 channels have no third
+    assert "condensation_factor=3 does not divide" in made.impossible["g1-c3-seed0"]
+    loaded = params.parse(YAML(typ="safe", pure=True).load(made.text))
+    assert loaded.study == "digits-sweep"
+    setting = loaded.settings["g4-c4-seed0"]
+    assert (setting.model.groups_1x1, setting.model.condensation_factor, setting.train.seed) == (4, 4, 0)
+    assert setting.train.epochs == 16  # as in the study
+
+
+def test_points_may_start_from_a_setting(text: str):
+    made = grids.compose(text, {"train.learning_rate": [0.1]}, "g4-c2", "rates")
+    setting = params.parse(YAML(typ="safe", pure=True).load(made.text)).settings["lr0_1"]
+    assert (setting.model.groups_1x1, setting.model.condensation_factor) == (4, 2)
+    assert (made.study, setting.train.learning_rate) == ("rates", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("grid", "base", "message"),
+    [
+        ({"train.seed": [1]}, "none", "base='none' is not allowed: g1-c1"),
+        ({"train.seed": [1, 1]}, "g4-c2", "two points of the grid are called seed1"),
+        ({"train.seed": list(range(201))}, "g4-c2", "a grid of 201 points is not allowed: at most 200"),
+        ({"model.condensation_factor": [3, 5]}, None, "no point of the grid is possible: .*3 does not divide"),
+        ({"train.epochs": [-1]}, "g4-c2", "no point of the grid is possible: .*epochs=-1"),
+    ],
+)
+def test_a_grid_that_cannot_run_is_one_line(text: str, grid: dict, base: str | None, message: str):
+    with pytest.raises(UserError, match=message) as error:
+        grids.compose(text, grid, base, None)
+    assert "\n" not in str(error.value)
+
+
+def test_the_pareto_front_by_hand():
+    rows = {"small": (5, 1), "middle": (4, 2), "worse": (5, 2), "large": (1, 9), "twin": (1, 9)}
+    assert pareto(rows) == ["small", "middle", "large", "twin"]
+    assert pareto({}) == []
+
+
+def test_every_key_is_one_that_params_yaml_has(text: str):
+    raw = YAML(typ="safe", pure=True).load(text)
+    for section in ("data", "train", "ray", "export", "evaluate", "benchmark", "tables"):
+        assert set(raw[section]) == {key.partition(".")[2] for key in keys_of(section)}
+
+
+def run_sweep(workspace: Workspace, **parameters: object) -> str:
+    """How it ended, without line breaks."""
+    done = workspace.run(sys.executable, "-c", RUN, json.dumps(parameters)).stdout
+    return " ".join(done[done.rindex("FAILED" if "FAILED" in done else "COMPLETED") :].split())
+
+
+def test_finished_points_stay_when_one_fails_and_are_not_run_again(served_stub: Workspace):
+    grid = {"model.groups_1x1": [1, 4], "model.condensation_factor": [2, 3]}
+    (served_stub.path / "fail").write_text("g4-c2\n")
+    assert run_sweep(served_stub, grid=grid) == "FAILED train@g4-c2: error, g4-c2 was told to fail"
+    assert (served_stub.path / "out/digits-sweep/train/g1-c2/model").exists()
+    (served_stub.path / "fail").unlink()
+    assert run_sweep(served_stub, grid=grid) == "COMPLETED digits-sweep: 2 points are up to date, 2 are impossible"
+    begun = (served_stub.path / "state/events").read_text().split("\n")
+    assert [begun.count(f"begin {name}") for name in ("g1-c2", "g4-c2")] == [1, 2]
+    (run, *_) = ask(served_stub, "flow_runs", sort="START_TIME_DESC", limit=1)
+    assert run["name"] == "params.yaml · groups_1x1 × condensation_factor"
+
+
+def test_a_key_that_settings_do_not_have_is_refused_before_anything_runs(served_stub: Workspace):
+    refused = run_sweep(served_stub, grid={"data.source": ["cifar10"]})
+    assert refused.startswith("FAILED")
+    assert "data.source" in refused
+    assert not (served_stub.path / "out").exists()
