@@ -76,7 +76,7 @@ def reproduce(
     study: Study | None = None,
     settings: list[Setting] | None = None,
     overrides: Overrides | None = None,
-    push: bool = False,
+    remote: bool = False,
 ) -> Any:
     """Run the pipeline of ``params.yaml``.
 
@@ -84,18 +84,19 @@ def reproduce(
         study: Compose params.yaml anew from conf/study/<study>.yaml. Default: params.yaml as it is.
         settings: Run only the stages of these settings; stages that need all settings (the report) are left out.
         overrides: Values to change, {"train.epochs": 7} or ["train.epochs=7"].
-        push: Send what the stages made to the DVC remote at the end, also if some of them failed.
+        remote: Take what other runs have made from the DVC remote, and at the end send there what is new, also if a
+            stage failed.
     """
     try:
-        return _reproduce(study, settings, overrides, push)
+        return _reproduce(study, settings, overrides, remote)
     except UserError as error:
         return Failed(message=str(error))
 
 
-def _reproduce(study: str | None, settings: list[str] | None, overrides: studies.Overrides, push: bool) -> Any:
+def _reproduce(study: str | None, settings: list[str] | None, overrides: studies.Overrides, remote: bool) -> Any:
     log = get_run_logger()
     text = studies.compose_params(study, overrides, settings)
-    with run_pipeline(text, composed=study is not None, settings=settings, push=push) as (loaded, graph, errors):
+    with run_pipeline(text, composed=study is not None, settings=settings, remote=remote) as (loaded, graph, errors):
         if errors:
             return Failed(message="; ".join(errors))
         full_graph = read_graph()
@@ -113,7 +114,7 @@ def run_pipeline(
     composed: bool,
     settings: Collection[str] | None = None,
     at_once: int | None = None,
-    push: bool = False,
+    remote: bool = False,
     variables: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[params.Params, Graph, list[str]]]:
     """Run the stages of ``params.yaml`` with the content ``text``, which stays in force inside the block.
@@ -138,10 +139,10 @@ def run_pipeline(
             own_ray(loaded) as ray,  # else every training would start its own
         ):
             own, lifeline = (ray.variables, ray.lifeline) if ray else ({}, None)
-            runner = StageRunner({**(variables or {}), **own}, lifeline)
+            runner = StageRunner({**(variables or {}), **own}, lifeline, ["--pull"] if remote else [])
             context.set(FlowContext(StageSlots.for_machine(loaded, graph, at_once), screen, runner))
             errors = _run_graph(graph)
-        if push:
+        if remote:
             errors += push_results(log.info)
         yield loaded, graph, errors
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +72,13 @@ class StageRunner:
     """Runs stages from any number of threads and stops them all at once.
 
     ``variables`` are added to their environment. ``lifeline`` is a file that is kept open until all have ended.
+    ``options`` are of ``dvc repro``.
     """
 
-    def __init__(self, variables: Mapping[str, str] | None = None, lifeline: int | None = None) -> None:
-        self._variables = variables or {}
+    def __init__(
+        self, variables: Mapping[str, str] | None = None, lifeline: int | None = None, options: Sequence[str] = ()
+    ) -> None:
+        self._variables, self._options = variables or {}, options
         self._kept_open = [] if lifeline is None else [lifeline]
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -121,7 +124,17 @@ class StageRunner:
             if self._stopping.is_set():
                 raise Stopped(stage)
             process = subprocess.Popen(
-                [sys.executable, "-m", "flows.supervise", *DVC, "--wait-for-lock", "repro", "-s", stage],
+                [
+                    sys.executable,
+                    "-m",
+                    "flows.supervise",
+                    *DVC,
+                    "--wait-for-lock",
+                    "repro",
+                    *self._options,
+                    "-s",
+                    stage,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -33,7 +33,7 @@ def sweep(
     overrides: Overrides | None = None,
     at_once: int | None = None,
     name: Setting | None = None,
-    push: bool = False,
+    remote: bool = False,
 ) -> Any:
     """Run the pipeline for every combination of the values in ``grid``, and show the trade-off.
 
@@ -46,22 +46,22 @@ def sweep(
         overrides: Values to change for all points, {"train.epochs": 7} or ["train.epochs=7"].
         at_once: At most so many trainings at once. Default: what suits the machine or the cluster.
         name: The sweep's own study, under which its outputs are. Default: <study>-sweep.
-        push: Send what the stages made to the DVC remote at the end.
+        remote: Take what other runs have made from the DVC remote, and send there what is new.
     """
     try:
         composed = grids.compose(studies.compose_params(study, overrides), grid, base, name)
-        return _run(composed, grid, at_once, push)
+        return _run(composed, grid, at_once, remote)
     except UserError as error:
         return Failed(message=str(error))
 
 
-def _run(sweep: grids.Sweep, grid: Mapping[str, Any], at_once: int | None, push: bool) -> Any:
+def _run(sweep: grids.Sweep, grid: Mapping[str, Any], at_once: int | None, remote: bool) -> Any:
     log = get_run_logger()
     for point, reason in sweep.impossible.items():
         log.warning("%s is impossible: %s", point, reason)
     parent = tracking.start_sweep(sweep.study, grid)
     variables = {tracking.SWEEP: parent}
-    with run_pipeline(sweep.text, composed=True, at_once=at_once, push=push, variables=variables) as (
+    with run_pipeline(sweep.text, composed=True, at_once=at_once, remote=remote, variables=variables) as (
         loaded,
         _,
         errors,

@@ -87,4 +87,3 @@ def test_a_clone_of_a_commit_runs_and_leaves_its_results_in_the_remote(served_st
         end_group(worker)
     assert len(statuses[0]) == 4  # the study's settings, trained
     assert statuses[1] == set()
-    assert (tmp_path / "remote").is_dir()
