@@ -199,11 +199,8 @@ def preset_of(entry: PublishedModel) -> ModelConfig:
 
 
 def published_figure(entry: PublishedModel, name: str, form: str, unit: float = 1.0) -> str:
-    """A published figure; one that was not read at its source keeps its mark."""
-    figure = entry.first(name)
-    if figure is None:
-        return "–"
-    return form.format(figure.value / unit) + ("" if figure.mark == "V" else f" [{figure.mark}]")
+    figure = entry.figures.get(name)
+    return "–" if figure is None else form.format(figure / unit)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Figures that others have published, each with its source and a mark that says whether it was checked there."""
+"""Figures that others have published, each read at the source that its row names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from condensenet.config import ModelConfig
 from condensenet.models.presets import presets
 from tasks import paths
 from tasks.errors import UserError
-from tasks.networks import NETWORKS
+from tasks.networks import MOBILENET, NETWORKS
 from tasks.params import Params
 
 FIGURES = (
@@ -29,14 +29,6 @@ TABLES = ("cifar", "imagenet", "arm")
 DATASETS = ("cifar10", "cifar100", "imagenet")
 
 
-@dataclass(frozen=True)
-class PublishedFigure:
-    """A published number; ``mark`` V: read at its source. M: not checked there, so printed with its mark."""
-
-    value: float
-    mark: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class PublishedModel:
     """One row of a published table."""
@@ -46,22 +38,18 @@ class PublishedModel:
     source: str
     preset: str | None
     network: str | None  # from another paper, as in tasks/networks.py
-    figures: Mapping[str, tuple[PublishedFigure, ...]]
+    figures: Mapping[str, float]  # by its name in FIGURES: counts, errors in percent, seconds
 
     @property
     def key(self) -> str | None:
         """What the row is about: one of our presets, a network from another paper, or nothing that is here."""
         return self.preset or self.network
 
-    def first(self, name: str) -> PublishedFigure | None:
-        return next(iter(self.figures.get(name, ())), None)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """The content of ``conf/published.yaml``."""
 
-    marks: Mapping[str, str]
     sources: Mapping[str, str]
     models: tuple[PublishedModel, ...]
 
@@ -70,10 +58,8 @@ class Published:
 
     def arm_ratios(self) -> dict[str, float]:
         """Seconds in the paper's ARM table divided by MobileNet's, by preset or network."""
-        seconds = {model.key: model.first("arm_latency_s") for model in self.table("arm")}
-        reference = seconds["mobilenet_v1"]
-        assert reference is not None
-        return {key: own.value / reference.value for key, own in seconds.items() if key is not None and own is not None}
+        seconds = {model.key: model.figures["arm_latency_s"] for model in self.table("arm") if model.key is not None}
+        return {key: own / seconds[MOBILENET] for key, own in seconds.items()}
 
     def match(self, config: ModelConfig, dataset: str | None) -> PublishedModel | None:
         """The row of the network ``config``, if its error on ``dataset`` was published."""
@@ -103,7 +89,7 @@ def preset_names(config: ModelConfig) -> set[str]:
 
 
 def read_published(path: Path = paths.PUBLISHED) -> Published:
-    """Raises ``UserError`` with one line when the file is missing or a figure has no mark."""
+    """Raises ``UserError`` with one line when the file is missing or a row is not as described there."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -117,13 +103,12 @@ def read_published(path: Path = paths.PUBLISHED) -> Published:
 
 
 def parse(raw: Mapping[str, Any]) -> Published:
-    """Raises ``ValueError`` for a figure without a known mark, an unknown key or source."""
-    marks, sources = dict(raw["marks"]), dict(raw["sources"])
-    models = tuple(_model(row, marks, sources) for row in raw["models"])
-    return Published(marks=marks, sources=sources, models=models)
+    """Raises ``ValueError`` for a figure that is no positive number, an unknown key or source."""
+    sources = dict(raw["sources"])
+    return Published(sources=sources, models=tuple(_model(row, sources) for row in raw["models"]))
 
 
-def _model(row: Mapping[str, Any], marks: Mapping[str, str], sources: Mapping[str, str]) -> PublishedModel:
+def _model(row: Mapping[str, Any], sources: Mapping[str, str]) -> PublishedModel:
     rest = {key: value for key, value in row.items() if key not in ("table", "model", "source", "preset", "network")}
     name, table, source = row["model"], row["table"], row["source"]
     preset, network = row.get("preset"), row.get("network")
@@ -138,17 +123,11 @@ def _model(row: Mapping[str, Any], marks: Mapping[str, str], sources: Mapping[st
     for key in rest:
         if key not in FIGURES:
             raise ValueError(f"{name}: unknown key {key}: allowed are {', '.join(FIGURES)}")
-    figures = {key: _figures(value, f"{name}: {key}", marks) for key, value in rest.items()}
+    figures = {key: _figure(value, f"{name}: {key}") for key, value in rest.items()}
     return PublishedModel(table=table, model=name, source=source, preset=preset, network=network, figures=figures)
 
 
-def _figures(value: object, key: str, marks: Mapping[str, str]) -> tuple[PublishedFigure, ...]:
-    texts = value if isinstance(value, list) else [value]
-    return tuple(_figure(text, key, marks) for text in texts)
-
-
-def _figure(text: object, key: str, marks: Mapping[str, str]) -> PublishedFigure:
-    number, _, mark = str(text).partition(" ")
-    if mark not in marks:
-        raise ValueError(f"{key}={text!r} is not allowed: a value and one of the marks {', '.join(marks)}")
-    return PublishedFigure(float(number), mark)
+def _figure(value: object, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ValueError(f"{key}={value!r} is not allowed: a positive number")
+    return float(value)

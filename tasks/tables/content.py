@@ -9,19 +9,18 @@ from typing import Any
 from tasks.report import formats, machines
 from tasks.report.published import Published
 from tasks.report.tables.cells import DASH, Cell, Column, Table, make_cells, percentiles
-from tasks.report.tables.literature import mark_notes
 from tasks.tables.cost import Row
 
 TITLES = {"paper_flops": "paper's FLOPs", "macs": "MACs", "params": "parameters"}
 CAPTIONS = {"cifar": "Cost at 32×32 pixels", "imagenet": "Cost at 224×224 pixels"}
 
 
-def cost_tables(published: Published, rows: Sequence[Row]) -> list[Table]:
+def cost_tables(rows: Sequence[Row]) -> list[Table]:
     """For each data set: what was published, what is counted here, and the difference."""
-    return [_cost_table(name, [row for row in rows if row["table"] == name], published) for name in CAPTIONS]
+    return [_cost_table(name, [row for row in rows if row["table"] == name]) for name in CAPTIONS]
 
 
-def _cost_table(name: str, rows: Sequence[Row], published: Published) -> Table:
+def _cost_table(name: str, rows: Sequence[Row]) -> Table:
     counts = [count for count in TITLES if any(row["count"] == count for row in rows)]
     columns = [Column("network", is_text=True)]
     for count in counts:
@@ -32,7 +31,7 @@ def _cost_table(name: str, rows: Sequence[Row], published: Published) -> Table:
         by_count = {str(row["count"]): row for row in own}
         figures = [text for count in counts for text in _figures(by_count.get(count))]
         cells.append(make_cells([str(network), *figures]))
-    return Table(CAPTIONS[name], columns, cells, mark_notes(published))
+    return Table(CAPTIONS[name], columns, cells)
 
 
 def _figures(row: Row | None) -> tuple[str, str, str]:
@@ -42,9 +41,8 @@ def _figures(row: Row | None) -> tuple[str, str, str]:
     counted = formats.exact_count(row["counted"])
     if row["published"] is None:
         return DASH, counted, DASH
-    mark = "" if row["mark"] == "V" else f" [{row['mark']}]"
     difference = f"{row['difference_pct']:+.1f}%".replace("-0.0", "0.0").replace("+0.0", "0.0")
-    return formats.published_count(float(row["published"])) + mark, counted, difference
+    return formats.published_count(float(row["published"])), counted, difference
 
 
 def latency_table(published: Published, facts: Mapping[str, Any]) -> Table:

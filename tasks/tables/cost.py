@@ -18,7 +18,7 @@ Row = dict[str, str | int | float | None]
 
 
 def cost_rows(published: Published) -> list[Row]:
-    """A row for each published count: what was published, its mark, what is counted here, the difference in %."""
+    """A row for each published count: what was published, what is counted here, the difference in %."""
     return [
         row for table, size in IMAGE_SIZES.items() for model in published.table(table) for row in _rows(model, size)
     ]
@@ -29,17 +29,16 @@ def _rows(model: PublishedModel, size: int) -> Iterator[Row]:
         return
     cost = counted(model.key, size)
     for name in COUNTS:
-        figure, count = model.first(name), getattr(cost, name)
+        figure, count = model.figures.get(name), getattr(cost, name)
         if figure is None and name == "macs":  # not in the paper's tables
             continue
         yield {
             "table": model.table,
             "network": model.model,
             "count": name,
-            "published": None if figure is None else figure.value,
-            "mark": None if figure is None else figure.mark,
+            "published": figure,
             "counted": count,
-            "difference_pct": None if figure is None else round(100 * (count / figure.value - 1), 2),
+            "difference_pct": None if figure is None else round(100 * (count / figure - 1), 2),
         }
 
 

@@ -14,5 +14,5 @@ INTRODUCTION = "FLOPs, parameters and latency of the paper's networks at full si
 
 
 def render(published: Published, costs: Sequence[Row], facts: Mapping[str, Any]) -> str:
-    tables = [*cost_tables(published, costs), latency_table(published, facts)]
+    tables = [*cost_tables(costs), latency_table(published, facts)]
     return "\n".join(["# The paper's tables\n", f"{INTRODUCTION}\n", *map(render_table, tables)]).rstrip() + "\n"

@@ -1,4 +1,4 @@
-"""Published figures: each has a mark and a source, and none can be mistaken for a measured one."""
+"""Published figures: each has a source, and none can be mistaken for a measured one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,10 @@ from condensenet.models.presets import presets
 from tasks.errors import UserError
 from tasks.params import DataParams, Setting
 from tasks.report.figures.scatter import error_figures
-from tasks.report.published import Published, PublishedFigure, dataset_of, parse, read_published
+from tasks.report.published import Published, dataset_of, parse, read_published
 from tasks.report.results import Study, read_study
-from tasks.report.tables.literature import (
-    comparison_table,
-    figure_text,
-    image_set_notes,
-    published_tables,
-    published_text,
-)
+from tasks.report.tables.literature import comparison_table, image_set_notes, published_text
+from tasks.report.tables.sections import report_tables
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +25,6 @@ def published(checkout: Path) -> Published:
 
 def row(**figures: object) -> dict[str, object]:
     return {
-        "marks": {"V": "read", "M": "remembered"},
         "sources": {"paper": "a paper"},
         "models": [{"table": "cifar", "model": "a model", "source": "paper", **figures}],
     }
@@ -39,7 +33,7 @@ def row(**figures: object) -> dict[str, object]:
 def test_the_readme_row_of_condensenet_86(published: Published) -> None:
     model = published.match(presets["condensenet-86"], "cifar10")
     assert model is not None
-    assert published_text(model, "cifar10_error_pct") == "5.06; 5.00 [M]"
+    assert published_text(model, "cifar10_error_pct") == "5.06"
     assert published_text(model, "cifar100_error_pct") == "23.64"
     assert published_text(model, "paper_flops") == "65.8 M"
     assert published_text(model, "params") == "0.52 M"
@@ -56,24 +50,23 @@ def test_a_network_is_matched_by_what_it_is_and_not_by_the_settings_name(publish
     assert published.match(presets["condensenet-86"], None) is None
 
 
-def test_what_was_not_read_at_its_source_carries_its_mark(published: Published) -> None:
-    assert figure_text(PublishedFigure(24.08, "M"), "cifar100_error_pct") == "24.08 [M]"
-    assert figure_text(PublishedFigure(24.08, "V"), "cifar100_error_pct") == "24.08"
-    marks = {figure.mark for model in published.models for figures in model.figures.values() for figure in figures}
-    assert marks == {"V", "M"}
+def test_every_row_has_figures_and_every_source_a_row(published: Published) -> None:
+    assert [model.model for model in published.models if not model.figures] == []
+    assert {model.source for model in published.models} == set(published.sources)
 
 
 @pytest.mark.parametrize(
     ("figures", "message"),
     [
-        ({"params": 1.0}, "params=1.0 is not allowed: a value and one of the marks V, M"),
-        ({"params": "1.0 X"}, "params='1.0 X' is not allowed"),
-        ({"parameters": "1.0 V"}, "unknown key parameters"),
+        ({"params": "1.0 M"}, "params='1.0 M' is not allowed: a positive number"),
+        ({"params": -1.0}, "params=-1.0 is not allowed"),
+        ({"params": True}, "params=True is not allowed"),
+        ({"parameters": 1.0}, "unknown key parameters"),
         ({"source": "hearsay"}, "source='hearsay' is not allowed: paper"),
         ({"preset": "condensenet-1"}, "preset='condensenet-1' is not allowed"),
     ],
 )
-def test_a_figure_without_a_mark_or_source_is_refused(figures: dict[str, object], message: str) -> None:
+def test_a_figure_that_is_no_number_or_has_no_source_is_refused(figures: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match="a model") as error:
         parse(row(**figures))
     assert message in str(error.value)
@@ -83,7 +76,7 @@ def test_a_broken_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "published.yaml"
     with pytest.raises(UserError, match="is missing"):
         read_published(path)
-    path.write_text("marks: [", encoding="utf-8")
+    path.write_text("sources: [", encoding="utf-8")
     with pytest.raises(UserError) as error:
         read_published(path)
     assert "\n" not in str(error.value)
@@ -130,18 +123,54 @@ def test_measured_and_published_errors_of_a_network_stand_side_by_side(
     heads = [(column.title, column.unit, column.is_published) for column in table.columns[2:4]]
     assert heads == [("test error", "measured here", False), ("test error", "published", True)]
     texts = {row[0].text: [cell.text for cell in row[1:4]] for row in table.rows}
-    assert texts == {"c86": ["CondenseNet-86", "2.50", "5.06; 5.00 [M]"], "other": ["–", "2.78", "–"]}
+    assert texts == {"c86": ["CondenseNet-86", "2.50", "5.06"], "other": ["–", "2.78", "–"]}
 
 
-def test_only_the_published_networks_that_were_trained_have_a_measured_error(
-    cifar_study: Study, published: Published
+def test_a_report_says_which_source_its_published_figures_are_from(cifar_study: Study, published: Published) -> None:
+    table = comparison_table(cifar_study, published)
+    assert table is not None
+    assert [note for note in table.notes if note.startswith("Published in ")] == [
+        "Published in the README of the authors' code, ShichenLiu/CondenseNet on GitHub."
+    ]
+
+
+def test_a_report_shows_published_figures_of_its_own_networks_alone(cifar_study: Study, published: Published) -> None:
+    tables = [table for section in report_tables(cifar_study, published).values() for table in section]
+    texts = {cell.text for table in tables for row in table.rows for cell in row}
+    others = {model.model for model in published.models if model.preset != "condensenet-86"}
+    assert "CondenseNet-86" in texts
+    assert texts & others == set()
+
+
+def test_nothing_published_is_in_a_report_on_the_digits(
+    checkout: Path, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = published_tables(cifar_study, published)[0]
-    column = [c.title for c in table.columns].index("CIFAR-10 error") + 1
-    assert table.columns[column].unit == "measured here"
-    measured = {row[0].text: (row[column].text, row[column].detail) for row in table.rows}
-    assert measured.pop("CondenseNet-86") == ("2.50", "c86")
-    assert set(measured.values()) == {("not run", "")}
+    monkeypatch.chdir(tmp_path)
+    params = digits(checkout)
+    write_study(params)
+    for table in (table for section in report_tables(read_study(params), published).values() for table in section):
+        for index, column in enumerate(table.columns):
+            assert not column.is_published or {row[index].text for row in table.rows} == {"–"}, table.caption
+
+
+def test_the_papers_ratio_of_latencies_stands_beside_ours(
+    checkout: Path, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = digits(checkout)
+    train = next(iter(params.settings.values())).train
+    setting = Setting(name="g8", model=presets["condensenet-74-g8"], train=train)
+    data = DataParams(source="parquet", path="images")
+    params = dataclasses.replace(params, study="imagenet", data=data, settings={"g8": setting})
+    monkeypatch.chdir(tmp_path)
+    write_study(params)
+    table = comparison_table(read_study(params), published)
+    assert table is not None
+    assert [(column.title, column.is_published) for column in table.columns[-2:]] == [
+        ("ratio to MobileNetV1", False),
+        ("ratio to MobileNetV1", True),
+    ]
+    assert [cell.text for cell in table.rows[0]][-2:] == ["0.40", "0.51"]  # 0.99 s and 1.96 s
+    assert any("Jetson TX2" in note for note in table.notes)
 
 
 def test_the_published_error_is_a_hollow_mark(cifar_study: Study, published: Published) -> None:

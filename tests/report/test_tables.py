@@ -39,7 +39,6 @@ def published(checkout: Path) -> Published:
 def published_as(**figures: object) -> Published:
     return parse(
         {
-            "marks": {"V": "read", "M": "remembered"},
             "sources": {"paper": "a paper"},
             "models": [{**CONDENSENET_50, **figures}, {**CONDENSENET_50, "preset": None, "model": "of others"}],
         }
@@ -47,24 +46,21 @@ def published_as(**figures: object) -> Published:
 
 
 def test_a_published_count_stands_beside_what_is_counted_and_by_how_much_they_differ():
-    rows = cost_rows(published_as(paper_flops="20e6 M"))  # counted by the authors' rule: 28,641,834 and 216,506
+    rows = cost_rows(published_as(paper_flops=20e6))  # counted by the authors' rule: 28,641,834 and 216,506
     assert [(row["network"], row["count"], row["counted"]) for row in rows] == [
         ("CondenseNet-50", "paper_flops", 28_641_834),
         ("CondenseNet-50", "params", 216_506),
     ]
-    assert [(row["published"], row["mark"], row["difference_pct"]) for row in rows] == [
-        (20e6, "M", 43.21),
-        (None, None, None),
-    ]
-    (table,) = [table for table in cost_tables(published_as(), rows) if table.rows]
+    assert [(row["published"], row["difference_pct"]) for row in rows] == [(20e6, 43.21), (None, None)]
+    (table,) = [table for table in cost_tables(rows) if table.rows]
     assert [cell.text for cell in table.rows[0]] == [
-        *("CondenseNet-50", "20 M [M]", "28,641,834", "+43.2%", "–", "216,506", "–"),
+        *("CondenseNet-50", "20 M", "28,641,834", "+43.2%", "–", "216,506", "–"),
     ]
 
 
 def test_the_counted_figures_of_the_paper_agree_with_the_published_ones(published: Published):
-    own = [row for row in cost_rows(published) if row["mark"] == "V"]
-    assert len(own) == 19
+    own = [row for row in cost_rows(published) if row["published"] is not None]
+    assert len(own) == 28
     assert all(abs(row["difference_pct"]) < 4 for row in own)  # 769,162 parameters are published as 0.8M
     flops = [row["difference_pct"] for row in own if row["count"] == "paper_flops"]
     assert max(map(abs, flops)) < 0.16
@@ -81,7 +77,7 @@ def test_the_paper_s_ratio_stands_once_beside_a_network_and_apart_from_the_measu
 
 
 def test_every_row_reaches_markdown_and_the_terminal(published: Published):
-    text = render(published, cost_rows(published_as(paper_flops="28.6e6 V")), FACTS)
+    text = render(published, cost_rows(published_as(paper_flops=28.6e6)), FACTS)
     assert "| CondenseNet-50 | 28.6 M | 28,641,834 | +0.1% |" in text
     printed = io.StringIO()
     print_latency(FACTS, printed)

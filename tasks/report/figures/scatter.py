@@ -63,9 +63,8 @@ def error_figures(study: Study, published: Published) -> list[ReportFigure]:
 def _cost_point(result: SettingResult, index: int, study: Study, published: Published) -> Point | None:
     dataset = dataset_of(study.params)
     match = published.match(result.setting.model, dataset)
-    error = match.first(f"{dataset}_error_pct") if match is not None else None
-    checked = error.value if error is not None and error.mark == "V" else None
-    return _point(result, index, result.metrics.get("macs"), None, checked)
+    error = match.figures[f"{dataset}_error_pct"] if match is not None else None
+    return _point(result, index, result.metrics.get("macs"), None, error)
 
 
 def _latency_point(result: SettingResult, index: int) -> Point | None:

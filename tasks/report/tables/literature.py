@@ -1,104 +1,64 @@
-"""What others report, with what was measured here in columns of its own."""
+"""Published figures of the networks of a study, beside what was measured here and in columns of their own."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 from tasks.report import formats
-from tasks.report.published import Published, PublishedFigure, PublishedModel, dataset_of
+from tasks.report.published import Published, PublishedModel, dataset_of
 from tasks.report.results import SettingResult, Study
-from tasks.report.tables.cells import DASH, NOT_RUN, SETTING, Cell, Column, Table, make_cells, setting_rows
+from tasks.report.tables.cells import DASH, SETTING, Column, Table, setting_rows
 
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 50_000}
-COUNTS = {"paper_flops": "paper's FLOPs", "macs": "MACs", "params": "parameters"}
-
-
-class PublishedTable(NamedTuple):
-    """A table of ``conf/published.yaml``; ``titles`` names the figures that could be measured here."""
-
-    caption: str
-    name: str
-    counts: tuple[str, ...]
-    titles: dict[str, str]
-
-
-TABLES = (
-    PublishedTable(
-        "CIFAR, error in %",
-        "cifar",
-        ("paper_flops", "params"),
-        {"cifar10_error_pct": "CIFAR-10 error", "cifar100_error_pct": "CIFAR-100 error"},
-    ),
-    PublishedTable(
-        "ImageNet, error in %",
-        "imagenet",
-        ("paper_flops", "macs", "params"),
-        {"imagenet_error_pct": "top-1 error", "imagenet_top5_error_pct": "top-5 error"},
-    ),
-    PublishedTable(
-        "One ARM core, 224×224 pixels, batch 1 (Jetson TX2, PyTorch)", "arm", (), {"arm_latency_s": "seconds"}
-    ),
-)
-
-
-def published_tables(study: Study, published: Published) -> list[Table]:
-    """The published tables; "measured here" holds this study's error of the same network."""
-    return [_published_table(table, study, published) for table in TABLES]
-
-
-def _published_table(table: PublishedTable, study: Study, published: Published) -> Table:
-    columns = [Column("model", is_text=True)]
-    columns += [Column(COUNTS[name], "published", is_published=True) for name in table.counts]
-    for title in table.titles.values():
-        columns += [Column(title, "published", is_published=True), Column(title, "measured here")]
-    columns.append(Column("source", is_text=True))
-    models, rows = published.table(table.name), []
-    for model in models:
-        cells: list[Cell | str] = [model.model, *(published_text(model, name) for name in table.counts)]
-        for name in table.titles:
-            cells += [published_text(model, name), _measured(model, name, study, published)]
-        rows.append(make_cells([*cells, model.source]))
-    notes = [f"{source}: {published.sources[source]}." for source in dict.fromkeys(model.source for model in models)]
-    return Table(table.caption, columns, rows, [*notes, *mark_notes(published)])
-
-
-def _measured(model: PublishedModel, name: str, study: Study, published: Published) -> Cell:
-    """This study's error of a published network, or "not run"."""
-    dataset = dataset_of(study.params)
-    metric = {f"{dataset}_error_pct": "test_error_pct", f"{dataset}_top5_error_pct": "test_top5_error_pct"}.get(name)
-    for result in study.results:
-        if metric is not None and published.match(result.setting.model, dataset) is model:
-            error = result.metrics.get(metric)
-            return Cell(formats.percent(error), result.name if error is not None else "")
-    return NOT_RUN
+COUNTS = {"paper_flops": "paper's FLOPs", "params": "parameters"}
+RATIO = "latency_ratio"
+RATIO_NOTE = "The published ratio is of seconds on one core of a Jetson TX2 (ARM) with PyTorch, at 224×224 pixels."
 
 
 def comparison_table(study: Study, published: Published) -> Table | None:
     """Measured and published figures of the same networks, side by side; None if none was published."""
     dataset = dataset_of(study.params)
     titles = {f"{dataset}_error_pct": "test error", f"{dataset}_top5_error_pct": "top-5 error"}
-    titles |= {name: COUNTS[name] for name in ("paper_flops", "params")}
+    titles |= {**COUNTS, RATIO: "ratio to MobileNetV1"}
     matches = {result.name: published.match(result.setting.model, dataset) for result in study.results}
-    names = [name for name in titles if any(model is not None and name in model.figures for model in matches.values())]
+    figures = {name: _figures(model, published) for name, model in matches.items()}
+    names = [name for name in titles if any(name in own for own in figures.values())]
     if not names:
         return None
     columns = [SETTING, Column("published as", is_text=True)]
     for name in names:
-        columns += [Column(titles[name], "measured here"), Column(titles[name], "published", is_published=True)]
+        own = "counted here" if name in COUNTS else "measured here"
+        columns += [Column(titles[name], own), Column(titles[name], "published", is_published=True)]
 
     def values(result: SettingResult) -> list[str]:
-        model = matches[result.name]
-        pairs = [(_own_figure(result, name), published_text(model, name)) for name in names]
+        model, own = matches[result.name], figures[result.name]
+        pairs = [(_own_figure(result, name), figure_text(own.get(name), name)) for name in names]
         return [model.model if model is not None else DASH, *(text for pair in pairs for text in pair)]
 
-    notes = [_recipe_note(study), *image_set_notes(study, dataset), *mark_notes(published)]
+    notes = [*_source_notes(matches.values(), published), *([RATIO_NOTE] if RATIO in names else [])]
+    notes += [_recipe_note(study), *image_set_notes(study, dataset)]
     return Table("Measured beside published", columns, setting_rows(study, values), notes)
+
+
+def _figures(model: PublishedModel | None, published: Published) -> Mapping[str, float]:
+    """The published figures of a network, with its ratio of latencies if there is one."""
+    if model is None:
+        return {}
+    ratios = published.arm_ratios()
+    return {**model.figures, RATIO: ratios[model.key]} if model.key in ratios else model.figures
 
 
 def _own_figure(result: SettingResult, name: str) -> str:
     if name in COUNTS:
         return formats.short_count(result.metrics.get(name))
+    if name == RATIO:
+        return formats.ratio(result.metrics.get(name))
     return formats.percent(result.metrics.get("test_top5_error_pct" if "top5" in name else "test_error_pct"))
+
+
+def _source_notes(models: Iterable[PublishedModel | None], published: Published) -> list[str]:
+    sources = dict.fromkeys(model.source for model in models if model is not None)
+    return [f"Published in {published.sources[source]}." for source in sources]
 
 
 def _recipe_note(study: Study) -> str:
@@ -120,21 +80,14 @@ def image_set_notes(study: Study, dataset: str | None) -> list[str]:
     return notes
 
 
-def mark_notes(published: Published) -> list[str]:
-    return [f"[{mark}] {text}." for mark, text in published.marks.items() if mark != "V"]
-
-
 def published_text(model: PublishedModel | None, name: str) -> str:
-    """The published values of one cell; a value that was not checked at its source carries its mark."""
-    figures = model.figures.get(name, ()) if model is not None else ()
-    return "; ".join(figure_text(figure, name) for figure in figures) or DASH
+    return DASH if model is None else figure_text(model.figures.get(name), name)
 
 
-def figure_text(figure: PublishedFigure, name: str) -> str:
+def figure_text(value: float | None, name: str) -> str:
+    """A published figure with about as many digits as its source gives."""
+    if value is None:
+        return DASH
     if name.endswith("_pct"):
-        text = f"{figure.value:.2f}" if name.startswith("cifar") else f"{figure.value:.1f}"
-    elif name.endswith("_s"):
-        text = f"{figure.value:g}"
-    else:
-        text = formats.published_count(figure.value)
-    return text if figure.mark == "V" else f"{text} [{figure.mark}]"
+        return f"{value:.2f}" if name.startswith("cifar") else f"{value:.1f}"
+    return formats.ratio(value) if name == RATIO else formats.published_count(value)

@@ -11,7 +11,7 @@ from tasks.report.published import Published, dataset_of
 from tasks.report.results import SettingResult, Study
 from tasks.report.summary import make_row
 from tasks.report.tables.cells import DASH, NOT_RUN, SETTING, Cell, Column, Table, percentiles, setting_rows
-from tasks.report.tables.literature import mark_notes, published_text
+from tasks.report.tables.literature import published_text
 
 COLUMNS = (
     SETTING,
@@ -33,7 +33,7 @@ COLUMNS = (
 
 def overview_table(study: Study, published: Published) -> Table:
     rows = setting_rows(study, lambda result: _values(result, study, published))
-    return Table("All settings", COLUMNS, rows, [*_notes(study), *_published_notes(rows, published)])
+    return Table("All settings", COLUMNS, rows, [*_notes(study), *_published_notes(rows)])
 
 
 def _values(result: SettingResult, study: Study, published: Published) -> list[Cell | str]:
@@ -99,11 +99,10 @@ def _notes(study: Study) -> list[str]:
     return notes
 
 
-def _published_notes(rows: Sequence[Sequence[Cell]], published: Published) -> list[str]:
-    texts = [row[4].text for row in rows]
-    if all(text == DASH for text in texts):
+def _published_notes(rows: Sequence[Sequence[Cell]]) -> list[str]:
+    if all(row[4].text == DASH for row in rows):
         return ["Nothing has been published for these networks on this data set."]
-    return mark_notes(published) if any("[" in text for text in texts) else []
+    return []
 
 
 def comparison(study: Study) -> str:

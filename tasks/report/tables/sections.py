@@ -9,7 +9,7 @@ from tasks.report.tables.cells import Table
 
 
 def report_tables(study: Study, published: Published) -> dict[str, list[Table]]:
-    """Results, Training, Details, Published figures and Provenance; the overview comes first."""
+    """Results, Training, Details and Provenance; the overview comes first."""
     comparison = literature.comparison_table(study, published)
     return {
         "Results": [overview.overview_table(study, published), *([comparison] if comparison else [])],
@@ -20,6 +20,5 @@ def report_tables(study: Study, published: Published) -> dict[str, list[Table]]:
             cost.cost_table(study),
             classes.class_table(study),
         ],
-        "Published figures": literature.published_tables(study, published),
         "Provenance": [provenance.execution_table(study)],
     }
