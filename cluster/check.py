@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster import sockets, supervisor
 from cluster.services import QUIET, postgres_binaries, run, services
 from cluster.settings import BUCKET, HOST, POOL, USER, Cluster
 from tasks.console import say
@@ -33,7 +34,11 @@ def check(cluster: Cluster) -> None:
             raise UserError(f"{service.name} does not answer: make cluster-up, or see {cluster.folder / 'logs'}")
         say(f"{service.name} answers")
     check_passwords(cluster)
-    run_flow(cluster)
+    with sockets.watched(supervisor.running(cluster.folder) or os.getpid()) as exposed:
+        run_flow(cluster)
+    if exposed:
+        raise UserError(f"listens beyond the loopback without a password: {'; '.join(sorted(exposed))}")
+    say("beyond the loopback nothing listened meanwhile but Ray, which asks for its token")
 
 
 def check_passwords(cluster: Cluster) -> None:
@@ -44,8 +49,8 @@ def check_passwords(cluster: Cluster) -> None:
     }
     passwords = {"MLflow": cluster.passwords.mlflow, "Prefect": cluster.passwords.prefect}
     for name, (url, body, user) in requests.items():
-        _expect(name, _status(url, body, user, passwords[name]) == 200, _status(url, body, user, "wrong") in DENIED)
-        _expect(name, True, _status(url, body, None, "") in DENIED)
+        strangers = (_status(url, body, user, "wrong"), _status(url, body, None, ""))
+        _expect(name, _status(url, body, user, passwords[name]) == 200, all(each in DENIED for each in strangers))
     _expect("PostgreSQL", _psql(cluster, cluster.passwords.postgres), not _psql(cluster, "wrong"))
     _expect("Ray", _ray(cluster, {}), not _ray(cluster, {"RAY_AUTH_MODE": "disabled"}))
 

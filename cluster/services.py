@@ -44,10 +44,31 @@ class Service:
     after: Callable[[], None] = lambda: None
     account: str | None = None  # whom it runs as, if not us
 
+    def start(self, log: Path, cwd: Path = Path("/")) -> subprocess.Popen[bytes]:
+        """Its process, in a session of its own, with what it prints in ``log``."""
+        with log.open("ab") as file:
+            return subprocess.Popen(
+                self.command,
+                cwd=cwd,
+                env={**os.environ, **QUIET, **self.variables},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                **account_options(self.account),
+            )
+
 
 def services(cluster: Cluster) -> tuple[Service, ...]:
     """In the order of starting; each needs only those before it."""
-    return (_postgres(cluster), _s3(cluster), _mlflow(cluster), _prefect(cluster), _ray(cluster), _worker(cluster))
+    return (
+        postgres_server(cluster),
+        _s3(cluster),
+        _mlflow(cluster),
+        _prefect(cluster),
+        _ray(cluster),
+        _worker(cluster),
+    )
 
 
 def answers(url: str) -> bool:
@@ -87,7 +108,7 @@ def account_options(account: str | None) -> dict[str, Any]:
     return {} if account is None else {"user": account, "group": pwd.getpwnam(account).pw_gid, "extra_groups": []}
 
 
-def _postgres(cluster: Cluster) -> Service:
+def postgres_server(cluster: Cluster) -> Service:
     binaries = postgres_binaries()
     data, run_folder = cluster.folder / "postgres", cluster.folder / "postgres-run"
     account = POSTGRES_ACCOUNT if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
@@ -203,7 +224,13 @@ def _ray(cluster: Cluster) -> Service:
 
     ports = ("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0")
     place = (f"--node-ip-address={RAY_HOST}", f"--port={cluster.ports.ray}", f"--temp-dir={cluster.ray_folder / 'r'}")
-    options = ("--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={100 << 20}")
+    # Without its monitor, which serves no autoscaler here and whose metrics (44217) anybody could read.
+    options = (
+        "--include-dashboard=false",
+        "--no-monitor",
+        "--disable-usage-stats",
+        f"--object-store-memory={100 << 20}",
+    )
     ray = (str(Path(PYTHON).with_name("ray")), "start", "--head", "--block")
     return Service(
         "ray",

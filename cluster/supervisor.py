@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster.services import QUIET, Service, account_options, services
+from cluster.services import Service, services
 from cluster.settings import Cluster
 from condensenet.file_locks import try_lock
 from tasks.errors import UserError, run_main
@@ -54,17 +54,7 @@ class Supervised:
         """Start it and wait until it is ready; raises ``UserError`` if it ends or does not become ready."""
         self.ready, self.started_at = False, time.monotonic()
         self.service.prepare()
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.service.command,
-                cwd="/" if self.service.account else self._cluster.checkout,
-                env={**os.environ, **QUIET, **self.service.variables},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                **account_options(self.service.account),
-            )
+        self.process = self.service.start(self.log, Path("/") if self.service.account else self._cluster.checkout)
         self.pid_file.write_text(json.dumps([self.process.pid, psutil.Process(self.process.pid).create_time()]))
         while not self.service.ready():
             if self.process.poll() is not None:
