@@ -85,7 +85,7 @@ operators-test: env ## run every command of docs/OPERATORS.md, in order
 # one. To raise a bound, edit pyproject.toml first; afterwards `make test`, since only what passed is to be pinned.
 constraints: env ## renew constraints.txt: names and versions, nothing else
 	@rm -rf build/constraints && mkdir -p build/constraints && $(PYTHON) -m venv build/constraints/venv
-	@uv pip compile --quiet --all-extras --python build/constraints/venv --no-header --no-annotate --no-emit-index-url \
+	@uv pip compile --quiet --all-extras --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 	  --no-emit-find-links --output-file build/constraints/new.txt pyproject.toml
 	@! grep --line-number --invert-match --extended-regexp '^[a-z0-9-]+==[0-9][0-9a-z.]*$$' build/constraints/new.txt \
 	  || { echo "error: these lines are not NAME==VERSION"; exit 1; }

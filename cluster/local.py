@@ -26,13 +26,11 @@ from pathlib import Path
 from cluster import supervisor
 from cluster.mlflow_server import write_private
 from cluster.services import services
-from cluster.settings import Cluster, Passwords, Ports
+from cluster.settings import CHECKOUT, PORTS_FILE, Cluster, Passwords, Ports, state_folder
 from condensenet.file_locks import lock
 from tasks.console import say
 from tasks.errors import UserError, run_main
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-FOLDER = "CLUSTER_FOLDER"  # elsewhere than state/cluster
 ENV = "env"
 UP_S = 900.0
 DOWN_S = 180.0
@@ -49,21 +47,7 @@ def main() -> None:
     else:
         from cluster.check import check
 
-        check(the_cluster())
-
-
-def state_folder() -> Path:
-    return Path(os.environ.get(FOLDER) or CHECKOUT / "state" / "cluster").absolute()
-
-
-def the_cluster() -> Cluster:
-    """The cluster of this checkout, as ``up`` has settled it; raises ``UserError`` if it has not."""
-    folder = state_folder()
-    try:
-        ports = Ports(**json.loads((folder / "ports.json").read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"no cluster in {folder}: make cluster-up makes one") from None
-    return Cluster(CHECKOUT, folder, ports, Passwords.of(folder))
+        check(Cluster.settled())
 
 
 def up() -> None:
@@ -82,16 +66,16 @@ def up() -> None:
             supervisor.end_leftovers(cluster)
             ports.check_free()
             services(cluster)  # raises for what is not installed
-            write_private(folder / "ports.json", json.dumps(asdict(ports)))
+            write_private(folder / PORTS_FILE, json.dumps(asdict(ports)))
             write_private(folder / ENV, shell_exports(cluster.client_variables))
             _start_supervisor(folder)
         _await_ready(folder)
-    _describe(the_cluster())
+    _describe(Cluster.settled())
 
 
 def down() -> None:
     """End all services. Fine if none is running."""
-    cluster = the_cluster()
+    cluster = Cluster.settled()
     pid = supervisor.running(cluster.folder)
     if pid:
         with suppress(ProcessLookupError):

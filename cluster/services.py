@@ -161,7 +161,7 @@ def postgres_binaries() -> Path:
 def _s3(cluster: Cluster) -> Service:
     return Service(
         "s3",
-        (PYTHON, "-m", "moto.server", "-H", HOST, "-p", str(cluster.ports.s3)),
+        (str(Path(PYTHON).with_name("moto_server")), "-H", HOST, "-p", str(cluster.ports.s3)),
         ready=lambda: listens(HOST, cluster.ports.s3),
         after=lambda: _made_bucket(cluster),
     )

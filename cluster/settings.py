@@ -11,6 +11,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Self
 
 from cluster.mlflow_server import write_private
 from tasks.errors import UserError
@@ -18,6 +19,9 @@ from tasks.errors import UserError
 HOST = "127.0.0.1"
 # `ray start` replaces 127.0.0.1 by an address that others can reach; other addresses of the loopback it takes as given.
 RAY_HOST = "127.0.0.2" if sys.platform == "linux" else HOST
+CHECKOUT = Path(__file__).resolve().parents[1]
+FOLDER = "CLUSTER_FOLDER"  # names another place for the state
+PORTS_FILE = "ports.json"
 USER, POOL, BUCKET = "condensenet", "condensenet", "mlflow"
 
 
@@ -61,6 +65,10 @@ class Ports:
                     ) from None
 
 
+def state_folder() -> Path:
+    return Path(os.environ.get(FOLDER) or CHECKOUT / "state" / "cluster").absolute()
+
+
 def _secret() -> str:
     return secrets.token_hex(24)
 
@@ -93,6 +101,16 @@ class Cluster:
     folder: Path
     ports: Ports
     passwords: Passwords
+
+    @classmethod
+    def settled(cls) -> Self:
+        """The cluster of this checkout, as it was last started; raises ``UserError`` if it never was."""
+        folder = state_folder()
+        try:
+            ports = Ports(**json.loads((folder / PORTS_FILE).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UserError(f"no cluster in {folder}: make cluster-up makes one") from None
+        return cls(CHECKOUT, folder, ports, Passwords.of(folder))
 
     @property
     def ray_folder(self) -> Path:

@@ -87,12 +87,10 @@ class Supervised:
 
 
 def main() -> None:
-    from cluster.local import the_cluster
-
     stop = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: stop.set())
-    cluster = the_cluster()
+    cluster = Cluster.settled()
     with _alone(cluster.folder):
         end_leftovers(cluster)
         supervise([Supervised(service, cluster) for service in services(cluster)], cluster.folder / STATUS, stop)

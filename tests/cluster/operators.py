@@ -330,7 +330,7 @@ def _start_database(root: Path) -> Places:
 
 def _start_store(root: Path) -> None:
     with (root / "logs" / "store.log").open("wb") as log:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "7071"]
+        command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", "7071"]
         subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     while not listens("127.0.0.1", 7071):
         time.sleep(0.1)

@@ -19,11 +19,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import check, local, sockets, supervisor
+from cluster import check, sockets, supervisor
 from cluster.mlflow_server import auth_config
 from cluster.mlflow_server import check as check_mlflow
 from cluster.services import postgres_binaries, services
-from cluster.settings import Cluster, Passwords, Ports
+from cluster.settings import FOLDER, Cluster, Passwords, Ports
 from tasks.errors import UserError
 
 WAIT_S = 120
@@ -66,7 +66,7 @@ def environment() -> Iterator[dict[str, str]]:
     folder = Path(tempfile.mkdtemp(prefix="cn-test-cluster-"))
     folder.chmod(0o711)
     try:
-        yield {**os.environ, local.FOLDER: str(folder / "cluster"), **free_ports()}
+        yield {**os.environ, FOLDER: str(folder / "cluster"), **free_ports()}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -74,17 +74,17 @@ def environment() -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def cluster(environment: dict[str, str], checkout: Path) -> Iterator[Cluster]:
     done = command("up", environment, checkout)
-    logs = Path(environment[local.FOLDER]) / "logs"
+    logs = Path(environment[FOLDER]) / "logs"
     try:
         tails = [path.read_text(errors="replace")[-1000:] for path in logs.glob("*.log")]
         assert done.returncode == 0, "\n".join([done.stdout, done.stderr, *tails])
-        folder = Path(environment[local.FOLDER])
+        folder = Path(environment[FOLDER])
         ports = Ports(**json.loads((folder / "ports.json").read_text()))
         yield Cluster(checkout, folder, ports, Passwords.of(folder))
     finally:
         ended = command("down", environment, checkout)
         assert ended.returncode == 0, ended.stderr
-        assert not list(Path(environment[local.FOLDER]).glob("*.pid"))
+        assert not list(Path(environment[FOLDER]).glob("*.pid"))
 
 
 def test_all_services_answer_to_those_with_the_password_alone(cluster: Cluster) -> None:
@@ -169,7 +169,7 @@ def test_a_port_that_is_taken_is_one_line(checkout: Path, tmp_path: Path) -> Non
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        variables = {**os.environ, **free_ports(), "CLUSTER_MLFLOW_PORT": port, local.FOLDER: str(tmp_path / "c")}
+        variables = {**os.environ, **free_ports(), "CLUSTER_MLFLOW_PORT": port, FOLDER: str(tmp_path / "c")}
         done = command("up", variables, checkout)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -192,7 +192,7 @@ def test_two_services_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_down_without_a_cluster_is_one_line(checkout: Path, tmp_path: Path) -> None:
-    done = command("down", {**os.environ, local.FOLDER: str(tmp_path / "none")}, checkout)
+    done = command("down", {**os.environ, FOLDER: str(tmp_path / "none")}, checkout)
     assert done.stderr == f"error: no cluster in {tmp_path / 'none'}: make cluster-up makes one\n"
 
 
