@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +81,7 @@ class Places:
     root: Path
     database: str
     password: str
+    find_run: Callable[[], str]  # on the MLflow server that the page starts first
     used: set[str] = field(default_factory=set)
 
     @property
@@ -106,19 +107,18 @@ class Places:
             "<secret>": "secret",
             "<repository>": str(self.root / "origin.git"),
             "<folder>": str(self.root / "clone"),
-            "<id>": "{run}",
+            "<id>": "",
         }
 
     def fill_in(self, command: str) -> str:
         for name, value in self.names.items():
             if name in command:
                 self.used.add(name)
-                command = command.replace(name, _finished_run() if name == "<id>" else value)
+                command = command.replace(name, self.find_run() if name == "<id>" else value)
         return command
 
 
 def _finished_run() -> str:
-    """The id of a run on the MLflow server that the document starts first."""
     url = "http://127.0.0.1:5000/api/2.0/mlflow"
     with urllib.request.urlopen(f"{url}/experiments/search?max_results=10") as response:
         experiments = [each["experiment_id"] for each in json.load(response)["experiments"]]
@@ -325,7 +325,7 @@ def _start_database(root: Path) -> Places:
     while not server.ready():
         time.sleep(0.1)
     server.after()
-    return Places(root, f"127.0.0.1:{ports.postgres}", cluster.passwords.postgres)
+    return Places(root, f"127.0.0.1:{ports.postgres}", cluster.passwords.postgres, _finished_run)
 
 
 def _start_store(root: Path) -> None:
