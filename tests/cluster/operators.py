@@ -36,7 +36,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 MARK = "CONDENSENET_OPERATORS_TEST"  # in the environment of all that is started, so that all of it can be found
 LIMIT_S = 1200
 SERVERS = {  # what goes on running, and when it is up
-    r"^prefect server start --host 127.0.0.1 ": "http://127.0.0.1:4200/api/health",
+    r"^prefect server start --host 127\.0\.0\.1 +#": "http://127.0.0.1:4200/api/health",
     r"^prefect server start .*--port 4201": "http://127.0.0.1:4201/api/health",
     r"^prefect worker start": None,
     r"^c/bin/prefect worker start": None,
