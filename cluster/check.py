@@ -22,7 +22,7 @@ from tasks.console import say
 from tasks.errors import UserError
 
 STUDY, SETTING = "cluster-check", "g4-c4"
-OVERRIDES = {"study": STUDY, "train.epochs": 2, "ray.num_workers": 1}
+OVERRIDES = [f"study={STUDY}", "train.epochs=2", "ray.num_workers=1"]
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 DENIED = (401, 403)
 
