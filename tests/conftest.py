@@ -21,7 +21,14 @@ TESTS = Path(__file__).resolve().parent
 CHECKOUT = TESTS.parent
 
 # What `make test-fast` runs: no Ray, no Prefect, no server. Single tests in it opt out by the mark `slow`.
-FAST = ("library/*", "golden/*", "params/*", "report/*")
+FAST = (
+    "library/*",
+    "golden/*",
+    "params/*",
+    "report/*",
+    "cluster/test_cluster_files.py",
+    "cluster/test_operators_page.py",
+)
 
 
 def _is_fast(path: Path) -> bool:

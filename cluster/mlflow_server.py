@@ -1,0 +1,68 @@
+"""``mlflow server`` with passwords; MLflow reads one of its settings from nothing but a file, which this writes.
+
+    python -m cluster.mlflow_server --host 127.0.0.1 --port 5000
+
+All else comes from the environment: ``REQUIRED`` says what. Arguments are passed on to ``mlflow server``.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.errors import UserError, run_main
+
+REQUIRED = {
+    "MLFLOW_BACKEND_STORE_URI": "the database of runs, postgresql+psycopg://user:password@host/mlflow",
+    "MLFLOW_AUTH_DATABASE_URI": "the database of users, postgresql+psycopg://user:password@host/mlflow_auth",
+    "MLFLOW_ARTIFACTS_DESTINATION": "where artifacts go, s3://bucket or a folder",
+    "MLFLOW_AUTH_ADMIN_USERNAME": "the name of the administrator",
+    "MLFLOW_AUTH_ADMIN_PASSWORD": "the administrator's password, of 12 characters or more",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "a secret, the same in every process of the server",
+}
+FIXED = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+COMMAND = ("server", "--app-name", "basic-auth", "--workers", "1")
+MIN_PASSWORD = 12
+
+
+def main() -> None:
+    check(os.environ)
+    given = os.environ.get("MLFLOW_AUTH_CONFIG_PATH")
+    path = Path(given) if given else Path(tempfile.mkdtemp(prefix="cn-mlflow-")) / "auth.ini"
+    write_private(path, auth_config(os.environ["MLFLOW_AUTH_DATABASE_URI"]))
+    environment = {**os.environ, **FIXED, "MLFLOW_AUTH_CONFIG_PATH": str(path)}
+    os.execve(sys.executable, [sys.executable, "-m", "mlflow", *COMMAND, *sys.argv[1:]], environment)
+
+
+def check(environment: Mapping[str, str]) -> None:
+    """Raises ``UserError`` for the first variable that is missing or not allowed."""
+    for name, meaning in REQUIRED.items():
+        if not environment.get(name):
+            raise UserError(f"{name} is missing: {meaning}")
+        if environment[name].startswith(("postgresql://", "postgres://")):
+            raise UserError(f"{name} names no driver: write postgresql+psycopg:// in place of postgresql://")
+    if len(environment["MLFLOW_AUTH_ADMIN_PASSWORD"]) < MIN_PASSWORD:
+        raise UserError(f"MLFLOW_AUTH_ADMIN_PASSWORD is too short: it needs {MIN_PASSWORD} characters or more")
+
+
+def auth_config(database_uri: str) -> str:
+    """The text of MLflow's ``basic_auth.ini``; users without a grant may read, and the administrator may do all."""
+    lines = ("[mlflow]", "default_permission = READ", f"database_uri = {database_uri.replace('%', '%%')}", "")
+    text = "\n".join(lines)
+    configparser.ConfigParser().read_string(text)
+    return text
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whatever was there before."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+if __name__ == "__main__":
+    run_main(main)

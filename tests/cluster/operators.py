@@ -1,0 +1,349 @@
+"""Run every command of docs/OPERATORS.md, in order, in a copy of the checkout: `make operators-test`.
+
+    python -m tests.cluster.operators [WORD...]     # only sections whose titles contain one of the words
+
+The commands come from the document. What stands for the operator's own machines is in ``Places``; what cannot be run
+here is in ``LEFT_OUT`` with the reason, which is printed. An entry that no command uses any more is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from ruamel.yaml import YAML
+
+from cluster.services import answers, listens, postgres_server
+from cluster.settings import Cluster, Passwords, Ports
+from tasks.ray_head import kill_all
+from tests.workspaces import copy_checkout
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+MARK = "CONDENSENET_OPERATORS_TEST"  # in the environment of all that is started, so that all of it can be found
+LIMIT_S = 1200
+SERVERS = {  # what goes on running, and when it is up
+    r"^prefect server start --host 127\.0\.0\.1 +#": "http://127.0.0.1:4200/api/health",
+    r"^prefect server start .*--port 4201": "http://127.0.0.1:4201/api/health",
+    r"^prefect worker start": None,
+    r"^c/bin/prefect worker start": None,
+    r"mlflow server ": "http://127.0.0.1:5000/health",
+    r"cluster.mlflow_server": "http://127.0.0.1:5001/health",
+}
+LEFT_OUT = {
+    r"^cp cluster/\.env|^docker": "needs a container engine",
+    r"kubectl|^cp cluster/kubernetes": "needs a Kubernetes cluster",
+    r"^sbatch": "needs Slurm",
+    r"study=cifar10": "downloads CIFAR-10",
+}
+IMAGENET = "-S study=imagenet -S data.path=/data/imagenet -S ray.num_workers=16 -S ray.use_gpu=true"
+FOREIGN = ("PREFECT_", "MLFLOW_", "RAY_", "AWS_", "CONDENSENET_", "CLUSTER_", "GIT_", "DVC_", "MAKE", "MFLAGS")
+
+
+@dataclass(frozen=True)
+class Step:
+    section: str
+    command: str
+
+
+def steps(document: str) -> Iterator[Step]:
+    """The commands of all blocks marked ``sh``, continued lines joined."""
+    section, inside, lines = "", False, list[str]()
+    for line in document.splitlines():
+        if line.startswith("```"):
+            inside = line == "```sh"
+        elif not inside:
+            section = line.removeprefix("## ") if line.startswith("## ") else section
+        else:
+            lines.append(line)
+            if not line.endswith("\\"):
+                yield Step(section, "\n".join(lines))
+                lines = []
+
+
+@dataclass
+class Places:
+    """A small network of the operator's: servers, a device, a second machine. All of it is on this one."""
+
+    root: Path
+    database: str
+    password: str
+    find_run: Callable[[], str]  # on the MLflow server that the page starts first
+    used: set[str] = field(default_factory=set)
+
+    @property
+    def device(self) -> Path:
+        return self.root / "pi5"
+
+    @property
+    def names(self) -> dict[str, str]:
+        return {
+            "<head>": "127.0.0.2",
+            "<address>": "127.0.0.3",
+            IMAGENET: "-S ray.num_workers=2",
+            "/shared/ray": str(self.root / "shared"),
+            "/srv/mlflow": str(self.root / "srv"),
+            "<server>": "127.0.0.1",
+            "<user>:<password>": "someone:secret",
+            "<database user>": "condensenet",
+            "<database password>": self.password,
+            "<database host>": self.database,
+            "<password>": "a-long-password",
+            "<store>": "http://127.0.0.1:7071",
+            "<key>": "key",
+            "<secret>": "secret",
+            "<repository>": str(self.root / "origin.git"),
+            "<folder>": str(self.root / "clone"),
+            "<id>": "",
+        }
+
+    def fill_in(self, command: str) -> str:
+        for name, value in self.names.items():
+            if name in command:
+                self.used.add(name)
+                command = command.replace(name, self.find_run() if name == "<id>" else value)
+        return command
+
+
+def _finished_run() -> str:
+    url = "http://127.0.0.1:5000/api/2.0/mlflow"
+    with urllib.request.urlopen(f"{url}/experiments/search?max_results=10") as response:
+        experiments = [each["experiment_id"] for each in json.load(response)["experiments"]]
+    body = json.dumps({"experiment_ids": experiments, "filter": "attributes.status = 'FINISHED'"}).encode()
+    request = urllib.request.Request(f"{url}/runs/search", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as response:
+        run_id: str = json.load(response)["runs"][0]["info"]["run_id"]
+        return run_id
+
+
+class Shell:
+    """One section's shell: folder and variables go from a command to the next."""
+
+    def __init__(self, folder: Path, variables: dict[str, str], logs: Path) -> None:
+        self.folder, self.start_variables, self._logs = folder, variables, logs
+        self.variables = dict(variables)
+        self._started = 0
+
+    def run(self, command: str) -> str | None:
+        """None, or the end of what the command printed if it failed."""
+        after = self._logs / "after"
+        script = f"set -euo pipefail\n{command}\n{{ pwd; env -0; }} > {shlex.quote(str(after))}"
+        log = self._log()
+        with log.open("wb") as file, suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(
+                ["bash", "-c", script],
+                cwd=self.folder,
+                env=self.variables,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=LIMIT_S,
+                check=False,
+            )
+            if done.returncode == 0:
+                folder, _, variables = after.read_text().partition("\n")
+                self.folder = Path(folder)
+                self.variables = dict(each.split("=", 1) for each in variables.split("\0") if each)
+                return None
+        return log.read_text(errors="replace")[-3000:]
+
+    def serve(self, command: str, address: str | None) -> str | None:
+        log = self._log()
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                ["bash", "-c", command],
+                cwd=self.folder,
+                env=self.variables,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 240
+        time.sleep(0 if address else 8)
+        while process.poll() is None and time.monotonic() < deadline:
+            if address is None or answers(address):
+                return None
+            time.sleep(0.5)
+        return log.read_text(errors="replace")[-3000:]
+
+    def _log(self) -> Path:
+        self._started += 1
+        return self._logs / f"{time.time_ns()}.log"
+
+
+def main() -> None:
+    words = [word.lower() for word in sys.argv[1:]]
+    up_to_date = subprocess.run(["make", "--question", "env"], cwd=CHECKOUT, capture_output=True, check=False)
+    if up_to_date.returncode != 0:
+        sys.exit("error: the environment is not up to date: make env")
+    document = (CHECKOUT / "docs" / "OPERATORS.md").read_text(encoding="utf-8")
+    all_steps = [step for step in steps(document) if not words or any(word in step.section.lower() for word in words)]
+    with places() as operator:
+        used = run_all(all_steps, operator)
+        unused = (set(SERVERS) | set(LEFT_OUT) | set(operator.names)) - used - operator.used
+    if unused and not words:
+        sys.exit(f"error: no command uses {', '.join(sorted(unused))}: remove it from {__file__}")
+
+
+def run_all(all_steps: list[Step], operator: Places) -> set[str]:
+    """Run them and say so; exits at the first that fails. Returns the rules that were used."""
+    used, shell, section, count = set[str](), None, "", 0
+    for step in all_steps:
+        if step.section != section or shell is None:
+            section = step.section
+            print(f"\n{section}", flush=True)
+            shell = Shell(operator.root / "checkout", variables(operator.root), operator.root / "logs")
+        reason = _match(LEFT_OUT, step.command, used)
+        if reason:
+            print(f"  left out: {_short(step.command)} ({reason})", flush=True)
+            continue
+        command, began = operator.fill_in(step.command), time.monotonic()
+        shell.folder = operator.device if command.startswith("c/bin/") else shell.folder
+        server = next((rule for rule in SERVERS if re.search(rule, command)), None)
+        if server:
+            used.add(server)
+            problem = shell.serve(command, SERVERS[server])
+        else:
+            problem = shell.run(command)
+        print(f"  {time.monotonic() - began:5.0f} s  {_short(step.command)}", flush=True)
+        if problem is not None:
+            sys.exit(f"{problem}\nerror: docs/OPERATORS.md, {section}: this command failed: {command}")
+        count += 1
+    print(f"\n{count} commands ran", flush=True)
+    return used
+
+
+def _match(rules: dict[str, str], command: str, used: set[str]) -> str | None:
+    for rule, meaning in rules.items():
+        if re.search(rule, command):
+            used.add(rule)
+            return meaning
+    return None
+
+
+def _short(command: str) -> str:
+    line = re.sub(r"\s+#\s.*", "", command.replace("\\\n", " "))
+    return re.sub(r"\s+", " ", line)[:110]
+
+
+def variables(root: Path) -> dict[str, str]:
+    """The environment of a new shell."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    path = os.pathsep.join([str(root / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    own = {
+        "PATH": path,
+        "HOME": str(root / "home"),
+        "RAY_TMPDIR": str(root / "r"),
+        MARK: str(root),
+        "PYTHONPATH": "",
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PREFECT_CLI_PROMPT": "false",
+        **{f"GIT_{who}_{what}": "operator@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "push.autoSetupRemote",
+        "GIT_CONFIG_VALUE_0": "true",
+    }
+    return {**kept, **own}
+
+
+@contextmanager
+def places() -> Iterator[Places]:
+    """All that the document takes for granted; at the end nothing of it runs."""
+    root = Path(tempfile.mkdtemp(prefix="cn-op-"))
+    root.chmod(0o711)
+    for name in ("bin", "home", "logs", "pi5", "shared", "srv", "r", "database"):
+        (root / name).mkdir()
+    try:
+        _make_checkout(root)
+        _stand_in(root / "bin" / "ssh", f'shift; cd {root}/pi5 && exec bash -c "$*"')
+        _stand_in(root / "bin" / "scp", f'cp "${{@:1:$#-1}}" {root}/pi5')
+        os.environ[MARK] = str(root)
+        database = _start_database(root)
+        _start_store(root)
+        yield database
+    finally:
+        os.environ.pop(MARK, None)
+        kill_all([process for process in psutil.process_iter() if _is_ours(process, root)])
+        if "KEEP" in os.environ:
+            print(f"kept: {root}")
+        else:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _make_checkout(root: Path) -> None:
+    """A copy with one setting of the digits and two epochs, and a repository to push to."""
+    workspace = copy_checkout(CHECKOUT, root / "checkout")
+    for name in ("params.yaml", "conf/study/digits.yaml"):
+        yaml, path = YAML(), root / "checkout" / name
+        content = yaml.load(path)
+        content["settings"] = {"g4-c4": content["settings"]["g4-c4"]}
+        content["train"]["epochs"] = 2
+        yaml.dump(content, path)
+    (root / "checkout" / ".venv").symlink_to(CHECKOUT / ".venv")
+    for library in CHECKOUT.glob("condensenet/**/*.so"):
+        shutil.copy2(library, root / "checkout" / library.relative_to(CHECKOUT))
+    workspace.run("git", "init", "--quiet", "--bare", str(root / "origin.git"))
+    workspace.run("git", "remote", "add", "origin", str(root / "origin.git"))
+    with (root / "checkout" / ".git" / "info" / "exclude").open("a") as file:
+        file.write(".venv\n")  # .gitignore names a folder, and this is a link
+    workspace.commit("A small study")
+
+
+def _stand_in(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/bash\nset -e\n{script}\n")
+    path.chmod(0o755)
+
+
+def _start_database(root: Path) -> Places:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        ports = Ports(postgres=probe.getsockname()[1])
+    folder = root / "database"
+    folder.chmod(0o711)
+    cluster = Cluster(CHECKOUT, folder, ports, Passwords.of(folder))
+    server = postgres_server(cluster)
+    server.prepare()
+    server.start(folder / "log")
+    while not server.ready():
+        time.sleep(0.1)
+    server.after()
+    return Places(root, f"127.0.0.1:{ports.postgres}", cluster.passwords.postgres, _finished_run)
+
+
+def _start_store(root: Path) -> None:
+    with (root / "logs" / "store.log").open("wb") as log:
+        command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", "7071"]
+        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    while not listens("127.0.0.1", 7071):
+        time.sleep(0.1)
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    environment = {**os.environ, **keys, "AWS_ENDPOINT_URL": "http://127.0.0.1:7071"}
+    subprocess.run([sys.executable, "-m", "cluster.bucket", "bucket"], env=environment, check=True, cwd=CHECKOUT)
+
+
+def _is_ours(process: psutil.Process, root: Path) -> bool:
+    with suppress(psutil.Error):
+        return process.pid != os.getpid() and process.environ().get(MARK) == str(root)
+    return False
+
+
+if __name__ == "__main__":
+    main()
