@@ -18,8 +18,9 @@ PERMANENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
 class Storage(Protocol):
     """Files by name, such as a folder or a part of an object store. A write is seen as a whole or not at all.
 
-    All methods raise ``OSError``: ``ConnectionError`` if the storage cannot be reached, ``FileNotFoundError`` if ``read``
-    or ``rename`` finds no such file. ``names`` lists what lies there directly, nothing if there is nothing. ``delete`` does not mind a missing file.
+    All methods raise ``OSError``: ``ConnectionError`` if the storage cannot be reached, ``FileNotFoundError`` if
+    ``read`` or ``rename`` finds no such file. ``names`` lists what lies there directly, nothing if there is
+    nothing. ``delete`` does not mind a missing file.
     """
 
     def read(self, name: str) -> bytes: ...

@@ -1,7 +1,8 @@
 """Checkpoint files: written atomically and verified when they are read. ``checkpoint`` says what they hold.
 
-A folder, or another storage, holds the last two, ``checkpoint-<step>-<checksum>.pt``, where the checksum is the start of
-the file's sha256. They hold tensors and plain data, never code, so ``torch.load(path, weights_only=True)`` reads them.
+A folder, or another storage, holds the last two, ``checkpoint-<step>-<checksum>.pt``, where the checksum is the start
+of the file's sha256. They hold tensors and plain data, never code, so ``torch.load(path, weights_only=True)`` reads
+them.
 """
 
 from __future__ import annotations

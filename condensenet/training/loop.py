@@ -61,11 +61,12 @@ def fit(
 ) -> Iterator[EpochResult]:
     """Train ``model`` in place and yield one result per epoch, first those of the epochs before a resume.
 
-    With an initialised process group, every rank must call this and consume all results. ``checkpoints`` is a folder, or
-    another storage, for this training alone; if it holds a checkpoint, training resumes from it. ``stop`` is called after
-    every step on every rank that has one, so it should be cheap; once it returns true, all ranks save and raise
-    ``TrainingPaused`` after the same step. Raises ``ValueError`` if the storage belongs to another training (other
-    parameters, data or code), and ``TrainingFailed`` if the loss is no longer finite or the disk is full.
+    With an initialised process group, every rank must call this and consume all results. ``checkpoints`` is a folder,
+    or another storage, for this training alone; if it holds a checkpoint, training resumes from it. ``stop`` is
+    called after every step on every rank that has one, so it should be cheap; once it returns true, all ranks save
+    and raise ``TrainingPaused`` after the same step. Raises ``ValueError`` if the storage belongs to another
+    training (other parameters, data or code), and ``TrainingFailed`` if the loss is no longer finite or the disk
+    is full.
     """
     trainer = Trainer(model, data, augment, config, checkpoints, torch.device(device), stop)
     trainer.resume()
