@@ -22,6 +22,7 @@ from tasks.ray_head import kill_all
 from tasks.ray_local import OPTIONS, write_token
 
 HUB, NODES, PORT = "hub", ("head", "left", "right"), 6379
+HIDE = 'while [ "$1" != -- ]; do mount -t tmpfs none "$1" || exit 1; shift; done; shift; exec "$@"'
 LOCAL = OPTIONS[2:]  # without the loopback's address
 
 
@@ -50,6 +51,7 @@ class Nodes:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         write_token(folder / "token")
         self.variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+        self.hidden: list[Path] = []  # folders that nodes started from now on find empty
 
     def namespace(self, node: str) -> str:
         return f"{self.prefix}-{node}"
@@ -65,13 +67,16 @@ class Nodes:
         options = [option for option in LOCAL if node == "head" or not option.startswith(("--include-", "--no-"))]
         command = self.inside(
             node,
+            *("sh", "-c", HIDE, shutil.which("ray") or "ray", *map(str, self.hidden), "--"),
             *("ray", "start", "--block", *role, f"--num-cpus={cpus}", "--num-gpus=0", *options),
             *(f"--node-ip-address=10.77.0.{number}", f"--temp-dir={self._folder / node}"),
         )
         log = (self._folder / f"{node}.log").open("wb")
-        environment = {**os.environ, **self.variables}
+        environment = {**os.environ, **self.variables, "CONDENSENET_CACHE": str(self._folder / f"cache-{node}")}
+        if self.hidden:
+            environment.pop("PYTHONPATH", None)
         self._running[node] = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            command, env=environment, cwd="/", stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )
         deadline = time.monotonic() + 120
         printed = self._folder / f"{node}.log"
