@@ -138,8 +138,9 @@ class ObjectStore:
                 raise
             reason = " ".join(str(error).split())
             what = f"{self}/{name}".rstrip("/")
-            kind = PermissionError if any(word in reason for word in FINAL) else ConnectionError
-            raise kind(errno.EACCES, reason, what) from None
+            if any(word in reason for word in FINAL):
+                raise PermissionError(errno.EACCES, reason, what) from None
+            raise ConnectionError(f"{reason}: {what}") from None
 
     def _check_lease(self) -> None:
         if self.lease is not None:

@@ -24,7 +24,7 @@ from tasks.console import say
 from tasks.errors import UserError, first_line
 from tasks.object_store import ObjectStore
 from tasks.params import RayParams
-from tasks.ray_messages import brief_messages
+from tasks.ray_messages import THREADS, brief_messages
 from tasks.ray_watch import REACHABLE_S, WATCH_S, lost, watched
 from tasks.storage import SharedFolder, open_storage
 
@@ -120,12 +120,13 @@ def _connected(address: str, params: RayParams, wait_s: float = 0) -> Iterator[N
         ) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's core has installed one below Python's
-    try:
-        _check_resources(params, wait_s)
-        with brief_messages(), watched():
-            yield
-    finally:
-        _in_thread(ray.shutdown)
+    with brief_messages():
+        try:
+            _check_resources(params, wait_s)
+            with watched():
+                yield
+        finally:
+            _in_thread(ray.shutdown)
 
 
 def _in_thread(call: Callable[[], T]) -> T:
@@ -137,7 +138,7 @@ def _in_thread(call: Callable[[], T]) -> T:
         except BaseException as error:
             future.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=run, name=f"{THREADS}call", daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(SIGNALS_S)

@@ -65,7 +65,7 @@ def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper
     except (ConnectionError, PermissionError) as error:
         if isinstance(storage, SharedFolder):
             raise
-        raise UserError(f"ray.storage={params.ray.storage}: {error}") from None
+        raise UserError(f"ray.storage={params.ray.storage}: {error.strerror or error}") from None
 
 
 def _train(

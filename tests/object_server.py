@@ -11,6 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from tasks import object_store
+
 BUCKET = "trainings"
 CREATE = """
 import os
@@ -58,3 +62,16 @@ def object_server(
         finally:
             server.kill()
             server.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with (
+        object_server(tmp_path_factory.mktemp("s3") / "log") as variables,
+        pytest.MonkeyPatch.context() as monkeypatch,
+    ):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        object_store.filesystem.cache_clear()
+        yield
+    object_store.filesystem.cache_clear()

@@ -16,7 +16,7 @@ from trainings import SETTING, Checkout, finish, history, train_undisturbed, wai
 
 from tasks import train_worker
 
-EPOCHS = 250
+EPOCHS = 120  # half a minute: a stage waits ten seconds for a lost head, and its workers train on meanwhile
 INSTALLED = "import importlib.util as u; print(*(u.find_spec(n).submodule_search_locations[0] for n in {}))"
 PACKAGES = ("condensenet", "tasks")
 
@@ -30,8 +30,6 @@ def cluster(tmp_path: Path, checkout: Path) -> Iterator[nodes.Nodes]:
         with server as variables:
             three.variables.update(variables)
             three.hidden = [*places_of_our_code(checkout), tmp_path]
-            for node in nodes.NODES:
-                three.start(node)
             yield three
 
 
@@ -43,9 +41,12 @@ def places_of_our_code(checkout: Path) -> set[Path]:
 
 
 def start(folder: Checkout, cluster: nodes.Nodes) -> subprocess.Popen:
-    """The stage on the head's machine, once it has gone further than all before it."""
+    """Ray on all nodes, and the stage on the head's machine before the last one has joined; waits for an epoch."""
+    for node in ("head", "left"):
+        cluster.start(node)
     folder.env.update(cluster.variables, RAY_ADDRESS=cluster.address)
     process = folder.start(*cluster.inside("head"))
+    cluster.start("right")
     wait_for_an_epoch(folder, process)
     return process
 
@@ -76,12 +77,12 @@ def test_nodes_and_the_head_are_killed_and_the_bits_stay(tmp_path: Path, checkou
 
     cluster.kill("head")
     output = finish(process, 1)
+    assert "state-dump" not in output
     assert output.count(f"Ray's head at {cluster.address} is gone: killed, or not to be reached") == 1
+    assert "waiting 60 s for nodes to join: 2 workers are wanted, and they need 2 CPUs, the cluster has" in output
     assert "uploading" in output
     for node in ("left", "right"):
         cluster.kill(node)
-    for node in nodes.NODES:
-        cluster.start(node)
     output = finish(start(folder, cluster))
     assert f"{SETTING}: epoch {EPOCHS} of {EPOCHS}" in output
     assert "resumed after step" in output

@@ -13,25 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from object_server import BUCKET, object_server
+from object_server import BUCKET
 
 from condensenet.training import checkpoint_files
 from tasks import lease, object_store, storage
 from tasks.lease import Lease, LeaseLost
 from tasks.object_store import ObjectStore
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with (
-        object_server(tmp_path_factory.mktemp("s3") / "log") as variables,
-        pytest.MonkeyPatch.context() as monkeypatch,
-    ):
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        object_store.filesystem.cache_clear()
-        yield
-    object_store.filesystem.cache_clear()
 
 
 @pytest.fixture
