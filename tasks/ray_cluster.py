@@ -40,7 +40,7 @@ def cluster(params: RayParams) -> Iterator[None]:
     for name, value in ray_local.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if address := os.environ.get("RAY_ADDRESS"):
-        with _connected(address, params, wait_s=JOIN_S):
+        with _connected(address, params, elsewhere=True):
             yield
     elif offered := os.environ.get(ray_local.VARIABLE):
         with _connected(_join(Path(offered)), params):
@@ -97,7 +97,7 @@ def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: P
 
 
 @contextmanager
-def _connected(address: str, params: RayParams, wait_s: float = 0) -> Iterator[None]:
+def _connected(address: str, params: RayParams, *, elsewhere: bool = False) -> Iterator[None]:
     _check_reachable(address)
     import ray
 
@@ -110,7 +110,7 @@ def _connected(address: str, params: RayParams, wait_s: float = 0) -> Iterator[N
                 log_to_driver=False,
                 logging_level="error",
                 configure_logging=False,
-                runtime_env=_runtime_env(params) if wait_s else None,
+                runtime_env=_runtime_env(params) if elsewhere else None,
             )
         )
     except (ConnectionError, RuntimeError) as error:
@@ -122,7 +122,7 @@ def _connected(address: str, params: RayParams, wait_s: float = 0) -> Iterator[N
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's core has installed one below Python's
     with brief_messages():
         try:
-            _check_resources(params, wait_s)
+            _check_resources(params, JOIN_S if elsewhere else 0)
             with watched():
                 yield
         finally:
