@@ -13,6 +13,8 @@ import json
 import os
 import shutil
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,30 +57,64 @@ def read_manifest(params: Params, setting: Setting) -> Manifest:
     return manifest
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training in progress. The stage's own folder is also what the workers use, unless that is an object store."""
+
+    params: Params
+    setting: Setting
+    manifest: Manifest
+
+    @property
+    def root(self) -> SharedFolder | ObjectStore:
+        return open_storage(self.params.ray.storage or str(paths.state()), paths.checkout())
+
+    @property
+    def others(self) -> SharedFolder | ObjectStore:
+        """What holds all trainings of the setting that are in progress, this one too."""
+        return self.root.within(f"train/{self.params.study}/{self.setting.name}")
+
+    @property
+    def storage(self) -> SharedFolder | ObjectStore:
+        return self.others.within(self.digest)
+
+    @property
+    def folder(self) -> Path:
+        storage = self.storage
+        if isinstance(storage, SharedFolder):
+            return storage.path
+        return paths.state().resolve() / "train" / self.params.study / self.setting.name / self.digest
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        augment = self.params.data.augment
+        return fingerprint(self.setting.model, self.setting.train, augment, self.manifest.fingerprint)
+
+
 def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper | None = None) -> None:
     """Train ``setting``, or resume its training, and write the outputs; raises ``UserError``."""
-    identity = fingerprint(setting.model, setting.train, params.data.augment, manifest.fingerprint)
-    folder, storage = _places(params, setting.name, identity)
+    training = Training(params=params, setting=setting, manifest=manifest)
+    storage = training.storage
     try:
-        with owned(folder), storage.owned(lambda: say(f"waiting for another process that works in {storage}")):
-            _train(params, setting, manifest, identity, folder, storage, stopper)
+        with (
+            owned(training.folder),
+            storage.owned(lambda: say(f"waiting for another process that works in {storage}")),
+        ):
+            _train(training, stopper)
     except (ConnectionError, PermissionError) as error:
         if isinstance(storage, SharedFolder):
             raise
         raise UserError(f"ray.storage={params.ray.storage}: {error.strerror or error}") from None
 
 
-def _train(
-    params: Params,
-    setting: Setting,
-    manifest: Manifest,
-    identity: dict[str, Any],
-    folder: Path,
-    storage: SharedFolder | ObjectStore,
-    stopper: Stopper | None,
-) -> None:
-    _report_others(params, setting.name, identity)
-    storage.write(FINGERPRINT, as_json(identity).encode())
+def _train(training: Training, stopper: Stopper | None) -> None:
+    params, setting, folder, storage = training.params, training.setting, training.folder, training.storage
+    _report_others(training)
+    storage.write(FINGERPRINT, as_json(training.identity).encode())
     for place in (Folder(folder), storage):
         place.delete(train_worker.ERROR)
     if not (folder / paths.RUN).exists():
@@ -86,12 +122,12 @@ def _train(
     write_text(folder / train_worker.RESERVE, " " * train_worker.RESERVE_BYTES)
     recorder = ProgressRecorder(folder, storage, params, setting)
     with stopper.training(storage) if stopper else nullcontext():
-        _on_ray(folder, storage, params, setting, manifest, recorder, stopper)
+        _on_ray(training, recorder, stopper)
     for name in (train_worker.ENVIRONMENT, paths.MODEL):
         storage.copy_to(folder, name)
     environment = read_json(folder / train_worker.ENVIRONMENT)
     tracking.add_environment(folder, recorder.run, environment)
-    metrics = summary(recorder.rows, environment["processes"], setting, manifest)
+    metrics = summary(recorder.rows, environment["processes"], setting, training.manifest)
     out = params.paths.setting("train", setting.name)
     _write_outputs(folder, out, metrics)
     tracking.record(recorder.run, "train", finished=True)
@@ -118,51 +154,29 @@ def summary(
     }
 
 
-def _places(params: Params, setting: str, identity: dict[str, Any]) -> tuple[Path, SharedFolder | ObjectStore]:
-    """The stage's own folder, and what it shares with the workers: the same unless that is an object store."""
-    shared = _trainings(params, setting).within(_digest(identity))
-    own = paths.state().resolve() / "train" / params.study / setting / _digest(identity)
-    return (shared.path if isinstance(shared, SharedFolder) else own), shared
-
-
-def _trainings(params: Params, setting: str) -> SharedFolder | ObjectStore:
-    """What holds all trainings of a setting that are in progress."""
-    return _root(params).within(f"train/{params.study}/{setting}")
-
-
-def _root(params: Params) -> SharedFolder | ObjectStore:
-    return open_storage(params.ray.storage or str(paths.state()), paths.checkout())
-
-
-def _digest(identity: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _on_ray(
-    folder: Path,
-    storage: SharedFolder | ObjectStore,
-    params: Params,
-    setting: Setting,
-    manifest: Manifest,
-    recorder: ProgressRecorder,
-    stopper: Stopper | None,
-) -> None:
-    """Train on Ray's workers; ``recorder`` meanwhile shows and records what they write."""
-    from tasks import ray_cluster  # before the recorder's thread imports anything
-
-    data, root = params.paths.data.resolve(), _root(params)
-    data_store = node_data.upload(data, manifest, root) if isinstance(root, ObjectStore) else None
-    job = train_worker.Job(
-        folder=folder,
+def _job(training: Training) -> train_worker.Job:
+    """What the workers are sent; images that they may not see are uploaded."""
+    params, storage, root = training.params, training.storage, training.root
+    data = params.paths.data.resolve()
+    return train_worker.Job(
+        folder=training.folder,
         store=storage if isinstance(storage, ObjectStore) else None,
         data=data,
-        data_store=data_store,
-        model=setting.model,
-        train=setting.train,
+        data_store=node_data.upload(data, training.manifest, root) if isinstance(root, ObjectStore) else None,
+        model=training.setting.model,
+        train=training.setting.train,
         augment=params.data.augment,
         threads=params.ray.threads_per_worker,
         use_gpu=params.ray.use_gpu,
     )
+
+
+def _on_ray(training: Training, recorder: ProgressRecorder, stopper: Stopper | None) -> None:
+    """Train on Ray's workers; ``recorder`` meanwhile shows and records what they write."""
+    from tasks import ray_cluster  # before the recorder's thread imports anything
+
+    params, setting, folder, storage = training.params, training.setting, training.folder, training.storage
+    job = _job(training)
     error = folder / train_worker.ERROR
     try:
         with recorder, ray_cluster.cluster(params.ray):
@@ -187,17 +201,16 @@ def _fail(recorder: ProgressRecorder, report: str) -> NoReturn:
     raise UserError(report.partition("\n")[0] or f"training {recorder.setting.name} failed")
 
 
-def _report_others(params: Params, setting: str, identity: dict[str, Any]) -> None:
+def _report_others(training: Training) -> None:
     """Name the interrupted trainings of this setting that used other parameters, data or code."""
-    trainings = _trainings(params, setting)
-    for name in sorted(trainings.names()):
-        other = trainings.within(name)
-        if name == _digest(identity) or name.endswith(DONE):
+    for name in sorted(training.others.names()):
+        other = training.others.within(name)
+        if name == training.digest or name.endswith(DONE):
             continue
         if not any(each.endswith(".pt") for each in other.within(train_worker.CHECKPOINTS).names()):
             continue  # it has no checkpoint, so nothing is lost
         with suppress(OSError, ValueError):  # another process may just have finished it
-            different = differences(identity, json.loads(other.read(FINGERPRINT)))
+            different = differences(training.identity, json.loads(other.read(FINGERPRINT)))
             say(f"the interrupted training in {other} is not resumed: {different}; it goes on if that is undone")
 
 
