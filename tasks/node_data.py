@@ -25,6 +25,7 @@ DEFAULT_LIMIT_GB = "300"
 GB = 10**9
 LOCK = ".lock"  # suffix of the file whose time says when the folder beside it was last used
 PARTIAL = ".partial"
+ROOM = "making-room"
 
 
 def upload(data: Path, manifest: Manifest, store: ObjectStore) -> ObjectStore:
@@ -52,13 +53,13 @@ def on_this_node(data: Path, store: ObjectStore | None) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(LOCK).open("a") as file:
         while True:
+            lock(file, shared=True)  # all who use it hold it so
+            if folder.exists():
+                break
             lock(file)
             if not folder.exists():
                 _download(store, folder)
-            os.utime(file.fileno())
-            lock(file, shared=True)
-            if folder.exists():  # else it was removed between the two locks
-                break
+        os.utime(file.fileno())
         yield folder
 
 
@@ -90,12 +91,12 @@ def _download(store: ObjectStore, folder: Path) -> None:
     partial = folder.with_suffix(PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process
     partial.mkdir()
-    (partial / MANIFEST).write_bytes(store.read(MANIFEST))
-    manifest = Manifest.load(partial / MANIFEST)
-    with (folder.parent / "room.lock").open("a") as room:
-        lock(room)
-        _make_room(folder.parent, size_gb(manifest))
     try:
+        (partial / MANIFEST).write_bytes(store.read(MANIFEST))
+        manifest = Manifest.load(partial / MANIFEST)
+        with (folder.parent / ROOM).open("a") as room:
+            lock(room)
+            _make_room(folder.parent)
         for name, entry in manifest.files.items():
             if _download_file(store, name, partial / name) != entry.sha256:
                 raise ValueError(f"{store}/{name} differs from what was prepared: delete {store} to upload it again")
@@ -114,22 +115,26 @@ def _download_file(store: ObjectStore, name: str, path: Path) -> str:
     return digest.hexdigest()
 
 
-def _make_room(cache: Path, needed_gb: float) -> None:
-    """Remove what was not used for the longest time until ``needed_gb`` fit."""
+def _make_room(cache: Path) -> None:
+    """Remove what was not used for the longest time until all fits, what is being downloaded too."""
     limit_gb = _limit_gb()
     locks = sorted(cache.glob(f"*{LOCK}"), key=lambda path: path.stat().st_mtime)
-    sizes_gb = {path: _folder_gb(path.with_suffix("")) for path in locks}
+    sizes_gb = {path: sum(map(_folder_gb, _folders(path))) for path in locks}
     for path in locks:
-        if sum(sizes_gb.values()) + needed_gb <= limit_gb:
+        if sum(sizes_gb.values()) <= limit_gb:
             return
-        if sizes_gb[path] and _remove_unused(path):
+        if _remove_unused(path):
             del sizes_gb[path]
     used_gb = sum(sizes_gb.values())
-    if used_gb + needed_gb > limit_gb:
+    if used_gb > limit_gb:
         raise ValueError(
-            f"{LIMIT}={limit_gb:g} is too little on a node: the images need {needed_gb:.2g} GB, "
-            f"and {used_gb:.2g} GB in {cache} are in use"
+            f"{LIMIT}={limit_gb:g} is too little on a node: trainings there use {used_gb:.2g} GB of images"
         )
+
+
+def _folders(path: Path) -> tuple[Path, Path]:
+    """What the lock file ``path`` guards."""
+    return path.with_suffix(""), path.with_suffix(PARTIAL)
 
 
 def _folder_gb(folder: Path) -> float:
@@ -139,9 +144,10 @@ def _folder_gb(folder: Path) -> float:
 
 
 def _remove_unused(path: Path) -> bool:
-    """Remove the folder whose lock file is ``path``, unless a training uses it."""
+    """Remove the folders whose lock file is ``path``, unless a training uses them."""
     with path.open("a") as file:
         free = try_lock(file)
         if free:
-            shutil.rmtree(path.with_suffix(""))
+            for folder in _folders(path):
+                shutil.rmtree(folder, ignore_errors=True)
         return free

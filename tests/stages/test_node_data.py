@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +76,20 @@ def test_other_node_downloads_them_once(store, data, cache, tmp_path):
     assert folders(cache) == {data.manifest.fingerprint}
 
 
+def test_workers_of_one_node_use_them_at_the_same_time(store, data, cache, tmp_path):
+    uploaded = upload(data.root, data.manifest, store)
+    together = threading.Barrier(3)  # broken if one has to wait for another
+
+    def use(_: int) -> Path:
+        with on_this_node(tmp_path / "elsewhere", uploaded) as folder:
+            PreparedData(folder).verify()
+            together.wait(timeout=30)
+            return folder
+
+    with ThreadPoolExecutor(3) as workers:
+        assert len(set(workers.map(use, range(3)))) == 1
+
+
 def test_node_with_other_images_at_the_same_path_does_not_use_them(store, data, cache, tmp_path):
     uploaded = upload(data.root, data.manifest, store)
     other = other_data(tmp_path / "other", 1)
@@ -109,7 +125,7 @@ def test_least_recently_used_goes_first_and_nothing_that_is_in_use(store, cache,
         with on_this_node(elsewhere, stores[3]):
             assert folders(cache) == {names[2], names[3]}
             monkeypatch.setenv("CONDENSENET_CACHE_GB", str(1.5 * size))
-            too_little = r"CONDENSENET_CACHE_GB=.* is too little on a node: the images need .* in use"
+            too_little = r"CONDENSENET_CACHE_GB=.* is too little on a node: trainings there use .* GB of images"
             with pytest.raises(ValueError, match=too_little), on_this_node(elsewhere, stores[0]):
                 pass
     with on_this_node(elsewhere, stores[0]):
