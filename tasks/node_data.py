@@ -33,7 +33,7 @@ def upload(data: Path, manifest: Manifest, store: ObjectStore) -> ObjectStore:
     target = store.within(f"data/{manifest.fingerprint}")
     if target.exists(MANIFEST):
         return target
-    say(f"uploading {size_gb(manifest):.2g} GB of prepared images to {target}")
+    say(f"uploading {1000 * size_gb(manifest):.3g} MB of prepared images to {target}")
     for name in manifest.files:
         target.upload(data / name, name)
     target.upload(data / MANIFEST, MANIFEST)  # last: with it they are complete
