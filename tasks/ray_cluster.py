@@ -29,7 +29,7 @@ from tasks.ray_watch import REACHABLE_S, WATCH_S, lost, watched
 from tasks.storage import SharedFolder, open_storage
 
 T = TypeVar("T")
-JOIN_S, JOIN_POLL_S = 60.0, 0.5  # for the nodes of a cluster that has just been started
+JOIN_S, JOIN_POLL_S = 120.0, 0.5  # for the nodes of a cluster that has just been started
 EXCLUDED = ["__pycache__", "*.pyc"]
 SIGNALS_S = 0.2  # a signal that reaches another thread is handled after that time at the latest
 

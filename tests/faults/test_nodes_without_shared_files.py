@@ -79,7 +79,7 @@ def test_nodes_and_the_head_are_killed_and_the_bits_stay(tmp_path: Path, checkou
     output = finish(process, 1)
     assert "state-dump" not in output
     assert output.count(f"Ray's head at {cluster.address} is gone: killed, or not to be reached") == 1
-    assert "waiting 60 s for nodes to join: 2 workers are wanted, and they need 2 CPUs, the cluster has" in output
+    assert "waiting 120 s for nodes to join: 2 workers are wanted, and they need 2 CPUs, the cluster has" in output
     assert "uploading" in output
     for node in ("left", "right"):
         cluster.kill(node)
