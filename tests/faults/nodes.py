@@ -80,7 +80,7 @@ class Nodes:
         options = [option for option in LOCAL if node == "head" or not option.startswith(("--include-", "--no-"))]
         command = self.inside(
             node,
-            *("sh", "-c", HIDE, shutil.which("ray") or "ray", *map(str, self.hidden), "--"),
+            *("sh", "-c", HIDE, "sh", *map(str, self.hidden), "--"),
             *("ray", "start", "--block", *role, f"--num-cpus={cpus}", "--num-gpus=0", *options),
             *(f"--node-ip-address=10.77.0.{number}", f"--temp-dir={self._folder / node}"),
         )
