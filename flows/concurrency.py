@@ -75,15 +75,15 @@ def trainings_at_once(params: Params) -> int:
     if os.environ.get("RAY_ADDRESS"):
         return UNLIMITED
     if params.ray.use_gpu:
-        return max(1, visible_gpus() // params.ray.num_workers)
-    return max(1, usable_cores() // (params.ray.num_workers * params.ray.threads_per_worker))
+        return max(1, visible_gpus() // params.ray.max_workers)
+    return max(1, usable_cores() // (params.ray.max_workers * params.ray.threads_per_worker))
 
 
 def own_ray(params: Params) -> AbstractContextManager[LocalRay | None]:
     """A Ray for the flow's trainings, which starts with the first of them; None if ``RAY_ADDRESS`` names a cluster."""
     if os.environ.get("RAY_ADDRESS"):
         return nullcontext()
-    asked_for = trainings_at_once(params) * params.ray.num_workers * params.ray.threads_per_worker
+    asked_for = trainings_at_once(params) * params.ray.max_workers * params.ray.threads_per_worker
     return LocalRay(max(usable_cores(), asked_for), gpus=params.ray.use_gpu)
 
 

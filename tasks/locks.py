@@ -9,7 +9,8 @@ Its turn comes at the latest when all other stages are done.
 
 Other locks: ``state/locks/params.lock`` and ``state/locks/<stage>.lock`` (flows), ``state/ray-start.lock`` and the
 folders of local Ray clusters (``ray_local``), a training's folder and the ``lock`` in it (``train``,
-``train_worker``), ``state/tracking/.lock`` and the folder of a database in the making (``tracking``), ``server.lock``
+``train_worker``; in an object store leases, ``tasks/lease.py``), ``<fingerprint>.lock`` in a node's cache of images
+(``node_data``), ``state/tracking/.lock`` and the folder of a database in the making (``tracking``), ``server.lock``
 in Prefect's home (``flows/server.py``).
 """
 

@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeInt, PlainValidator, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -24,6 +25,7 @@ from condensenet.models.presets import presets
 from tasks import paths
 from tasks.errors import UserError
 from tasks.networks import MOBILENET, NETWORKS
+from tasks.storage import check_address
 
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 STRICT = ConfigDict(extra="forbid", strict=True)  # also holds for the library's dataclasses nested in those below
@@ -60,15 +62,45 @@ class DataParams:
         )
 
 
+def _workers(value: object) -> int | tuple[int, int]:
+    """A number of workers, or the least and the most."""
+    limits = value if isinstance(value, list | tuple) else [value]
+    numbers = [each for each in limits if isinstance(each, int) and not isinstance(each, bool) and each > 0]
+    if len(numbers) == len(limits) == 1 and numbers[0] == value:
+        return numbers[0]
+    if len(numbers) == len(limits) == 2 and numbers[0] <= numbers[1]:
+        return numbers[0], numbers[1]
+    raise PydanticCustomError("workers", "it must be 1 or more, or two such numbers, [least, most]")
+
+
+Workers = Annotated[int | tuple[int, int], PlainValidator(_workers)]
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class RayParams:
-    """Training runs in ``num_workers`` processes, each with one GPU or ``threads_per_worker`` CPU threads."""
+    """Training runs in ``num_workers`` processes, each with one GPU or ``threads_per_worker`` CPU threads.
 
-    num_workers: PositiveInt = 2
+    Two numbers are the least and the most: Ray takes as many as the cluster has room for, and starts over from the last
+    checkpoint with more or fewer when nodes come or go. Another number of workers gives other bits.
+    """
+
+    num_workers: Workers = 2
     threads_per_worker: PositiveInt = 1
     use_gpu: bool = False
     max_failures: NonNegativeInt = 2  # restarts from the last checkpoint after a worker is lost
-    storage: str | None = None  # folder for checkpoints in progress; several nodes must share it
+    storage: str | None = None  # of trainings in progress, which all nodes share: a folder, or s3://bucket/prefix
+
+    def __post_init__(self) -> None:
+        if self.storage is not None:
+            check_address(self.storage)
+
+    @property
+    def min_workers(self) -> int:
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -227,7 +259,7 @@ def _check_batch_sizes(params: Params) -> None:
     workers = params.ray.num_workers
     for name, setting in params.settings.items():
         require(
-            setting.train.batch_size % workers == 0,
+            not isinstance(workers, int) or setting.train.batch_size % workers == 0,
             f"settings.{name}: train.batch_size={setting.train.batch_size} is not allowed: "
             f"it must be divisible by ray.num_workers={workers}",
         )

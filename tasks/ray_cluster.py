@@ -17,13 +17,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks import ray_local
+import condensenet
+import tasks
+from tasks import object_store, ray_local
+from tasks.console import say
 from tasks.errors import UserError, first_line
+from tasks.object_store import ObjectStore
 from tasks.params import RayParams
-from tasks.ray_messages import brief_messages
+from tasks.ray_messages import THREADS, brief_messages
 from tasks.ray_watch import REACHABLE_S, WATCH_S, lost, watched
+from tasks.storage import SharedFolder, open_storage
 
 T = TypeVar("T")
+JOIN_S, JOIN_POLL_S = 120.0, 0.5  # for the nodes of a cluster that has just been started
+EXCLUDED = ["__pycache__", "*.pyc"]
 SIGNALS_S = 0.2  # a signal that reaches another thread is handled after that time at the latest
 
 
@@ -33,13 +40,13 @@ def cluster(params: RayParams) -> Iterator[None]:
     for name, value in ray_local.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if address := os.environ.get("RAY_ADDRESS"):
-        with _connected(address, params):
+        with _connected(address, params, elsewhere=True):
             yield
     elif offered := os.environ.get(ray_local.VARIABLE):
         with _connected(_join(Path(offered)), params):
             yield
     else:
-        with ray_local.LocalRay(params.num_workers * params.threads_per_worker, gpus=params.use_gpu) as own:
+        with ray_local.LocalRay(params.max_workers * params.threads_per_worker, gpus=params.use_gpu) as own:
             os.environ.update(own.variables)
             try:
                 with _connected(_join(own.folder), params):
@@ -55,7 +62,7 @@ def _join(folder: Path) -> str:
     return ray_local.join(folder)
 
 
-def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: Path) -> str | None:
+def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: Path | ObjectStore) -> str | None:
     """Run ``worker({"job": job})`` in every worker; a lost worker restarts all, ``max_failures`` times.
 
     Returns None, or in one line why the training failed.
@@ -74,7 +81,8 @@ def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: P
         ),
         run_config=RunConfig(
             name="ray",
-            storage_path=str(storage),
+            storage_path=storage.path if isinstance(storage, ObjectStore) else str(storage),
+            storage_filesystem=object_store.filesystem() if isinstance(storage, ObjectStore) else None,
             failure_config=FailureConfig(max_failures=params.max_failures),
         ),
     )
@@ -89,14 +97,22 @@ def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: P
 
 
 @contextmanager
-def _connected(address: str, params: RayParams) -> Iterator[None]:
+def _connected(address: str, params: RayParams, *, elsewhere: bool = False) -> Iterator[None]:
     _check_reachable(address)
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        _in_thread(lambda: ray.init(address, log_to_driver=False, logging_level="error", configure_logging=False))
+        _in_thread(
+            lambda: ray.init(
+                address,
+                log_to_driver=False,
+                logging_level="error",
+                configure_logging=False,
+                runtime_env=_runtime_env(params) if elsewhere else None,
+            )
+        )
     except (ConnectionError, RuntimeError) as error:
         raise UserError(
             f"RAY_ADDRESS={address}: {first_line(error)}; "
@@ -104,12 +120,13 @@ def _connected(address: str, params: RayParams) -> Iterator[None]:
         ) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's core has installed one below Python's
-    try:
-        _check_resources(params)
-        with brief_messages(), watched():
-            yield
-    finally:
-        _in_thread(ray.shutdown)
+    with brief_messages():
+        try:
+            _check_resources(params, JOIN_S if elsewhere else 0)
+            with watched():
+                yield
+        finally:
+            _in_thread(ray.shutdown)
 
 
 def _in_thread(call: Callable[[], T]) -> T:
@@ -121,7 +138,7 @@ def _in_thread(call: Callable[[], T]) -> T:
         except BaseException as error:
             future.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=run, name=f"{THREADS}call", daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(SIGNALS_S)
@@ -146,14 +163,28 @@ def _check_reachable(address: str) -> None:
         raise UserError(f"RAY_ADDRESS={address} is not allowed: nothing listens there ({error})") from None
 
 
-def _check_resources(params: RayParams) -> None:
+def _runtime_env(params: RayParams) -> dict[str, Any]:
+    """Our code, for nodes that do not see the checkout."""
+    if params.storage is None or isinstance(open_storage(params.storage), SharedFolder):
+        return {}
+    return {"py_modules": [str(Path(module.__path__[0])) for module in (condensenet, tasks)], "excludes": EXCLUDED}
+
+
+def _check_resources(params: RayParams, wait_s: float) -> None:
+    """Wait for nodes that are still joining."""
     import ray
 
-    have = ray.cluster_resources()
-    need = {"CPU": params.num_workers * params.threads_per_worker, "GPU": params.num_workers * params.use_gpu}
-    for kind, count in need.items():
-        if have.get(kind, 0) < count:
-            raise UserError(
-                f"ray.num_workers={params.num_workers} is not allowed: they need {count} {kind}s, "
-                f"the cluster has {have.get(kind, 0):g}"
-            )
+    need = {"CPU": params.min_workers * params.threads_per_worker, "GPU": params.min_workers * params.use_gpu}
+    deadline, told = time.monotonic() + wait_s, False
+    while True:
+        have = ray.cluster_resources()
+        short = next((kind for kind, count in need.items() if have.get(kind, 0) < count), None)
+        if short is None:
+            return
+        lack = f"they need {need[short]} {short}s, the cluster has {have.get(short, 0):g}"
+        if time.monotonic() > deadline:
+            raise UserError(f"ray.num_workers={params.num_workers} is not allowed: {lack}")
+        if not told:
+            say(f"waiting {wait_s:.0f} s for nodes to join: {params.min_workers} workers are wanted, and {lack}")
+            told = True
+        time.sleep(JOIN_POLL_S)

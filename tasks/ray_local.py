@@ -29,6 +29,7 @@ from tasks.ray_head import kill_all
 VARIABLE = "CONDENSENET_RAY"
 ENVIRONMENT = {  # read by Ray when it is imported and by the processes that it starts
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",  # else messages of several nodes are held back, and printed when Ray is left
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller starts and ends a training by polling
     "RAY_TRAIN_METRICS_ENABLED": "0",

@@ -1,20 +1,21 @@
-"""Ray's messages on standard output in one line each. Of a lost node it prints forty lines of a log."""
+"""Ray's messages in one line each. Of a lost node it prints forty lines of a log."""
 
 from __future__ import annotations
 
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
-THREADS = "ray_"  # begins the names of Ray's own threads
+THREADS = "ray_"  # begins the names of Ray's own threads, and of ours that call Ray
 
 
 @contextmanager
 def brief_messages() -> Iterator[None]:
     """Inside the block Ray's threads print the first sentence of each message."""
-    with redirect_stdout(cast(TextIO, Brief(sys.stdout))):
+    out, error = (cast(TextIO, Brief(stream)) for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(error):
         yield
 
 
@@ -26,7 +27,7 @@ class Brief:
 
     def write(self, text: str) -> int:
         if threading.current_thread().name.startswith(THREADS) and text.strip():
-            text = text.partition(". ")[0].splitlines()[0]
+            text = text.strip().partition(". ")[0].splitlines()[0]
         return self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:

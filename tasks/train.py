@@ -3,7 +3,7 @@
 A training in progress has a folder of its own, ``state/train/<study>/<setting>/<fingerprint>/``, named after everything
 that decides its weights: parameters, data and code. If all are the same, the training resumes. If any differs, a new
 one starts and a message names the difference. The folder is removed once the outputs are written, so ``dvc repro -f``
-trains anew.
+trains anew. With ``ray.storage`` it lies there; of an object store the stage brings what it shows to ``state``.
 """
 
 from __future__ import annotations
@@ -13,22 +13,26 @@ import json
 import os
 import shutil
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 from condensenet.data.manifest import Manifest
+from condensenet.files import Folder
 from condensenet.training.fingerprint import differences, fingerprint
-from tasks import locks, outputs, paths, tracking, train_worker
+from tasks import locks, node_data, outputs, paths, tracking, train_worker
 from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.locks import owned
-from tasks.outputs import read_json, write_json, write_text
+from tasks.object_store import ObjectStore
+from tasks.outputs import as_json, read_json, write_json, write_text
 from tasks.params import Params, Setting, stage_arguments
+from tasks.storage import DONE, SharedFolder, open_storage
 from tasks.train_progress import ProgressRecorder
 from tasks.train_stopping import Stopper
 
 FINGERPRINT = "fingerprint.json"
-DONE = ".done"  # suffix of a folder that is being removed
 
 
 def main() -> None:
@@ -53,29 +57,88 @@ def read_manifest(params: Params, setting: Setting) -> Manifest:
     return manifest
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training in progress. The stage's own folder is also what the workers use, unless that is an object store."""
+
+    params: Params
+    setting: Setting
+    manifest: Manifest
+
+    @property
+    def root(self) -> SharedFolder | ObjectStore:
+        return open_storage(self.params.ray.storage or str(paths.state()), paths.checkout())
+
+    @property
+    def others(self) -> SharedFolder | ObjectStore:
+        """What holds all trainings of the setting that are in progress, this one too."""
+        return self.root.within(f"train/{self.params.study}/{self.setting.name}")
+
+    @property
+    def storage(self) -> SharedFolder | ObjectStore:
+        return self.others.within(self.digest)
+
+    @property
+    def folder(self) -> Path:
+        storage = self.storage
+        if isinstance(storage, SharedFolder):
+            return storage.path
+        return paths.state().resolve() / "train" / self.params.study / self.setting.name / self.digest
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        augment = self.params.data.augment
+        return fingerprint(self.setting.model, self.setting.train, augment, self.manifest.fingerprint)
+
+
 def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper | None = None) -> None:
     """Train ``setting``, or resume its training, and write the outputs; raises ``UserError``."""
-    identity = fingerprint(setting.model, setting.train, params.data.augment, manifest.fingerprint)
-    folder = _folder(params, setting.name, identity)
-    with owned(folder):
-        _report_others(folder, identity)
-        write_json(folder / FINGERPRINT, identity)
-        (folder / train_worker.ERROR).unlink(missing_ok=True)
-        write_text(folder / train_worker.RESERVE, " " * train_worker.RESERVE_BYTES)
-        recorder = ProgressRecorder(folder, params, setting)
-        with stopper.training(folder) if stopper else nullcontext():
-            _on_ray(folder, params, setting, recorder, stopper)
-        tracking.add_environment(folder, recorder.run, read_json(folder / train_worker.ENVIRONMENT))
-        metrics = summary(recorder.rows, params, setting, manifest)
-        out = params.paths.setting("train", setting.name)
-        _write_outputs(folder, out, metrics)
-        tracking.record(recorder.run, "train", finished=True)
-        _remove(folder)
+    training = Training(params=params, setting=setting, manifest=manifest)
+    storage = training.storage
+    try:
+        with (
+            owned(training.folder),
+            storage.owned(lambda: say(f"waiting for another process that works in {storage}")),
+        ):
+            _train(training, stopper)
+    except (ConnectionError, PermissionError) as error:
+        if isinstance(storage, SharedFolder):
+            raise
+        raise UserError(f"ray.storage={params.ray.storage}: {error.strerror or error}") from None
+
+
+def _train(training: Training, stopper: Stopper | None) -> None:
+    params, setting, folder, storage = training.params, training.setting, training.folder, training.storage
+    _report_others(training)
+    storage.write(FINGERPRINT, as_json(training.identity).encode())
+    for place in (Folder(folder), storage):
+        place.delete(train_worker.ERROR)
+    if not (folder / paths.RUN).exists():
+        storage.copy_to(folder, paths.RUN)  # of a stage that was killed on another machine
+    write_text(folder / train_worker.RESERVE, " " * train_worker.RESERVE_BYTES)
+    recorder = ProgressRecorder(folder, storage, params, setting)
+    with stopper.training(storage) if stopper else nullcontext():
+        _on_ray(training, recorder, stopper)
+    for name in (train_worker.ENVIRONMENT, paths.MODEL):
+        storage.copy_to(folder, name)
+    environment = read_json(folder / train_worker.ENVIRONMENT)
+    tracking.add_environment(folder, recorder.run, environment)
+    metrics = summary(recorder.rows, environment["processes"], setting, training.manifest)
+    out = params.paths.setting("train", setting.name)
+    _write_outputs(folder, out, metrics)
+    tracking.record(recorder.run, "train", finished=True)
+    storage.remove()
+    if folder.exists():
+        SharedFolder(folder).remove()
     say(f"{out}: validation error {metrics['validation_error_pct']:.2f}% in {metrics['seconds']:.0f} s")
 
 
 def summary(
-    rows: list[dict[str, float]], params: Params, setting: Setting, manifest: Manifest
+    rows: list[dict[str, float]], workers: int, setting: Setting, manifest: Manifest
 ) -> dict[str, int | float | str]:
     """The content of ``metrics.json``: the last epoch's figures and the speed over all."""
     last, seconds = rows[-1], sum(row["seconds"] for row in rows)
@@ -87,36 +150,39 @@ def summary(
         "validation_split": "validation" if manifest.splits["validation"] else "test",
         "seconds": round(seconds, 3),
         "images_per_second": round(steps * setting.train.batch_size / seconds, 1),
-        "num_workers": params.ray.num_workers,
+        "num_workers": workers,
     }
 
 
-def _folder(params: Params, setting: str, identity: dict[str, Any]) -> Path:
-    root = paths.checkout() / params.ray.storage if params.ray.storage else paths.state()
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return root.resolve() / "train" / params.study / setting / digest[:12]
-
-
-def _on_ray(
-    folder: Path, params: Params, setting: Setting, recorder: ProgressRecorder, stopper: Stopper | None
-) -> None:
-    """Train on Ray's workers; ``recorder`` meanwhile shows and records what they write."""
-    from tasks import ray_cluster  # before the recorder's thread imports anything
-
-    job = train_worker.Job(
-        folder=folder,
-        data=params.paths.data.resolve(),
-        model=setting.model,
-        train=setting.train,
+def _job(training: Training) -> train_worker.Job:
+    """What the workers are sent; images that they may not see are uploaded."""
+    params, storage, root = training.params, training.storage, training.root
+    data = params.paths.data.resolve()
+    return train_worker.Job(
+        folder=training.folder,
+        store=storage if isinstance(storage, ObjectStore) else None,
+        data=data,
+        data_store=node_data.upload(data, training.manifest, root) if isinstance(root, ObjectStore) else None,
+        model=training.setting.model,
+        train=training.setting.train,
         augment=params.data.augment,
         threads=params.ray.threads_per_worker,
         use_gpu=params.ray.use_gpu,
     )
-    paused, error = folder / train_worker.PAUSED, folder / train_worker.ERROR
+
+
+def _on_ray(training: Training, recorder: ProgressRecorder, stopper: Stopper | None) -> None:
+    """Train on Ray's workers; ``recorder`` meanwhile shows and records what they write."""
+    from tasks import ray_cluster  # before the recorder's thread imports anything
+
+    params, setting, folder, storage = training.params, training.setting, training.folder, training.storage
+    job = _job(training)
+    error = folder / train_worker.ERROR
     try:
         with recorder, ray_cluster.cluster(params.ray):
-            failure = ray_cluster.train(train_worker.run, job, params.ray, folder)
-            if stopper and stopper.signal and (paused.exists() or failure) and not error.exists():
+            failure = ray_cluster.train(train_worker.run, job, params.ray, job.store or folder)
+            storage.copy_to(folder, train_worker.ERROR)
+            if stopper and stopper.signal and not error.exists() and (failure or storage.exists(train_worker.PAUSED)):
                 stopper.end()
     except UserError as refusal:  # the cluster is missing or too small, or nothing can be recorded
         _fail(recorder, error.read_text() if error.exists() else str(refusal))
@@ -135,16 +201,17 @@ def _fail(recorder: ProgressRecorder, report: str) -> NoReturn:
     raise UserError(report.partition("\n")[0] or f"training {recorder.setting.name} failed")
 
 
-def _report_others(folder: Path, identity: dict[str, Any]) -> None:
+def _report_others(training: Training) -> None:
     """Name the interrupted trainings of this setting that used other parameters, data or code."""
-    for path in sorted(folder.parent.glob(f"*/{FINGERPRINT}")):
-        if path.parent == folder or path.parent.suffix == DONE:
+    for name in sorted(training.others.names()):
+        other = training.others.within(name)
+        if name == training.digest or name.endswith(DONE):
             continue
-        if not any((path.parent / train_worker.CHECKPOINTS).glob("*.pt")):
+        if not any(each.endswith(".pt") for each in other.within(train_worker.CHECKPOINTS).names()):
             continue  # it has no checkpoint, so nothing is lost
         with suppress(OSError, ValueError):  # another process may just have finished it
-            different = differences(identity, json.loads(path.read_text()))
-            say(f"the interrupted training in {path.parent} is not resumed: {different}; it goes on if that is undone")
+            different = differences(training.identity, json.loads(other.read(FINGERPRINT)))
+            say(f"the interrupted training in {other} is not resumed: {different}; it goes on if that is undone")
 
 
 def _write_outputs(folder: Path, out: Path, metrics: dict[str, Any]) -> None:
@@ -152,14 +219,6 @@ def _write_outputs(folder: Path, out: Path, metrics: dict[str, Any]) -> None:
     for name in (paths.MODEL, paths.RUN, paths.HISTORY):
         shutil.copyfile(folder / name, out / name)
     write_json(out / paths.METRICS, metrics)
-
-
-def _remove(folder: Path) -> None:
-    """Rename first: a half-removed folder must not be taken for a training in progress."""
-    done = folder.with_suffix(DONE)
-    shutil.rmtree(done, ignore_errors=True)
-    folder.rename(done)
-    shutil.rmtree(done, ignore_errors=True)
 
 
 if __name__ == "__main__":

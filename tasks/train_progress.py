@@ -9,13 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from condensenet.files import Folder
 from tasks import paths, tracking, train_worker
 from tasks.console import progress, say
 from tasks.errors import UserError
 from tasks.outputs import read_history, write_text
 from tasks.params import Params, Setting
+from tasks.storage import TrainingStorage
 
-POLL_S = 0.1
 SHOWN = "shown"  # how many epochs were shown
 Row = dict[str, float]
 
@@ -23,11 +24,11 @@ Row = dict[str, float]
 class ProgressRecorder:
     """A thread that reads what rank 0 writes. ``run`` is the content of ``run.json``, ``rows`` the history.
 
-    It begins the execution, or goes on with an interrupted one.
+    It begins the execution, or goes on with an interrupted one. What lies in ``storage`` is brought to ``folder``.
     """
 
-    def __init__(self, folder: Path, params: Params, setting: Setting) -> None:
-        self.folder, self.setting = folder, setting
+    def __init__(self, folder: Path, storage: TrainingStorage, params: Params, setting: Setting) -> None:
+        self.folder, self.storage, self.setting = folder, storage, setting
         self.rows: list[Row] = []
         self.run: dict[str, Any] = {}
         self._params = params
@@ -36,7 +37,8 @@ class ProgressRecorder:
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> Self:
-        (self.folder / train_worker.MESSAGES).write_text("")
+        for storage in (Folder(self.folder), self.storage):
+            storage.write(train_worker.MESSAGES, b"")
         self._thread.start()
         return self
 
@@ -51,6 +53,7 @@ class ProgressRecorder:
     def _follow(self) -> None:
         try:
             self.run = tracking.start_execution(self.folder, self._params, self.setting)
+            self.storage.copy_from(self.folder, paths.RUN)
             rows = self._new_rows()
             if sys.stderr.isatty():
                 rows = progress(rows, self.setting.train.epochs, f"train {self.setting.name}")
@@ -59,6 +62,7 @@ class ProgressRecorder:
                 if row["epoch"] > shown:
                     self._show(row)
             tracking.learn_run_id(self.folder, self.run)
+            self.storage.copy_from(self.folder, paths.RUN)
         except OSError as error:
             self._error = UserError(f"training {self.setting.name} cannot be recorded: {error}; run it again to do so")
             say(f"training {self.setting.name} continues, but cannot be recorded: {error}")
@@ -69,7 +73,8 @@ class ProgressRecorder:
         """The history's rows as they come; ends when the training has ended and all are read."""
         messages_shown = 0
         while True:
-            ended = self._ended.wait(POLL_S)
+            ended = self._ended.wait(self.storage.poll_s)
+            self._copy(last=ended)
             messages = (self.folder / train_worker.MESSAGES).read_text().splitlines()
             for line in messages[messages_shown:]:
                 say(line)
@@ -80,6 +85,14 @@ class ProgressRecorder:
                 yield row
             if ended:
                 return
+
+    def _copy(self, *, last: bool) -> None:
+        try:
+            for name in (train_worker.MESSAGES, paths.HISTORY):
+                self.storage.copy_to(self.folder, name)
+        except ConnectionError:  # it may answer the next time
+            if last:
+                raise
 
     def _shown(self) -> int:
         path = self.folder / SHOWN

@@ -1,8 +1,8 @@
 """What runs in each Ray worker. No Ray Data, MLflow, Prefect or torchvision: a worker should start fast.
 
-Workers and the stage share a folder, the training's own: checkpoints, ``history.csv`` after every epoch, messages
+Workers and the stage share a storage, the training's own: checkpoints, ``history.csv`` after every epoch, messages
 for the user, and finally ``model.pt``, ``paused.txt`` or ``error.txt``. Only rank 0 writes there, except for ``stop``,
-which the stage writes.
+which the stage writes, and an error of another rank.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import logging
 import os
 import socket
 import sys
-import time
 import traceback
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
-from condensenet.file_locks import try_lock
-from condensenet.files import is_permanent_write_error
+from condensenet.files import Storage, is_permanent_write_error
 from tasks import paths
-from tasks.outputs import write_csv, write_json, write_text
+from tasks.node_data import on_this_node
+from tasks.object_store import ObjectStore
+from tasks.outputs import as_csv, as_json
+from tasks.storage import SharedFolder
 
 if TYPE_CHECKING:
     from condensenet.training import EpochResult
@@ -46,35 +47,45 @@ LOCK_WAIT_S = 120.0  # for the rank 0 of a killed stage to end
 class Job:
     """One training, as it travels to the workers."""
 
-    folder: Path  # absolute
+    folder: Path  # absolute: the stage's own
     data: Path  # absolute
+    store: ObjectStore | None = None  # used in place of the folder by workers that do not see it
+    data_store: ObjectStore | None = None  # a copy of the data for them
     model: ModelConfig
     train: TrainConfig
     augment: AugmentConfig
     threads: int
     use_gpu: bool
 
+    @property
+    def storage(self) -> SharedFolder | ObjectStore:
+        return self.store or SharedFolder(self.folder)
+
 
 def run(config: dict[str, Any]) -> None:
     """Train as one of Ray Train's workers. Errors that a restart cannot fix go to ``error.txt``."""
     job: Job = config["job"]
-    if (job.folder / ERROR).exists():  # a restart by Ray would fail in the same way
+    if job.storage.exists(ERROR):  # a restart by Ray would fail in the same way
         return
     import torch.distributed as dist
 
-    rank = _start_process_group(job)
+    rank = None
     try:
-        with _exclusive(job.folder) if rank == 0 else nullcontext():
-            _train(job, rank)
+        with on_this_node(job.data, job.data_store) as data:
+            rank = _start_process_group(job)
+            if rank is None:
+                return
+            with job.storage.exclusive(LOCK, LOCK_WAIT_S) if rank == 0 else nullcontext(job.storage) as storage:
+                _train(replace(job, data=data, store=storage if isinstance(storage, ObjectStore) else None), rank)
     except Exception as error:
         if _is_pause(error):
             if rank == 0:
-                write_text(job.folder / PAUSED, str(error))
+                job.storage.write(PAUSED, str(error).encode())
             return
         if _is_final(error):
             with suppress(OSError):  # still no space: Ray reports the error
-                (job.folder / RESERVE).unlink(missing_ok=True)
-                write_text(job.folder / ERROR, f"{_message(error)}\n{traceback.format_exc()}")
+                job.storage.delete(RESERVE)
+                job.storage.write(ERROR, f"{_message(error)}\n{traceback.format_exc()}".encode())
         raise
     dist.destroy_process_group()
 
@@ -84,33 +95,33 @@ def _train(job: Job, rank: int) -> None:
 
     from condensenet.data import PreparedData
     from condensenet.models.condensenet import CondenseNet
-    from condensenet.models.storage import save_model
+    from condensenet.models.storage import model_file
     from condensenet.training import checkpoint, fit
 
     torch.set_num_threads(job.threads)
     torch.backends.cudnn.benchmark = job.use_gpu  # every step has the same shapes: cuDNN tries its kernels once
-    device = torch.device("cuda" if job.use_gpu else "cpu")
+    device, storage = torch.device("cuda" if job.use_gpu else "cpu"), job.storage
     if rank == 0:
-        _log_to(job.folder / MESSAGES)
-        write_json(job.folder / ENVIRONMENT, checkpoint.environment(device))
+        _log_to(storage)
+        storage.write(ENVIRONMENT, as_json(checkpoint.environment(device)).encode())
     torch.manual_seed(job.train.seed)
     model = CondenseNet(job.model)
     history: list[EpochResult] = []
-    checkpoints, stop = job.folder / CHECKPOINTS, str(job.folder / STOP)
-    for epoch in fit(
-        model,
-        PreparedData(job.data),
-        job.augment,
-        job.train,
-        checkpoints=checkpoints,
-        device=device,
-        stop=(lambda: os.path.exists(stop)) if rank == 0 else None,
-    ):
-        history.append(epoch)
-        if rank == 0:
-            write_csv(job.folder / paths.HISTORY, as_rows(history))
+    with storage.appearance(STOP) if rank == 0 else nullcontext(None) as stop:
+        for epoch in fit(
+            model,
+            PreparedData(job.data),
+            job.augment,
+            job.train,
+            checkpoints=storage.within(CHECKPOINTS),
+            device=device,
+            stop=stop,
+        ):
+            history.append(epoch)
+            if rank == 0:
+                storage.write(paths.HISTORY, as_csv(as_rows(history)).encode())
     if rank == 0:
-        save_model(model, job.folder / paths.MODEL)
+        storage.write(paths.MODEL, model_file(model))
 
 
 def as_rows(history: Sequence[EpochResult]) -> list[dict[str, float | str]]:
@@ -142,8 +153,8 @@ def _message(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _start_process_group(job: Job) -> int:
-    """Join the other workers: gloo on CPUs, NCCL on GPUs.
+def _start_process_group(job: Job) -> int | None:
+    """Join the other workers: gloo on CPUs, NCCL on GPUs. Returns the rank; None if this worker is not needed.
 
     On one machine they meet through a file, and all traffic stays on the loopback. On several, rank 0 listens on the
     address by which Ray knows its node.
@@ -153,19 +164,31 @@ def _start_process_group(job: Job) -> int:
     from ray.train.collective import broadcast_from_rank_zero
 
     context = ray.train.get_context()
-    rank, size, address = context.get_world_rank(), context.get_world_size(), ray.util.get_node_ip_address()
+    rank, address = context.get_world_rank(), ray.util.get_node_ip_address()
+    size = usable_workers(context.get_world_size(), job.train.batch_size)
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # else both trust what the host's name resolves to
         os.environ.setdefault(variable, interface(address))
+    listener = None
     if address.startswith("127."):
-        path = f"{job.folder}/meeting-{uuid.uuid4().hex}" if rank == 0 else None
-        store: dist.Store = dist.FileStore(broadcast_from_rank_zero(path), size)
+        meeting = broadcast_from_rank_zero(f"{job.folder}/meeting-{uuid.uuid4().hex}" if rank == 0 else None)
     else:
         listener = _listen(address) if rank == 0 else None
-        host, port = broadcast_from_rank_zero(listener.getsockname()[:2] if listener else None)
-        descriptor = listener.detach() if listener else None
+        meeting = broadcast_from_rank_zero(listener.getsockname()[:2] if listener else None)
+    if rank >= size:
+        return None
+    store: dist.Store
+    if isinstance(meeting, str):
+        store = dist.FileStore(meeting, size)
+    else:
+        (host, port), descriptor = meeting, listener.detach() if listener else None
         store = dist.TCPStore(host, port, size, is_master=rank == 0, master_listen_fd=descriptor)
     dist.init_process_group("nccl" if job.use_gpu else "gloo", store=store, rank=rank, world_size=size)
     return rank
+
+
+def usable_workers(workers: int, batch_size: int) -> int:
+    """How many of ``workers`` can train: each gets an equal part of a batch. An elastic number may leave some idle."""
+    return next(count for count in range(workers, 0, -1) if batch_size % count == 0)
 
 
 def interface(address: str) -> str:
@@ -186,22 +209,26 @@ def _listen(address: str) -> socket.socket:
     return socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
 
 
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Wait until no other rank 0 writes in ``folder``: one whose stage was killed may survive for a moment."""
-    deadline = time.monotonic() + LOCK_WAIT_S
-    with (folder / LOCK).open("a") as file:
-        while not try_lock(file):
-            if time.monotonic() > deadline:
-                raise ValueError(f"{folder} is in use by another training")
-            time.sleep(0.2)
-        yield
+class StoredLog(logging.Handler):
+    """Writes the file anew with each line: an object cannot be appended to, and lines are few."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        super().__init__()
+        self._storage, self._name = storage, name
+        self._text = storage.read(name) if storage.exists(name) else b""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._text += self.format(record).encode() + b"\n"
+        try:
+            self._storage.write(self._name, self._text)
+        except Exception:
+            self.handleError(record)
 
 
-def _log_to(path: Path) -> None:
+def _log_to(storage: Storage) -> None:
     """Pass the library's messages to the stage, which shows them."""
     logger = logging.getLogger("condensenet")
-    handler = logging.FileHandler(path)
+    handler = StoredLog(storage, MESSAGES)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)

@@ -27,6 +27,11 @@ CODE = re.compile(r"(?<=GLOBAL )[\w.]+|TorchScript")  # in torch's error for a p
 
 def save_model(model: CondenseNet, path: Path | str) -> None:
     """Write ``model`` (either form) to ``path``."""
+    write_atomically(Path(path), model_file(model))
+
+
+def model_file(model: CondenseNet) -> bytes:
+    """What ``save_model`` writes."""
     content = {
         "form": model.form,
         "config": dataclasses.asdict(model.config),
@@ -35,7 +40,7 @@ def save_model(model: CondenseNet, path: Path | str) -> None:
     }
     buffer = io.BytesIO()  # torch would write the name of a temporary file into the archive
     torch.save(content, buffer)
-    write_atomically(Path(path), buffer.getvalue())
+    return buffer.getvalue()
 
 
 def load_model(path: Path | str) -> CondenseNet:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from condensenet.files import is_permanent_write_error
+from condensenet.files import Storage, is_permanent_write_error
 from condensenet.models import kernels
 from condensenet.training import checkpoint_files, distributed
 from condensenet.training.fingerprint import differences
@@ -21,7 +21,7 @@ from condensenet.training.history import TrainingFailed
 log = logging.getLogger(__name__)
 
 
-def save(folder: Path, fingerprint: dict[str, Any], device: torch.device, trainer: dict[str, Any]) -> None:
+def save(folder: Path | Storage, fingerprint: dict[str, Any], device: torch.device, trainer: dict[str, Any]) -> None:
     """Write a checkpoint with the trainer's state; raises ``TrainingFailed`` if the disk is full or read-only."""
     content = {"fingerprint": fingerprint, "environment": environment(device), "trainer": trainer}
     try:
@@ -35,7 +35,7 @@ def save(folder: Path, fingerprint: dict[str, Any], device: torch.device, traine
         ) from error
 
 
-def load(folder: Path | None, fingerprint: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
+def load(folder: Path | Storage | None, fingerprint: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
     """The trainer's state from the newest intact checkpoint, which rank 0 reads for all ranks; None if there is none.
 
     Raises ``ValueError`` on every rank if the checkpoint was made under another fingerprint.

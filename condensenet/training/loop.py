@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from condensenet.config import AugmentConfig, TrainConfig
 from condensenet.data import PreparedData, steps_per_epoch, train_batches
 from condensenet.data.resident import split_for_device
+from condensenet.files import Storage
 from condensenet.models.condensenet import CondenseNet, group_lasso
 from condensenet.models.condensing import condensing_stage
 from condensenet.training import checkpoint, distributed
@@ -54,17 +55,18 @@ def fit(
     augment: AugmentConfig,
     config: TrainConfig,
     *,
-    checkpoints: Path | None = None,
+    checkpoints: Path | Storage | None = None,
     device: torch.device | str = "cpu",
     stop: Callable[[], bool] | None = None,
 ) -> Iterator[EpochResult]:
     """Train ``model`` in place and yield one result per epoch, first those of the epochs before a resume.
 
-    With an initialised process group, every rank must call this and consume all results. ``checkpoints`` is a folder
-    for this training alone; if it holds a checkpoint, training resumes from it. ``stop`` is called after every step on
-    every rank that has one, so it should be cheap; once it returns true, all ranks save and raise ``TrainingPaused``
-    after the same step. Raises ``ValueError`` if the folder belongs to another training (other parameters, data or
-    code), and ``TrainingFailed`` if the loss is no longer finite or the disk is full.
+    With an initialised process group, every rank must call this and consume all results. ``checkpoints`` is a folder,
+    or another storage, for this training alone; if it holds a checkpoint, training resumes from it. ``stop`` is
+    called after every step on every rank that has one, so it should be cheap; once it returns true, all ranks save
+    and raise ``TrainingPaused`` after the same step. Raises ``ValueError`` if the storage belongs to another
+    training (other parameters, data or code), and ``TrainingFailed`` if the loss is no longer finite or the disk
+    is full.
     """
     trainer = Trainer(model, data, augment, config, checkpoints, torch.device(device), stop)
     trainer.resume()
@@ -87,7 +89,7 @@ class Trainer:
         data: PreparedData,
         augment: AugmentConfig,
         config: TrainConfig,
-        checkpoints: Path | None,
+        checkpoints: Path | Storage | None,
         device: torch.device,
         stop: Callable[[], bool] | None = None,
     ) -> None:

@@ -88,7 +88,7 @@ def _lie_in_wait(moment: Moment) -> None:
     if moment.place in WRITING:
         save = checkpoint.checkpoint_files.save
 
-        def deadly_save(folder: Path, step: int, content: dict[str, Any]) -> Path:
+        def deadly_save(folder: Path, step: int, content: dict[str, Any]) -> str:
             if step == moment.step:
                 _spoil_writing(moment.place)
             return save(folder, step, content)

@@ -19,9 +19,10 @@ from pathlib import Path
 import psutil
 
 from tasks.ray_head import kill_all
-from tasks.ray_local import OPTIONS, write_token
+from tasks.ray_local import ATTEMPTS, OPTIONS, write_token
 
 HUB, NODES, PORT = "hub", ("head", "left", "right"), 6379
+HIDE = 'while [ "$1" != -- ]; do mount -t tmpfs none "$1" || exit 1; shift; done; shift; exec "$@"'
 LOCAL = OPTIONS[2:]  # without the loopback's address
 
 
@@ -50,6 +51,7 @@ class Nodes:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         write_token(folder / "token")
         self.variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+        self.hidden: list[Path] = []  # folders that nodes started from now on find empty
 
     def namespace(self, node: str) -> str:
         return f"{self.prefix}-{node}"
@@ -58,27 +60,37 @@ class Nodes:
         return ["ip", "netns", "exec", self.namespace(node), *command]
 
     def start(self, node: str) -> None:
-        """Start Ray there and, for a node that is not the head, wait until it has joined."""
+        """Start Ray there and wait until it has joined; again if that takes Ray too long, as on a busy machine."""
+        for _ in range(ATTEMPTS):
+            self._launch(node)
+            while self._running[node].poll() is None:
+                if "Ray runtime started" in self._log(node).read_text():
+                    return
+                time.sleep(0.1)
+            self.kill(node)
+        raise AssertionError(self._log(node).read_text())
+
+    def _log(self, node: str) -> Path:
+        return self._folder / f"{node}.log"
+
+    def _launch(self, node: str) -> None:
         number = NODES.index(node) + 1
         role = ("--head", f"--port={PORT}") if node == "head" else (f"--address={self.address}",)
         cpus = 0 if node == "head" else 1  # so that two workers need two nodes
         options = [option for option in LOCAL if node == "head" or not option.startswith(("--include-", "--no-"))]
         command = self.inside(
             node,
+            *("sh", "-c", HIDE, "sh", *map(str, self.hidden), "--"),
             *("ray", "start", "--block", *role, f"--num-cpus={cpus}", "--num-gpus=0", *options),
             *(f"--node-ip-address=10.77.0.{number}", f"--temp-dir={self._folder / node}"),
         )
-        log = (self._folder / f"{node}.log").open("wb")
-        environment = {**os.environ, **self.variables}
+        log = self._log(node).open("wb")
+        environment = {**os.environ, **self.variables, "CONDENSENET_CACHE": str(self._folder / f"cache-{node}")}
+        if self.hidden:
+            environment.pop("PYTHONPATH", None)
         self._running[node] = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            command, env=environment, cwd="/", stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )
-        deadline = time.monotonic() + 120
-        printed = self._folder / f"{node}.log"
-        while "Ray runtime started" not in printed.read_text():
-            assert self._running[node].poll() is None, printed.read_text()
-            assert time.monotonic() < deadline, printed.read_text()
-            time.sleep(0.1)
 
     def kill(self, node: str) -> None:
         """Kill Ray there, all its processes at once; a stage on that machine lives on."""

@@ -65,6 +65,7 @@ def test_nodes_and_the_head_are_killed_and_the_bits_stay(tmp_path: Path, checkou
 
     cluster.kill("head")
     output = finish(process, 1)
+    assert "state-dump" not in output
     gone = f"Ray's head at {cluster.address} is gone: killed, or not to be reached"
     assert output.count(gone) == 1
     assert "run it again to resume from the last checkpoint" in output

@@ -55,10 +55,11 @@ def with_epochs(epochs: int) -> dict[str, Any]:
 class Checkout:
     """A folder in which the stage runs as it does in a checkout."""
 
-    def __init__(self, root: Path, code: Path, tracking_uri: str, epochs: int = EPOCHS) -> None:
+    def __init__(self, root: Path, code: Path, tracking_uri: str, epochs: int = EPOCHS, **ray: Any) -> None:
         self.root = root
         root.mkdir()
-        (root / "params.yaml").write_text(yaml.safe_dump(with_epochs(epochs)))
+        params = with_epochs(epochs)
+        (root / "params.yaml").write_text(yaml.safe_dump({**params, "ray": {**params["ray"], **ray}}))
         write_stripes(root / "out/stripes/data")
         self.out = root / "out/stripes/train" / SETTING
         self.env = {
@@ -84,7 +85,7 @@ class Checkout:
     @property
     def state(self) -> Path | None:
         """The folder of the training in progress."""
-        found = list((self.root / "state/train/stripes" / SETTING).glob("*/fingerprint.json"))
+        found = list((self.root / "state/train/stripes" / SETTING).glob("*/run.json"))
         return found[0].parent if found else None
 
     @property

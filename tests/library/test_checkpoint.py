@@ -41,7 +41,7 @@ def test_nothing_there(tmp_path):
 
 
 def test_name_carries_the_checksum(tmp_path):
-    path = checkpoint_files.save(tmp_path, 7, content(7))
+    path = tmp_path / checkpoint_files.save(tmp_path, 7, content(7))
     assert path.stem.split("-")[2] == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
@@ -97,7 +97,7 @@ def test_damaged_newest_falls_back_to_the_one_before_and_says_so(damage, tmp_pat
 def test_all_damaged_is_none_and_said(damage, tmp_path, caplog):
     for _ in range(2):  # a second time the names of what was put aside are taken
         for step in (10, 20):
-            damage(checkpoint_files.save(tmp_path, step, content(step)))
+            damage(tmp_path / checkpoint_files.save(tmp_path, step, content(step)))
         assert checkpoint_files.load_newest(tmp_path) is None
     assert caplog.text.count("using the one before") == 2
     assert caplog.text.count("there is no other, so training starts over") == 2
@@ -107,7 +107,7 @@ def test_all_damaged_is_none_and_said(damage, tmp_path, caplog):
 
 
 def test_a_folder_named_as_an_old_checkpoint_is_in_nobodys_way(tmp_path):
-    put_a_folder_there(checkpoint_files.save(tmp_path, 10, content(10)))
+    put_a_folder_there(tmp_path / checkpoint_files.save(tmp_path, 10, content(10)))
     for step in (20, 30, 40):
         checkpoint_files.save(tmp_path, step, content(step))
     assert checkpoint_files.load_newest(tmp_path)["step"] == 40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -46,8 +47,12 @@ def test_ray_says_one_sentence_and_others_what_they_like(capsys: pytest.CaptureF
 
     text = "The node 10.0.0.2 is dead. Its log:\n    one\n    two"
     with brief_messages():
-        ray = threading.Thread(target=lambda: print(text), name="ray_listen_error_messages")
-        ray.start()
-        ray.join()
+        for file in (sys.stdout, sys.stderr):
+            ray = threading.Thread(target=print, args=[text], kwargs={"file": file}, name="ray_listen_error_messages")
+            ray.start()
+            ray.join()
         print(text)
-    assert capsys.readouterr().out == f"The node 10.0.0.2 is dead\n{text}\n"
+        print(text, file=sys.stderr)
+    said = capsys.readouterr()
+    assert said.out == f"The node 10.0.0.2 is dead\n{text}\n"
+    assert said.err == f"The node 10.0.0.2 is dead\n{text}\n"

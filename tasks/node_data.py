@@ -1,0 +1,153 @@
+"""Prepared images on nodes that do not see the checkout: uploaded once, and kept in a folder of limited size.
+
+The stage uploads them to the object store under their fingerprint. A node that has the same images where the stage has
+them reads those. Any other downloads them, once for all its workers and trainings, to ``CONDENSENET_CACHE`` (default:
+``~/.cache/condensenet``), which holds at most ``CONDENSENET_CACHE_GB`` of them (default: 300); what was not used for
+the longest time is removed first, and nothing that a training uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from condensenet.data.manifest import MANIFEST, Manifest
+from condensenet.file_locks import lock, try_lock
+from tasks.console import say
+from tasks.object_store import ObjectStore
+
+CACHE, LIMIT = "CONDENSENET_CACHE", "CONDENSENET_CACHE_GB"
+DEFAULT_LIMIT_GB = "300"
+GB = 10**9
+LOCK = ".lock"  # suffix of the file whose time says when the folder beside it was last used
+PARTIAL = ".partial"
+ROOM = "making-room"
+
+
+def upload(data: Path, manifest: Manifest, store: ObjectStore) -> ObjectStore:
+    """Where ``store`` holds the images in the folder ``data``: they are sent unless they are there already."""
+    target = store.within(f"data/{manifest.fingerprint}")
+    if target.exists(MANIFEST):
+        return target
+    say(f"uploading {1000 * size_gb(manifest):.3g} MB of prepared images to {target}")
+    for name in manifest.files:
+        target.upload(data / name, name)
+    target.upload(data / MANIFEST, MANIFEST)  # last: with it they are complete
+    return target
+
+
+@contextmanager
+def on_this_node(data: Path, store: ObjectStore | None) -> Iterator[Path]:
+    """A folder of the images in ``store``: ``data`` if it has the same, else one in the cache, locked meanwhile.
+
+    Raises ``ValueError`` if they do not fit in the cache, or a downloaded file is not what was prepared.
+    """
+    if store is None or _fingerprint(data) == store.path.rpartition("/")[2]:
+        yield data
+        return
+    folder = _cache_folder() / store.path.rpartition("/")[2]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(LOCK).open("a") as file:
+        while True:
+            lock(file, shared=True)  # all who use it hold it so
+            if folder.exists():
+                break
+            lock(file)
+            if not folder.exists():
+                _download(store, folder)
+        os.utime(file.fileno())
+        yield folder
+
+
+def size_gb(manifest: Manifest) -> float:
+    return sum(entry.bytes for entry in manifest.files.values()) / GB
+
+
+def _fingerprint(folder: Path) -> str | None:
+    with suppress(OSError, ValueError):
+        return Manifest.load(folder / MANIFEST).fingerprint
+    return None
+
+
+def _cache_folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(CACHE) or Path(home) / "condensenet") / "data"
+
+
+def _limit_gb() -> float:
+    value = os.environ.get(LIMIT, DEFAULT_LIMIT_GB)
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{LIMIT}={value!r} is not allowed: it must be a number of GB") from None
+
+
+def _download(store: ObjectStore, folder: Path) -> None:
+    """Fill ``folder``, which appears when it is complete."""
+    partial = folder.with_suffix(PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    partial.mkdir()
+    try:
+        (partial / MANIFEST).write_bytes(store.read(MANIFEST))
+        manifest = Manifest.load(partial / MANIFEST)
+        with (folder.parent / ROOM).open("a") as room:
+            lock(room)
+            _make_room(folder.parent)
+        for name, entry in manifest.files.items():
+            if _download_file(store, name, partial / name) != entry.sha256:
+                raise ValueError(f"{store}/{name} differs from what was prepared: delete {store} to upload it again")
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _download_file(store: ObjectStore, name: str, path: Path) -> str:
+    """Returns its sha256."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for chunk in store.chunks(name):
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.hexdigest()
+
+
+def _make_room(cache: Path) -> None:
+    """Remove what was not used for the longest time until all fits, what is being downloaded too."""
+    limit_gb = _limit_gb()
+    locks = sorted(cache.glob(f"*{LOCK}"), key=lambda path: path.stat().st_mtime)
+    sizes_gb = {path: sum(map(_folder_gb, _folders(path))) for path in locks}
+    for path in locks:
+        if sum(sizes_gb.values()) <= limit_gb:
+            return
+        if _remove_unused(path):
+            del sizes_gb[path]
+    used_gb = sum(sizes_gb.values())
+    if used_gb > limit_gb:
+        raise ValueError(
+            f"{LIMIT}={limit_gb:g} is too little on a node: trainings there use {used_gb:.2g} GB of images"
+        )
+
+
+def _folders(path: Path) -> tuple[Path, Path]:
+    """What the lock file ``path`` guards."""
+    return path.with_suffix(""), path.with_suffix(PARTIAL)
+
+
+def _folder_gb(folder: Path) -> float:
+    with suppress(OSError, ValueError):
+        return size_gb(Manifest.load(folder / MANIFEST))
+    return 0.0
+
+
+def _remove_unused(path: Path) -> bool:
+    """Remove the folders whose lock file is ``path``, unless a training uses them."""
+    with path.open("a") as file:
+        free = try_lock(file)
+        if free:
+            for folder in _folders(path):
+                shutil.rmtree(folder, ignore_errors=True)
+        return free

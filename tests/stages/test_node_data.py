@@ -1,0 +1,152 @@
+"""Prepared images on a node that does not see the checkout: from an object store into a folder of limited size."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from object_server import BUCKET
+from training_example import stripes, write_stripes
+
+from condensenet.data import PreparedData, write_prepared
+from condensenet.data.manifest import MANIFEST
+from tasks import node_data
+from tasks.node_data import on_this_node, upload
+from tasks.object_store import ObjectStore
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CONDENSENET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/data"
+
+
+@pytest.fixture
+def store(server: None, request: pytest.FixtureRequest) -> ObjectStore:
+    return ObjectStore(f"{BUCKET}/{request.node.name}")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> PreparedData:
+    return write_stripes(tmp_path / "data")
+
+
+def other_data(root: Path, shift: int) -> PreparedData:
+    images = {name: ((pixels + np.uint8(shift)), labels) for name, (pixels, labels) in stripes().items()}
+    write_prepared(root, images, name="stripes", classes=["rows", "columns", "neither"])
+    return PreparedData(root)
+
+
+def folders(cache: Path) -> set[str]:
+    return {path.name for path in cache.iterdir() if path.is_dir()}
+
+
+def test_upload_is_done_once(store, data, capsys):
+    uploaded = upload(data.root, data.manifest, store)
+    assert uploaded.path == f"{store.path}/data/{data.manifest.fingerprint}"
+    assert set(uploaded.names()) == {MANIFEST, *data.manifest.files}
+    assert "uploading" in capsys.readouterr().out
+    assert upload(data.root, data.manifest, store) == uploaded
+    assert capsys.readouterr().out == ""
+
+
+def test_node_that_has_the_images_reads_them_where_they_are(store, data, cache):
+    uploaded = upload(data.root, data.manifest, store)
+    with on_this_node(data.root, uploaded) as folder:
+        assert folder == data.root
+    with on_this_node(data.root, None) as folder:
+        assert folder == data.root
+    assert not cache.exists()
+
+
+def test_other_node_downloads_them_once(store, data, cache, tmp_path):
+    uploaded = upload(data.root, data.manifest, store)
+    elsewhere = tmp_path / "elsewhere"
+    with on_this_node(elsewhere, uploaded) as folder:
+        PreparedData(folder).verify()
+        assert PreparedData(folder).manifest == data.manifest
+    uploaded.delete(next(iter(data.manifest.files)))
+    with on_this_node(elsewhere, uploaded) as again:
+        assert again == folder
+    assert folders(cache) == {data.manifest.fingerprint}
+
+
+def test_workers_of_one_node_use_them_at_the_same_time(store, data, cache, tmp_path):
+    uploaded = upload(data.root, data.manifest, store)
+    together = threading.Barrier(3)  # broken if one has to wait for another
+
+    def use(_: int) -> Path:
+        with on_this_node(tmp_path / "elsewhere", uploaded) as folder:
+            PreparedData(folder).verify()
+            together.wait(timeout=30)
+            return folder
+
+    with ThreadPoolExecutor(3) as workers:
+        assert len(set(workers.map(use, range(3)))) == 1
+
+
+def test_node_with_other_images_at_the_same_path_does_not_use_them(store, data, cache, tmp_path):
+    uploaded = upload(data.root, data.manifest, store)
+    other = other_data(tmp_path / "other", 1)
+    with on_this_node(other.root, uploaded) as folder:
+        assert PreparedData(folder).manifest.fingerprint == data.manifest.fingerprint
+
+
+def test_file_that_differs_is_named_and_nothing_is_kept(store, data, cache, tmp_path):
+    uploaded = upload(data.root, data.manifest, store)
+    uploaded.write("train.images.bin", b"x")
+    with (
+        pytest.raises(ValueError, match=r"train.images.bin differs from what was prepared: delete s3://"),
+        on_this_node(tmp_path / "elsewhere", uploaded),
+    ):
+        pass
+    assert folders(cache) == set()
+
+
+def test_least_recently_used_goes_first_and_nothing_that_is_in_use(store, cache, tmp_path, monkeypatch):
+    sets = [other_data(tmp_path / f"data{number}", number) for number in range(4)]
+    stores = [upload(each.root, each.manifest, store) for each in sets]
+    names = [each.manifest.fingerprint for each in sets]
+    size = node_data.size_gb(sets[0].manifest)
+    monkeypatch.setenv("CONDENSENET_CACHE_GB", str(2.5 * size))
+    elsewhere = tmp_path / "elsewhere"
+    for number in (0, 1):
+        with on_this_node(elsewhere, stores[number]):
+            pass
+    os.utime(cache / f"{names[0]}.lock", (1, 1))
+    with on_this_node(elsewhere, stores[2]):
+        assert folders(cache) == {names[1], names[2]}
+        os.utime(cache / f"{names[2]}.lock", (1, 1))
+        with on_this_node(elsewhere, stores[3]):
+            assert folders(cache) == {names[2], names[3]}
+            monkeypatch.setenv("CONDENSENET_CACHE_GB", str(1.5 * size))
+            too_little = r"CONDENSENET_CACHE_GB=.* is too little on a node: trainings there use .* GB of images"
+            with pytest.raises(ValueError, match=too_little), on_this_node(elsewhere, stores[0]):
+                pass
+    with on_this_node(elsewhere, stores[0]):
+        assert folders(cache) == {names[0]}
+
+
+def test_what_a_killed_download_left_is_no_data(store, data, cache, tmp_path):
+    uploaded = upload(data.root, data.manifest, store)
+    partial = cache / f"{data.manifest.fingerprint}.partial"
+    partial.mkdir(parents=True)
+    (partial / "half").write_bytes(b"x")
+    with on_this_node(tmp_path / "elsewhere", uploaded) as folder:
+        PreparedData(folder).verify()
+    assert not partial.exists()
+
+
+def test_size_that_is_no_number_is_one_line(store, data, cache, tmp_path, monkeypatch):
+    uploaded = upload(data.root, replace(data.manifest), store)
+    monkeypatch.setenv("CONDENSENET_CACHE_GB", "much")
+    with (
+        pytest.raises(ValueError, match="CONDENSENET_CACHE_GB='much' is not allowed: it must be a number of GB"),
+        on_this_node(tmp_path / "elsewhere", uploaded),
+    ):
+        pass
