@@ -80,7 +80,7 @@ static void channels_1x1(const geometry *g, const dense_layer *l, int first, int
     const long row = gathered_row(l, pixels), slots = (long)l->groups * l->outs * pixels / (2 * LANES * WIDE) + 1;
     const long step = l->ahead_bytes / (slots * (l->reads | 1)) + 1;
     for (int group = first; group < last; group++) {
-        float *x = p->x + group * p->x_group;
+        float *x = p->x;
         long slot = slots * group / l->groups;
         for (int m = 0; m < pixels; m += most) {
             const int count = pixels - m < most ? pixels - m : most;
@@ -154,10 +154,7 @@ INLINE void into_planes(const int U, const float *from, int pixels, float *to, l
     for (int p = 0; p < pixels; p += LANES) {
         vec v[LANES];
         UNROLL for (int i = 0; i < LANES; i++) v[i] = load(from + (p + i) * LANES);
-        if (LANES >= 16) exchange(8, v);
-        if (LANES >= 8) exchange(4, v);
-        exchange(2, v);
-        exchange(1, v);
+        turn(v);
         UNROLL for (int i = 0; i < LANES; i++) store(to + (i % U * (LANES / U) + i / U) * plane + p, v[i]);
     }
 }
@@ -165,7 +162,7 @@ INLINE void into_planes(const int U, const float *from, int pixels, float *to, l
 INLINE void channels_set(const int U, const geometry *g, const dense_layer *l, int set, float *features, const progress *p) {
     const int panels = l->ins * U / LANES, makes = l->makes * U;
     const float *z = p->z + (long)set * panels * g->z_plane + g->lead;
-    float *turned = p->turned + set * g->turned;
+    float *turned = p->turned;
     for (int c = 0; c < makes; c += LANES) {
         const float *weight = l->weight_3x3 + ((long)set * makes + c) * l->ins * 9;
         for (int w = 0; w < g->W; w += g->across)
