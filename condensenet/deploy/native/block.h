@@ -19,8 +19,8 @@ typedef struct {
     const float *weight_3x3;          /* by group, then by tile of outputs: (ins, column, tile, row) */
     int set;                          /* groups of the 3x3 convolution whose outputs share a vector, if in_lanes */
     int first;                        /* the feature that its first output becomes */
-    const char *ahead;                /* prefetched during the 1x1 convolution: all weights up to the next one */
-    long ahead_bytes;
+    const char *ahead;                /* all weights up to the next layer's 3x3 convolution, to be prefetched: */
+    long ahead_bytes, later_bytes;    /* so many bytes during the 1x1 convolution, then during the 3x3 */
 } dense_layer;
 
 enum { POOL_NONE, POOL_AVERAGE, POOL_GLOBAL };

@@ -111,7 +111,7 @@ INLINE vec spread(const int U, const float *x) { /* one float, or two in turn */
 
 /* A vector of outputs of a set of U groups at T rows of Q pixels. A pixel is broadcast once for three columns of taps. */
 INLINE void channels_3x3_tile(const int U, const int T, const int Q, const geometry *g, int panels, const float *weight,
-                              const float *z, float *to, int columns) {
+                              const float *z, float *to, int columns, const char *ahead, long step) {
     vec sum[28];
     UNROLL for (int j = 0; j < T * Q; j++) sum[j] = (vec){0};
     for (int panel = 0; panel < panels; panel++, z += g->z_plane)
@@ -121,7 +121,9 @@ INLINE void channels_3x3_tile(const int U, const int T, const int Q, const geome
                 x[t] = z + (row + t) * g->z_pitch - LANES;
                 __asm__("" : "+r"(x[t])); /* else GCC keeps the distance of each pixel from the first, in memory */
             }
-            for (int i = 0; i < LANES; i += U, weight += 3 * LANES) {
+            for (int i = 0; i < LANES; i += U, weight += 3 * LANES, ahead += step) {
+                __builtin_prefetch(ahead, 0, 2);
+                __builtin_prefetch(ahead + step / 2, 0, 2);
                 vec tap[3];
                 UNROLL for (int c = 0; c < 3; c++) tap[c] = load(weight + c * LANES);
                 UNROLL for (int t = 0; t < T; t++)
@@ -138,10 +140,11 @@ INLINE void channels_3x3_tile(const int U, const int T, const int Q, const geome
 }
 
 INLINE void channels_column(const int U, const int Q, const geometry *g, int panels, const float *weight, const float *z,
-                            float *to, int columns) {
+                            float *to, int columns, const char *ahead, long step) {
     int t = 0;
 #define WHILE_LEFT(n, condition) for (; t + (n) <= g->H && (condition); t += (n)) \
-        channels_3x3_tile(U, n, Q, g, panels, weight, z + t * g->z_pitch, to + (long)t * g->W * LANES, columns)
+        channels_3x3_tile(U, n, Q, g, panels, weight, z + t * g->z_pitch, to + (long)t * g->W * LANES, columns, \
+                          ahead + t * (panels * 3 * (LANES / U) * step / ROWS), step)
     if (ROWS >= 4) WHILE_LEFT(4, g->H - t == 4 || g->H - t > 6);
     if (ROWS >= 4) WHILE_LEFT(3, 1);
     WHILE_LEFT(2, 1);
@@ -163,11 +166,15 @@ INLINE void channels_set(const int U, const geometry *g, const dense_layer *l, i
     const int panels = l->ins * U / LANES, makes = l->makes * U;
     const float *z = p->z + (long)set * panels * g->z_plane + g->lead;
     float *turned = p->turned;
+    const long columns = (g->W + g->across - 1) / g->across, rows = (g->H + ROWS - 1) / ROWS, slots = columns * makes / LANES;
+    const long bytes = l->later_bytes / (l->groups_3x3 / U * slots); /* to prefetch for a vector of outputs of a column */
+    const long step = bytes / (rows * 3 * l->ins) + 1;
+    const char *ahead = l->ahead + l->ahead_bytes + set * slots * bytes;
     for (int c = 0; c < makes; c += LANES) {
         const float *weight = l->weight_3x3 + ((long)set * makes + c) * l->ins * 9;
-        for (int w = 0; w < g->W; w += g->across)
-            if (g->across == 7) channels_column(U, 7, g, panels, weight, z + w * LANES, turned + w * LANES, g->W - w);
-            else channels_column(U, 4, g, panels, weight, z + w * LANES, turned + w * LANES, g->W - w);
+        for (int w = 0; w < g->W; w += g->across, ahead += bytes)
+            if (g->across == 7) channels_column(U, 7, g, panels, weight, z + w * LANES, turned + w * LANES, g->W - w, ahead, step);
+            else channels_column(U, 4, g, panels, weight, z + w * LANES, turned + w * LANES, g->W - w, ahead, step);
         into_planes(U, turned, g->H * g->W, features + (l->first + (long)set * makes + c) * g->feature_plane, g->feature_plane);
     }
 }

@@ -12,7 +12,7 @@ typedef struct { const float *next, *end; } floats;
 typedef struct { char *next; } room; /* one allocation for all data of a network, in order of use */
 
 enum { LARGEST = 1 << 20, LINE = 64, MOST_LAYERS = 4096, LAYER_INTEGERS = 7 /* at least */, MOST_TAPS = 1 << 8 }; /* of counts: a product of two fits into a long */
-enum { BEYOND = 16 * LINE }; /* readable, where whole vectors of a stem or a classifier are loaded */
+enum { MOST_BEHIND = 1 << 20 /* half of a second-level cache */, BEYOND = 16 * LINE }; /* readable, where whole vectors of a stem or a classifier are loaded */
 
 static void *carve(room *in, long count, size_t size) {
     void *piece = in->next;
@@ -146,23 +146,27 @@ static int parse_classifier(integers *ints, floats *numbers, const dense_kernels
     return 1;
 }
 
-/* Each layer prefetches up to the next one's 1x1 weights, also across blocks. */
+/* Each layer prefetches up to the next one's 1x1 weights, also across blocks, and the last one some of the classifier's. With channels in the lanes, where weights
+   are many, the bytes are shared between its convolutions as the multiply-adds are. */
 static void set_ahead(dense_network *n, const char *end) {
     for (dense_block *b = n->block + n->blocks - 1; b >= n->block; b--)
         for (dense_layer *l = b->layer + b->layers - 1; l >= b->layer; l--) {
             l->ahead = (const char *)l->weight_3x3;
-            l->ahead_bytes = end - l->ahead;
+            const double of_1x1 = l->reads, of_3x3 = 9.0 * l->makes; /* multiply-adds per output of the 1x1 */
+            l->later_bytes = b->in_lanes ? (long)((end - l->ahead) * of_3x3 / (of_1x1 + of_3x3)) : 0;
+            l->ahead_bytes = end - l->ahead - l->later_bytes;
             end = l->ahead;
         }
 }
 
 static int parse(dense_network *n, integers ints, floats numbers, const dense_kernels *kernels, const int *in_lanes, room in) {
     if (!parse_blocks(&ints, &numbers, kernels, in_lanes, &in, n)) return 0;
-    set_ahead(n, in.next);
+    const char *end = in.next;
     if (begins(&ints, STEM) && !parse_stem(&ints, &numbers, &in, n->block, &n->stem)) return 0;
     if (begins(&ints, CLASSIFIER) &&
         !parse_classifier(&ints, &numbers, kernels, &in, n->block + n->blocks - 1, &n->classifier))
         return 0;
+    set_ahead(n, in.next - end > MOST_BEHIND ? end + MOST_BEHIND : in.next);
     return ints.next == ints.end && numbers.next == numbers.end;
 }
 
