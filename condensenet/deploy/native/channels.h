@@ -166,15 +166,18 @@ INLINE void channels_set(const int U, const geometry *g, const dense_layer *l, i
     const int panels = l->ins * U / LANES, makes = l->makes * U;
     const float *z = p->z + (long)set * panels * g->z_plane + g->lead;
     float *turned = p->turned;
-    const long columns = (g->W + g->across - 1) / g->across, rows = (g->H + ROWS - 1) / ROWS, slots = columns * makes / LANES;
+    const long columns = (g->W + g->across - 1) / g->across, rows = (g->H + ROWS - 1) / ROWS;
+    const long slots = columns * makes / LANES;
     const long bytes = l->later_bytes / (l->groups_3x3 / U * slots); /* to prefetch for a vector of outputs of a column */
     const long step = bytes / (rows * 3 * l->ins) + 1;
     const char *ahead = l->ahead + l->ahead_bytes + set * slots * bytes;
     for (int c = 0; c < makes; c += LANES) {
         const float *weight = l->weight_3x3 + ((long)set * makes + c) * l->ins * 9;
         for (int w = 0; w < g->W; w += g->across, ahead += bytes)
-            if (g->across == 7) channels_column(U, 7, g, panels, weight, z + w * LANES, turned + w * LANES, g->W - w, ahead, step);
-            else channels_column(U, 4, g, panels, weight, z + w * LANES, turned + w * LANES, g->W - w, ahead, step);
+            if (g->across == 7)
+                channels_column(U, 7, g, panels, weight, z + w * LANES, turned + w * LANES, g->W - w, ahead, step);
+            else
+                channels_column(U, 4, g, panels, weight, z + w * LANES, turned + w * LANES, g->W - w, ahead, step);
         into_planes(U, turned, g->H * g->W, features + (l->first + (long)set * makes + c) * g->feature_plane, g->feature_plane);
     }
 }

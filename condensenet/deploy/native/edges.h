@@ -61,8 +61,8 @@ static void give_mean(const geometry *g, const dense_block *b, int first, int la
 }
 
 /* The output of a block for the features [first, last), as far as rows [from, to) of them allow. */
-static void give(const geometry *g, const dense_block *b, int first, int last, const float *features, planes out, int from,
-                 int to) {
+static void give(const geometry *g, const dense_block *b, int first, int last, const float *features, planes out,
+                 int from, int to) {
     if (b->pool == POOL_AVERAGE) give_average(g, first, last, features, out, from / 2, to / 2);
     else if (to == g->H && b->pool == POOL_NONE) give_all(g, first, last, features, out.data);
     else if (to == g->H) give_mean(g, b, first, last, features, out.data);

@@ -25,8 +25,8 @@ static void pad_rows(const dense_stem *s, const float *image, size of, int h, fl
 }
 
 /* V vectors of outputs at LANES pixels. */
-INLINE void stem_tile(const int V, const long stride, const dense_stem *s, const float *x, long row, const float *weight,
-                      vec *sum) {
+INLINE void stem_tile(const int V, const long stride, const dense_stem *s, const float *x, long row,
+                      const float *weight, vec *sum) {
     UNROLL for (int j = 0; j < V * LANES; j++) sum[j] = (vec){0};
     for (long r = 0; r < (long)s->channels * s->kernel; r++, x += row)
         for (int tap = 0; tap < s->kernel; tap++, weight += s->outs) {
@@ -70,8 +70,8 @@ static void stem_rows(const geometry *g, const dense_stem *s, const float *image
 }
 
 /* V vectors of classes, of a tile that is `width` wide. Its weights lie one behind the other and come from memory. */
-INLINE void classes_tile(const int V, const dense_classifier *c, const float *means, const float *bias, const float *weight,
-                         int width, float *out) {
+INLINE void classes_tile(const int V, const dense_classifier *c, const float *means, const float *bias,
+                         const float *weight, int width, float *out) {
     enum { AHEAD_FLOATS = 1024 };
     vec sum[CLASS_VECTORS];
     UNROLL for (int v = 0; v < V; v++) sum[v] = load(bias + v * LANES);
@@ -85,7 +85,9 @@ INLINE void classes_tile(const int V, const dense_classifier *c, const float *me
     UNROLL for (int v = 0; v < V; v++) store_part(out + v * LANES, sum[v], width - v * LANES);
 }
 
-static int class_tiles(const dense_classifier *c) { return (c->classes + CLASS_VECTORS * LANES - 1) / (CLASS_VECTORS * LANES); }
+static int class_tiles(const dense_classifier *c) {
+    return (c->classes + CLASS_VECTORS * LANES - 1) / (CLASS_VECTORS * LANES);
+}
 
 /* The tiles [first, last) of classes. */
 static void classify(const dense_classifier *c, int first, int last, const float *means, float *out) {

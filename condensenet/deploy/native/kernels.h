@@ -91,7 +91,8 @@ static void take(const job *j, int number, float *features, int from, int to, in
 static planes target(const job *j, int number) {
     const geometry *g = &j->at->block[number].g;
     const long height = g->H / 2, width = g->W / 2;
-    if (number + 1 == j->n->blocks) return (planes){j->n->classifier.classes ? area(j, j->at->means) : j->out, height * width, width};
+    if (number + 1 == j->n->blocks)
+        return (planes){j->n->classifier.classes ? area(j, j->at->means) : j->out, height * width, width};
     const block_place *next = &j->at->block[number + 1];
     if (next->in_place) return (planes){area(j, next->features), next->g.feature_plane, next->g.pitch};
     return (planes){area(j, j->at->map), height * width, width};
@@ -147,7 +148,8 @@ static void begin(const job *j, int number, int part, int parts, int thread) {
     if (!own->in_place) take(j, number, area(j, own->features), g->H * part / parts, g->H * (part + 1) / parts, thread);
 }
 
-static void spatial_groups(const geometry *g, const dense_layer *l, int first, int last, float *features, const progress *p) {
+static void spatial_groups(const geometry *g, const dense_layer *l, int first, int last, float *features,
+                           const progress *p) {
     zero_row(g, first * l->ins, last * l->ins, p, g->H);
     spatial(g, l, first, last, features, p, 0, g->H);
 }
@@ -172,7 +174,9 @@ static void do_part(const job *j, const phase *now, int part, int thread) {
         else spatial_groups(g, l, SHARE(l->groups_3x3), features, &p);
         break;
     case GIVE: give(g, b, SHARE(b->features), features, target(j, now->block), 0, g->H); break;
-    case CLASSIFY: classify(&j->n->classifier, SHARE(class_tiles(&j->n->classifier)), area(j, j->at->means), j->out); break;
+    case CLASSIFY:
+        classify(&j->n->classifier, SHARE(class_tiles(&j->n->classifier)), area(j, j->at->means), j->out);
+        break;
     }
 #undef SHARE
 }

@@ -141,8 +141,8 @@ static size last_size(const dense_network *n, size image) {
     return now.height < 1 || now.width < 1 ? (size){0, 0} : now;
 }
 
-static OrtStatus *shape_output(const OrtApi *api, const dense_network *n, size last, OrtKernelContext *context, int64_t images,
-                               tensor *out) {
+static OrtStatus *shape_output(const OrtApi *api, const dense_network *n, size last, OrtKernelContext *context,
+                               int64_t images, tensor *out) {
     const dense_block *b = &n->block[n->blocks - 1];
     const int half = b->pool == POOL_AVERAGE;
     const int64_t channels = n->classifier.classes ? n->classifier.classes : b->features;

@@ -11,8 +11,13 @@ typedef struct { const int64_t *next, *end; } integers;
 typedef struct { const float *next, *end; } floats;
 typedef struct { char *next; } room; /* one allocation for all data of a network, in order of use */
 
-enum { LARGEST = 1 << 20, LINE = 64, MOST_LAYERS = 4096, LAYER_INTEGERS = 7 /* at least */, MOST_TAPS = 1 << 8 }; /* of counts: a product of two fits into a long */
-enum { MOST_BEHIND = 1 << 20 /* half of a second-level cache */, BEYOND = 16 * LINE }; /* readable, where whole vectors of a stem or a classifier are loaded */
+enum { LARGEST = 1 << 20, MOST_LAYERS = 4096, MOST_TAPS = 1 << 8 }; /* of counts: a product of two fits into a long */
+enum {
+    LINE = 64,
+    LAYER_INTEGERS = 7,    /* that a layer has at least */
+    BEYOND = 16 * LINE,    /* readable at the end, where whole vectors of a stem or a classifier are loaded */
+    MOST_BEHIND = 1 << 20, /* prefetched of what follows the last layer: half of a second-level cache */
+};
 
 static void *carve(room *in, long count, size_t size) {
     void *piece = in->next;
@@ -122,7 +127,8 @@ static int parse_blocks(integers *ints, floats *numbers, const dense_kernels *ke
 
 static int parse_stem(integers *ints, floats *numbers, room *in, const dense_block *reader, dense_stem *s) {
     if (!take(ints, 1, LARGEST, &s->channels) || !take(ints, reader->inputs, reader->inputs, &s->outs) ||
-        !take(ints, 1, MOST_TAPS, &s->kernel) || !take(ints, 1, MOST_TAPS, &s->stride) || !take(ints, 0, MOST_TAPS, &s->padding))
+        !take(ints, 1, MOST_TAPS, &s->kernel) || !take(ints, 1, MOST_TAPS, &s->stride) ||
+        !take(ints, 0, MOST_TAPS, &s->padding))
         return 0;
     const long taps = (long)s->channels * s->kernel * s->kernel;
     const float *source = taps > LARGEST ? NULL : take_floats(numbers, taps * s->outs);
@@ -133,9 +139,10 @@ static int parse_stem(integers *ints, floats *numbers, room *in, const dense_blo
     return 1;
 }
 
-static int parse_classifier(integers *ints, floats *numbers, const dense_kernels *kernels, room *in, const dense_block *last,
-                            dense_classifier *c) {
-    if (last->pool != POOL_GLOBAL || !take(ints, 1, LARGEST, &c->classes) || !take(ints, 0, LARGEST, &c->reads)) return 0;
+static int parse_classifier(integers *ints, floats *numbers, const dense_kernels *kernels, room *in,
+                            const dense_block *last, dense_classifier *c) {
+    if (last->pool != POOL_GLOBAL || !take(ints, 1, LARGEST, &c->classes) || !take(ints, 0, LARGEST, &c->reads))
+        return 0;
     c->index = take_all(ints, c->reads, last->features, in);
     const float *weight = c->index ? take_floats(numbers, (long)c->classes * c->reads) : NULL;
     c->bias = weight ? copy(numbers, c->classes, in) : NULL;
@@ -146,20 +153,21 @@ static int parse_classifier(integers *ints, floats *numbers, const dense_kernels
     return 1;
 }
 
-/* Each layer prefetches up to the next one's 1x1 weights, also across blocks, and the last one some of the classifier's. With channels in the lanes, where weights
-   are many, the bytes are shared between its convolutions as the multiply-adds are. */
+/* Each layer prefetches up to the next one's 1x1 weights, also across blocks, and the last one some of the classifier's.
+   With channels in the lanes, where weights are many, its convolutions share that as they share multiply-adds. */
 static void set_ahead(dense_network *n, const char *end) {
     for (dense_block *b = n->block + n->blocks - 1; b >= n->block; b--)
         for (dense_layer *l = b->layer + b->layers - 1; l >= b->layer; l--) {
             l->ahead = (const char *)l->weight_3x3;
-            const double of_1x1 = l->reads, of_3x3 = 9.0 * l->makes; /* multiply-adds per output of the 1x1 */
+            const double of_1x1 = l->reads, of_3x3 = 9.0 * l->makes; /* multiply-adds for an output of the 1x1 */
             l->later_bytes = b->in_lanes ? (long)((end - l->ahead) * of_3x3 / (of_1x1 + of_3x3)) : 0;
             l->ahead_bytes = end - l->ahead - l->later_bytes;
             end = l->ahead;
         }
 }
 
-static int parse(dense_network *n, integers ints, floats numbers, const dense_kernels *kernels, const int *in_lanes, room in) {
+static int parse(dense_network *n, integers ints, floats numbers, const dense_kernels *kernels, const int *in_lanes,
+                 room in) {
     if (!parse_blocks(&ints, &numbers, kernels, in_lanes, &in, n)) return 0;
     const char *end = in.next;
     if (begins(&ints, STEM) && !parse_stem(&ints, &numbers, &in, n->block, &n->stem)) return 0;

@@ -20,7 +20,7 @@ static unsigned long claim(unsigned long *end, unsigned long bytes) {
     return start;
 }
 
-static void raise(unsigned long *most, unsigned long value) {
+static void at_least(unsigned long *most, unsigned long value) {
     if (value > *most) *most = value;
 }
 
@@ -35,10 +35,10 @@ static void place_block(const dense_network *n, int number, size image, int thre
     own->in_place = !g->slabs && number > 0;
     own->keep = claim(&at->end, (g->columns + AHEAD) * sizeof(mask));
     own->pixels = claim(&at->end, b->in_lanes ? (g->H * g->W + WIDE) * sizeof(int) : 0);
-    raise(&areas[number % 2], slabs * own->slab);
-    raise(&at->z_slab, (z_planes(b, g) * g->z_plane * sizeof(float) + 63) / 64 * 64);
-    raise(&at->x_thread, (x_floats(b, g) * sizeof(float) + 63) / 64 * 64);
-    if (b->in_lanes) raise(&at->turned_thread, g->turned * sizeof(float));
+    at_least(&areas[number % 2], slabs * own->slab);
+    at_least(&at->z_slab, (z_planes(b, g) * g->z_plane * sizeof(float) + 63) / 64 * 64);
+    at_least(&at->x_thread, (x_floats(b, g) * sizeof(float) + 63) / 64 * 64);
+    if (b->in_lanes) at_least(&at->turned_thread, g->turned * sizeof(float));
 }
 
 static void place(const dense_network *n, size image, int threads, places *at) {
@@ -49,7 +49,8 @@ static void place(const dense_network *n, size image, int threads, places *at) {
     for (int b = 0; b < n->blocks; b++) {
         place_block(n, b, now, threads, at, areas);
         if (at->block[b].g.slabs > slabs) slabs = at->block[b].g.slabs;
-        if (b > 0 && !at->block[b].in_place) raise(&map, (unsigned long)n->block[b].inputs * now.height * now.width * sizeof(float));
+        const unsigned long input = (unsigned long)n->block[b].inputs * now.height * now.width * sizeof(float);
+        if (b > 0 && !at->block[b].in_place) at_least(&map, input);
         now = (size){now.height / 2, now.width / 2};
     }
     const unsigned long even = claim(&at->end, areas[0]), odd = claim(&at->end, areas[1]);
