@@ -26,7 +26,7 @@ import onnxruntime
 from benchmarks.reporting import Spread, parser, start, table, write_rows
 from condensenet.deploy.lowering.network import Block, block_sizes
 from condensenet.deploy.lowering.reading import read_for_size
-from condensenet.deploy.native.encoding import POOL_AVERAGE, POOL_NONE, encode_block
+from condensenet.deploy.native.encoding import POOL_AVERAGE, POOL_NONE, encode_blocks
 from condensenet.deploy.native.writing import DOMAIN, VERSION
 from condensenet.deploy.runtime import operator_library
 from tasks.networks import CONDENSENETS
@@ -75,7 +75,7 @@ def timed_blocks(name: str, options: Namespace) -> Iterator[dict[str, Any]]:
 def block_model(block: Block, height: int, width: int) -> tuple[bytes, tuple[int, ...]]:
     """An ONNX file of one operator, and the shape of its input."""
     channels = block.layers[0].conv_1x1.in_channels
-    encoded = encode_block(block, channels, POOL_AVERAGE if block.pools else POOL_NONE)
+    encoded = encode_blocks([block], POOL_AVERAGE if block.pools else POOL_NONE)
     lists = {"integers": encoded.integers, "numbers": encoded.numbers}
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(

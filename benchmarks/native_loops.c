@@ -36,8 +36,9 @@
         GIVE(sum)                                                                                               \
     }
 #define CHANNELS_3X3(T, Q)                                                                                      \
-    void loop_channels_3x3_##T##x##Q(const geometry *g, int panels, const float *w, const float *z, float *to, int n) { \
-        channels_3x3_tile(1, T, Q, g, panels, w, z, to, n);                                                     \
+    void loop_channels_3x3_##T##x##Q(const geometry *g, int panels, const float *w, const float *z, float *to, int n, \
+                                const char *a, long step) {                                                       \
+        channels_3x3_tile(1, T, Q, g, panels, w, z, to, n, a, step);                                            \
     }
 
 GATHER(3)

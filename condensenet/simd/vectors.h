@@ -55,14 +55,18 @@ INLINE void exchange(const int step, vec *v) {
         }
 }
 
-/* LANES rows of LANES floats become columns. */
-INLINE void transpose(const float *from, long from_row, float *to, long to_row) {
-    vec v[LANES];
-    UNROLL for (int i = 0; i < LANES; i++) v[i] = load(from + i * from_row);
+INLINE void turn(vec *v) { /* rows of a square become columns */
     if (LANES >= 16) exchange(8, v);
     if (LANES >= 8) exchange(4, v);
     exchange(2, v);
     exchange(1, v);
+}
+
+/* LANES rows of LANES floats become columns. */
+INLINE void transpose(const float *from, long from_row, float *to, long to_row) {
+    vec v[LANES];
+    UNROLL for (int i = 0; i < LANES; i++) v[i] = load(from + i * from_row);
+    turn(v);
     UNROLL for (int i = 0; i < LANES; i++) store(to + i * to_row, v[i]);
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,12 @@ from networks import SMALL, condensed, configs, images, set_scales
 from condensenet import ModelConfig, compiled, convert, presets
 from condensenet.deploy.compare import compare_onnx
 from condensenet.deploy.lowering import lower, portable_plan
-from condensenet.deploy.native.writing import write_native
+from condensenet.deploy.lowering.graph_builder import Graph
+from condensenet.deploy.lowering.network_graph import lower_classifier, lower_stem
+from condensenet.deploy.lowering.reading import read_for_size
+from condensenet.deploy.native.encoding import POOL_AVERAGE, POOL_NONE, encode_blocks
+from condensenet.deploy.native.writing import DOMAIN, VERSION, write_native
+from condensenet.deploy.onnx_file import INPUT, OUTPUT, write_onnx
 from condensenet.deploy.runtime import open_session, operator_library
 
 onnx = pytest.importorskip("onnx")
@@ -80,6 +86,37 @@ def test_groups_of_many_outputs(
     compare_onnx(model, path, [images(config, 1, size), images(config, 2, size)])
 
 
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("classes", [8, 30, 41, 64, 77])  # one to four vectors in the last tile, whole or not
+def test_a_classifier_of_any_width(classes: int, lanes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDENSENET_LANES", lanes)
+    config = replace(SMALL, num_classes=classes)
+    model = condensed(config)
+    path = write_native(convert(model), tmp_path / "model.onnx", 12)
+    compare_onnx(model, path, [images(config, 2, (12, 12))])
+
+
+def test_blocks_of_their_own_still_load(tmp_path: Path) -> None:
+    config = replace(SMALL, block_depths=(2, 2, 1), growth_rates=(12, 12, 12))
+    model = condensed(config)
+    network, size = read_for_size(convert(model), 20)
+    graph = Graph()
+    x = lower_stem(graph, INPUT, network.stem)
+    for block in network.blocks:
+        encoded = encode_blocks([block], POOL_AVERAGE if block.pools else POOL_NONE)
+        lists = graph.constant(encoded.integers), graph.constant(encoded.numbers)
+        x = graph.node("DenseBlock", x, *lists, domain=DOMAIN)
+    lower_classifier(graph, x, network)
+    shapes = {INPUT: ("batch", 3, *size)}, {OUTPUT: ("batch", config.num_classes)}
+    path = write_onnx(graph.model(*shapes, domains={DOMAIN: VERSION}), tmp_path / "model.onnx", {}, infer_shapes=False)
+    compare_onnx(model, path, [images(config, 2, size)])
+
+
+def test_one_operator_makes_logits_of_images(tmp_path: Path) -> None:
+    proto = onnx.load(write_native(convert(condensed(SMALL)), tmp_path / "model.onnx", 12))
+    assert [node.op_type for node in proto.graph.node] == ["DenseBlock"]
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-3, 1e3, -1e-12, -1e3, 0.0])
 def test_scales_of_any_size(tmp_path: Path, scale: float) -> None:
     model = condensed(SMALL)
@@ -130,15 +167,21 @@ def test_runs_at_the_same_time_do_not_disturb_one_another(tmp_path: Path) -> Non
         np.testing.assert_allclose(logits, expected[number % 4], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(21, 21), (90, 120)])  # the larger one in strips, with one thread
-def test_the_same_bits_in_every_run_and_with_any_threads(tmp_path: Path, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize(
+    "size", [(21, 21), (90, 120), (163, 60)]
+)  # the last two in strips with one, two, three threads
+def test_the_same_bits_in_every_run_and_with_any_threads(
+    tmp_path: Path, size: tuple[int, int], lanes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONDENSENET_LANES", lanes)
     config = ModelConfig(
         block_depths=(6, 2), growth_rates=(16, 12), groups_1x1=2, groups_3x3=4, condensation_factor=2, num_classes=3
     )
     path = write_native(convert(condensed(config)), tmp_path / "model.onnx", size)
     batch = images(config, 1, size).numpy()
     expected = open_session(path, 1).run(None, {"image": batch})[0].tobytes()
-    for threads in (1, 2, 3):
+    for threads in (1, 2, 3, 5):
         session = open_session(path, threads)
         for _ in range(5):
             assert session.run(None, {"image": batch})[0].tobytes() == expected

@@ -80,7 +80,7 @@ static void channels_1x1(const geometry *g, const dense_layer *l, int first, int
     const long row = gathered_row(l, pixels), slots = (long)l->groups * l->outs * pixels / (2 * LANES * WIDE) + 1;
     const long step = l->ahead_bytes / (slots * (l->reads | 1)) + 1;
     for (int group = first; group < last; group++) {
-        float *x = p->x + group * p->x_group;
+        float *x = p->x;
         long slot = slots * group / l->groups;
         for (int m = 0; m < pixels; m += most) {
             const int count = pixels - m < most ? pixels - m : most;
@@ -111,7 +111,7 @@ INLINE vec spread(const int U, const float *x) { /* one float, or two in turn */
 
 /* A vector of outputs of a set of U groups at T rows of Q pixels. A pixel is broadcast once for three columns of taps. */
 INLINE void channels_3x3_tile(const int U, const int T, const int Q, const geometry *g, int panels, const float *weight,
-                              const float *z, float *to, int columns) {
+                              const float *z, float *to, int columns, const char *ahead, long step) {
     vec sum[28];
     UNROLL for (int j = 0; j < T * Q; j++) sum[j] = (vec){0};
     for (int panel = 0; panel < panels; panel++, z += g->z_plane)
@@ -121,7 +121,9 @@ INLINE void channels_3x3_tile(const int U, const int T, const int Q, const geome
                 x[t] = z + (row + t) * g->z_pitch - LANES;
                 __asm__("" : "+r"(x[t])); /* else GCC keeps the distance of each pixel from the first, in memory */
             }
-            for (int i = 0; i < LANES; i += U, weight += 3 * LANES) {
+            for (int i = 0; i < LANES; i += U, weight += 3 * LANES, ahead += step) {
+                __builtin_prefetch(ahead, 0, 2);
+                __builtin_prefetch(ahead + step / 2, 0, 2);
                 vec tap[3];
                 UNROLL for (int c = 0; c < 3; c++) tap[c] = load(weight + c * LANES);
                 UNROLL for (int t = 0; t < T; t++)
@@ -138,10 +140,11 @@ INLINE void channels_3x3_tile(const int U, const int T, const int Q, const geome
 }
 
 INLINE void channels_column(const int U, const int Q, const geometry *g, int panels, const float *weight, const float *z,
-                            float *to, int columns) {
+                            float *to, int columns, const char *ahead, long step) {
     int t = 0;
 #define WHILE_LEFT(n, condition) for (; t + (n) <= g->H && (condition); t += (n)) \
-        channels_3x3_tile(U, n, Q, g, panels, weight, z + t * g->z_pitch, to + (long)t * g->W * LANES, columns)
+        channels_3x3_tile(U, n, Q, g, panels, weight, z + t * g->z_pitch, to + (long)t * g->W * LANES, columns, \
+                          ahead + t * (panels * 3 * (LANES / U) * step / ROWS), step)
     if (ROWS >= 4) WHILE_LEFT(4, g->H - t == 4 || g->H - t > 6);
     if (ROWS >= 4) WHILE_LEFT(3, 1);
     WHILE_LEFT(2, 1);
@@ -154,10 +157,7 @@ INLINE void into_planes(const int U, const float *from, int pixels, float *to, l
     for (int p = 0; p < pixels; p += LANES) {
         vec v[LANES];
         UNROLL for (int i = 0; i < LANES; i++) v[i] = load(from + (p + i) * LANES);
-        if (LANES >= 16) exchange(8, v);
-        if (LANES >= 8) exchange(4, v);
-        exchange(2, v);
-        exchange(1, v);
+        turn(v);
         UNROLL for (int i = 0; i < LANES; i++) store(to + (i % U * (LANES / U) + i / U) * plane + p, v[i]);
     }
 }
@@ -165,12 +165,19 @@ INLINE void into_planes(const int U, const float *from, int pixels, float *to, l
 INLINE void channels_set(const int U, const geometry *g, const dense_layer *l, int set, float *features, const progress *p) {
     const int panels = l->ins * U / LANES, makes = l->makes * U;
     const float *z = p->z + (long)set * panels * g->z_plane + g->lead;
-    float *turned = p->turned + set * g->turned;
+    float *turned = p->turned;
+    const long columns = (g->W + g->across - 1) / g->across, rows = (g->H + ROWS - 1) / ROWS;
+    const long slots = columns * makes / LANES;
+    const long bytes = l->later_bytes / (l->groups_3x3 / U * slots); /* to prefetch for a vector of outputs of a column */
+    const long step = bytes / (rows * 3 * l->ins) + 1;
+    const char *ahead = l->ahead + l->ahead_bytes + set * slots * bytes;
     for (int c = 0; c < makes; c += LANES) {
         const float *weight = l->weight_3x3 + ((long)set * makes + c) * l->ins * 9;
-        for (int w = 0; w < g->W; w += g->across)
-            if (g->across == 7) channels_column(U, 7, g, panels, weight, z + w * LANES, turned + w * LANES, g->W - w);
-            else channels_column(U, 4, g, panels, weight, z + w * LANES, turned + w * LANES, g->W - w);
+        for (int w = 0; w < g->W; w += g->across, ahead += bytes)
+            if (g->across == 7)
+                channels_column(U, 7, g, panels, weight, z + w * LANES, turned + w * LANES, g->W - w, ahead, step);
+            else
+                channels_column(U, 4, g, panels, weight, z + w * LANES, turned + w * LANES, g->W - w, ahead, step);
         into_planes(U, turned, g->H * g->W, features + (l->first + (long)set * makes + c) * g->feature_plane, g->feature_plane);
     }
 }

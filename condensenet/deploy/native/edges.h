@@ -1,14 +1,15 @@
 /* Part of kernels.h: the input of a block and its outputs. */
 
-/* Copies whole vectors, also past the end of a row: values there are never used. */
-static void take_rows(const geometry *g, int channels, int part, int parts, const float *image, float *features,
-                            int from, int to) {
-    for (int c = channels * part / parts; c < channels * (part + 1) / parts; c++)
+typedef struct { float *data; long plane, pitch; } planes; /* distances in floats */
+
+/* Copies whole vectors where a row of features has room for them: what lies beside the image is never used. */
+static void take_rows(const geometry *g, int channels, const float *image, float *features, int from, int to) {
+    const float *end = image + (long)channels * g->H * g->W;
+    for (int c = 0; c < channels; c++)
         for (int h = from; h < to; h++) {
             const float *row = image + ((long)c * g->H + h) * g->W;
             float *x = features + c * g->feature_plane + (long)h * g->pitch;
-            if (row + g->columns * LANES > image + (long)channels * g->H * g->W) memcpy(x, row, g->W * sizeof(float));
-            else if (g->share == 2) memcpy(x, row, LANES / 2 * sizeof(float));
+            if (g->pitch < g->columns * LANES || row + g->columns * LANES > end) memcpy(x, row, g->W * sizeof(float));
             else for (int v = 0; v < g->columns; v++) store(x + v * LANES, load(row + v * LANES));
         }
 }
@@ -21,22 +22,20 @@ static void give_all(const geometry *g, int first, int last, const float *featur
 }
 
 /* Rows [from, to) of the 2x2 means; an odd last row or column is dropped. */
-static void give_average(const geometry *g, int first, int last, const float *features, float *out, int from,
-                               int to) {
-    const int height = g->H / 2, width = g->W / 2;
+static void give_average(const geometry *g, int first, int last, const float *features, planes out, int from, int to) {
+    const int width = g->W / 2;
     mask even, odd;
     for (int i = 0; i < LANES; i++) even[i] = 2 * i, odd[i] = 2 * i + 1;
     for (int c = first; c < last; c++)
         for (int h = from; h < to; h++) {
             const float *above = features + c * g->feature_plane + 2L * h * g->pitch, *below = above + g->pitch;
-            float *row = out + ((long)c * height + h) * width;
+            float *row = out.data + c * out.plane + h * out.pitch;
             for (int w = 0; w < width; w += LANES) {
                 const vec a = load(above + 2 * w) + load(below + 2 * w);
                 const vec b = load(above + 2 * w + LANES) + load(below + 2 * w + LANES);
                 const vec mean = (__builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd)) * 0.25f;
-                const int left = width - w; /* then come later rows of this plane, or the next plane */
-                if (left >= LANES || (long)h * width + w + LANES <= (long)height * width) store(row + w, mean);
-                else memcpy(row + w, &mean, left * sizeof(float));
+                if (w + LANES <= (to - h) * out.pitch) store(row + w, mean); /* also over rows that come next */
+                else memcpy(row + w, &mean, (width - w) * sizeof(float));
             }
         }
 }
@@ -61,11 +60,10 @@ static void give_mean(const geometry *g, const dense_block *b, int first, int la
     }
 }
 
-/* The output of the block, as far as rows [from, to) of the features allow. */
-static void give(const geometry *g, const dense_block *b, int part, int parts, const float *features, float *out,
-                       int from, int to) {
-    const int first = b->features * part / parts, last = b->features * (part + 1) / parts;
+/* The output of a block for the features [first, last), as far as rows [from, to) of them allow. */
+static void give(const geometry *g, const dense_block *b, int first, int last, const float *features, planes out,
+                 int from, int to) {
     if (b->pool == POOL_AVERAGE) give_average(g, first, last, features, out, from / 2, to / 2);
-    else if (to == g->H && b->pool == POOL_NONE) give_all(g, first, last, features, out);
-    else if (to == g->H) give_mean(g, b, first, last, features, out);
+    else if (to == g->H && b->pool == POOL_NONE) give_all(g, first, last, features, out.data);
+    else if (to == g->H) give_mean(g, b, first, last, features, out.data);
 }

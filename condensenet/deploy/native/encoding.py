@@ -1,16 +1,18 @@
-"""A dense block as the two lists that the operator reads; their format is described in parse.h."""
+"""Dense blocks as the two lists that the operator reads; their format is described in parse.h."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from condensenet.deploy.lowering.folding import Clamped, fold_after, fold_clamp
-from condensenet.deploy.lowering.network import Array, Block, Layer
+from condensenet.deploy.lowering.network import Array, Block, Layer, Network, Stem
 
 POOL_NONE, POOL_AVERAGE, POOL_GLOBAL = range(3)
+NEXT_BLOCK, STEM, CLASSIFIER = range(1, 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,19 +23,30 @@ class Encoded:
     numbers: NDArray[np.float32]  # (m,): bounds, biases, weights
 
 
-def encode_block(
-    block: Block, inputs: int, pool: int, scale: Array | None = None, shift: Array | None = None
+def encode_blocks(
+    blocks: Sequence[Block], pool: int, *, stem: Stem | None = None, tail: Network | None = None
 ) -> Encoded:
-    """``block`` with ``inputs`` input channels, then the pooling ``pool``, one of the three above.
+    """``blocks``, with 2x2 average pooling between them and ``pool``, one of the three above, after the last.
 
-    ``scale`` and ``shift`` (F,) are the batch norm of all F features before ``POOL_GLOBAL``, and None for other pools.
+    With ``stem`` the input is images, else the input channels of the first block. ``tail`` is the network whose last
+    batch norm and classifier follow, and None unless ``pool`` is ``POOL_GLOBAL``.
     """
-    layers = [_encode_layer(layer) for layer in block.layers]
-    tail = [] if scale is None or shift is None else [scale, shift]
-    return Encoded(
-        np.concatenate([np.array([pool, inputs, len(layers)]), *(integers for integers, _ in layers)]).astype(np.int64),
-        np.concatenate([*(numbers for _, numbers in layers), *tail, np.empty(0)]).astype(np.float32),
-    )
+    lists: list[tuple[Sequence[int] | NDArray[np.int64], Array]] = []
+    header = [pool, blocks[0].layers[0].conv_1x1.in_channels]
+    for block in blocks:
+        lists.append(([*header, len(block.layers)], np.empty(0)))
+        lists += [_encode_layer(layer) for layer in block.layers]
+        header = [NEXT_BLOCK]
+    if tail is not None:
+        lists.append(([], np.concatenate([tail.scale, tail.shift])))
+    if stem is not None:
+        outs, channels, kernel, _ = stem.weight.shape
+        lists.append(([STEM, channels, outs, kernel, stem.stride, stem.padding], stem.weight.ravel()))
+    if tail is not None:
+        classifier = np.concatenate([tail.weight.ravel(), tail.bias])
+        lists.append(([CLASSIFIER, len(tail.bias), len(tail.index), *tail.index], classifier))
+    integers, numbers = zip(*lists, strict=True)
+    return Encoded(np.concatenate(integers).astype(np.int64), np.concatenate(numbers).astype(np.float32))
 
 
 def _encode_layer(layer: Layer) -> tuple[NDArray[np.int64], Array]:

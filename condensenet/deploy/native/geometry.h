@@ -3,6 +3,7 @@
 typedef struct {
     int H, W, pitch, share, columns;     /* columns: vectors in a row; 1 if two rows share one */
     int step, rows;                      /* rows of the image at a time; rows of a plane of z */
+    int slabs;                           /* in strips: so many threads take rows of their own; else 0 */
     int rolling;                         /* in strips: rows of features are dropped after they were given out */
     long feature_plane, z_plane, lead;   /* in floats; the first row of z starts at lead */
     int masked;                          /* whether a row ends within a vector */
@@ -15,9 +16,8 @@ typedef struct {
 
 typedef struct {
     int z_first, z_done, done; /* z's first row, and the rows done of z and of features */
-    float *z, *x;              /* the 1x1 convolution's outputs, and its gathered inputs by group */
-    long x_group;
-    float *turned;             /* outputs by set, before they become planes; only with channels in the lanes */
+    float *z, *x;              /* the 1x1 convolution's outputs, and a group's gathered inputs */
+    float *turned;             /* a set's outputs, before they become planes; only with channels in the lanes */
 } progress;
 
 static int widest(const dense_block *b) {
@@ -35,18 +35,28 @@ INLINE long plane(long floats) { /* an odd number of whole vectors: neighbours u
 
 #include "panels.h"
 
-static geometry measure(const dense_block *b, int in_strips) {
-    geometry g = {.H = b->height, .W = b->width, .share = 1};
+/* Threads that go through all layers in strips, each with rows of its own. At a border both compute the rows that the
+   layers below need: not worth it for more than an eighth of all. */
+static int slabs_of(const dense_block *b, int height, int threads) {
+    if (threads == 1) return 1;
+    return b->pool == POOL_AVERAGE && (threads - 1) * b->layers * 8 <= height ? threads : 0;
+}
+
+static geometry measure(const dense_block *b, size image, int threads) {
+    geometry g = {.H = image.height, .W = image.width, .share = 1};
     if (b->in_lanes) return measure_panels(g);
     if (LANES >= 8 && g.W + 1 <= LANES / 2) g.share = 2, g.pitch = LANES / 2, g.columns = 1;
     else g.pitch = (g.W + LANES) / LANES * LANES, g.columns = (g.W + LANES - 1) / LANES;
     g.lead = LANES + (g.share == 2 ? LANES / 2 : 0);
     g.step = g.H;
-    if (in_strips && g.share == 1 && b->features * plane((long)g.H * g.pitch) * sizeof(float) > CACHE_BYTES && g.H > STRIP)
+    g.slabs = slabs_of(b, g.H, threads);
+    if (g.slabs && g.share == 1 && b->features * plane((long)g.H * g.pitch) * sizeof(float) > CACHE_BYTES && g.H > STRIP)
         g.step = STRIP;
-    g.rows = (g.step < g.H ? g.step + b->layers : g.H) + 4;
-    g.rolling = g.step < g.H && b->pool == POOL_AVERAGE;
-    g.feature_plane = plane((long)(g.rolling ? g.step + b->layers + 3 : g.H + g.share - 1) * g.pitch);
+    else g.slabs = 0;
+    const int ahead = g.slabs > 1 ? 2 * b->layers : b->layers; /* rows of the first strip before any is finished */
+    g.rows = (g.slabs ? g.step + ahead : g.H) + 4;
+    g.rolling = g.slabs && b->pool == POOL_AVERAGE;
+    g.feature_plane = plane((long)(g.rolling ? g.step + ahead + 3 : g.H + g.share - 1) * g.pitch);
     g.z_plane = plane(g.lead + (long)(g.rows + g.share) * g.pitch + LANES);
     g.masked = g.share == 2 || g.W % LANES != 0;
     return g;
@@ -60,7 +70,7 @@ static void fill_keep(const geometry *g, mask *keep) {
 
 static long z_planes(const dense_block *b, const geometry *g) { /* in strips, each layer has its own */
     if (b->in_lanes) return widest(b) / LANES;
-    return (g->step < g->H ? b->layers : 1) * (long)widest(b);
+    return (g->slabs ? b->layers : 1) * (long)widest(b);
 }
 
 /* A group's gathered inputs, for as many vectors as the widest tile has. */
@@ -69,39 +79,6 @@ static long x_floats(const dense_block *b, const geometry *g) {
     for (int l = 0; l < b->layers; l++) {
         const long floats = b->in_lanes ? gathered_floats(b->layer + l, g) : b->layer[l].reads * 4L * LANES;
         if (floats > most) most = floats;
-    }
-    return most;
-}
-
-static long x_groups(const dense_block *b) {
-    long most = 0;
-    for (int l = 0; l < b->layers; l++)
-        if (b->layer[l].groups > most) most = b->layer[l].groups;
-    return most;
-}
-
-enum { KEEP, AT, FEATURES, Z, X, TURNED, AREAS };
-
-/* Where the areas of the scratch memory start, in bytes, and at last its size. */
-static void areas(const dense_block *b, const geometry *g, unsigned long start[AREAS + 1]) {
-    const unsigned long floats[AREAS] = {
-        [KEEP] = (g->columns + AHEAD) * LANES,
-        [AT] = b->in_lanes ? g->H * g->W + WIDE : 0,
-        [FEATURES] = b->features * g->feature_plane,
-        [Z] = z_planes(b, g) * g->z_plane,
-        [X] = x_floats(b, g) * x_groups(b),
-        [TURNED] = b->in_lanes ? most_sets(b) * g->turned : 0,
-    };
-    start[0] = 0;
-    for (int i = 0; i < AREAS; i++) start[i + 1] = start[i] + (floats[i] + LANES - 1) / LANES * LANES * sizeof(float);
-}
-
-static unsigned long scratch_bytes(const dense_block *b) {
-    unsigned long most = 0, start[AREAS + 1];
-    for (int in_strips = 0; in_strips < 2; in_strips++) {
-        const geometry g = measure(b, in_strips);
-        areas(b, &g, start);
-        if (start[AREAS] > most) most = start[AREAS];
     }
     return most;
 }

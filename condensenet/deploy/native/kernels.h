@@ -1,4 +1,4 @@
-/* The kernels of a dense block, for the instruction set that the file which includes this was made for (../../simd).
+/* The kernels of dense blocks, for the instruction set that the file which includes this was made for (../../simd).
    LARGER and SMALLER pick the second operand where one is NaN, so a NaN in it is kept.
 
    A plane has rows of `pitch` floats, at least one more than the width, and the rest is zero. So the zero to the right
@@ -20,6 +20,8 @@ enum {
 #include "spatial.h"
 #include "channels.h"
 #include "edges.h"
+#include "ends.h"
+#include "places.h"
 
 /* Moves the rows of z that the next features need to its front, from the last finished row of features on. */
 static void slide(const geometry *g, int planes, progress *p) {
@@ -53,27 +55,80 @@ static void roll(const geometry *g, int features, float *rows, int first, int fr
     }
 }
 
-/* Strip by strip through all layers, so each finds the output of the previous one in the cache. */
-static void run_strips(const dense_block *b, const geometry *g, const float *image, float *features, progress first,
-                       float *out) {
-    const long z_floats = widest(b) * g->z_plane;
+/* A call in phases: threads take the parts of a phase, and the next phase starts when all of them are finished. */
+typedef struct { int kind, block, layer, parts; } phase;
+enum { START, POINTWISE, SPATIAL, GIVE, STRIPS, CLASSIFY };
+
+typedef struct {
+    const dense_network *n;
+    const places *at;
+    const float *image;
+    size of;
+    char *scratch;
+    float *out;
+    int phases;
+    const phase *phase;
+    int *taken, *finished; /* parts, by phase; only with several threads */
+} job;
+
+static float *area(const job *j, unsigned long start) { return (float *)(j->scratch + start); }
+
+static progress progress_of(const job *j, int thread) {
+    return (progress){.z_first = -1, .z = area(j, j->at->z), .x = area(j, j->at->x + thread * j->at->x_thread),
+                      .turned = area(j, j->at->turned + thread * j->at->turned_thread)};
+}
+
+/* The first rows of the image are at `features`, or would be. */
+static void take(const job *j, int number, float *features, int from, int to, int thread) {
+    const dense_network *n = j->n;
+    const geometry *g = &j->at->block[number].g;
+    if (number == 0 && n->stem.outs)
+        stem_rows(g, &n->stem, j->image, j->of, area(j, j->at->rows + thread * j->at->rows_thread), features, from, to);
+    else take_rows(g, n->block[number].inputs, number == 0 ? j->image : area(j, j->at->map), features, from, to);
+}
+
+/* Where the output of a block goes. */
+static planes target(const job *j, int number) {
+    const geometry *g = &j->at->block[number].g;
+    const long height = g->H / 2, width = g->W / 2;
+    if (number + 1 == j->n->blocks)
+        return (planes){j->n->classifier.classes ? area(j, j->at->means) : j->out, height * width, width};
+    const block_place *next = &j->at->block[number + 1];
+    if (next->in_place) return (planes){area(j, next->features), next->g.feature_plane, next->g.pitch};
+    return (planes){area(j, j->at->map), height * width, width};
+}
+
+static int border(const geometry *g, int slab) { return slab == g->slabs ? g->H : g->H * slab / g->slabs / 2 * 2; }
+
+/* The rows of a slab, strip by strip through all layers, so each finds the output of the previous one in the cache.
+   At a border with the slab above, the first rows that a layer reads are real ones, not the zeros above the image. */
+static void run_strips(const job *j, int number, int slab, int thread) {
+    const dense_block *b = &j->n->block[number];
+    const block_place *own = &j->at->block[number];
+    const geometry *g = &own->g;
+    const int top_row = border(g, slab), end = border(g, slab + 1), first = top_row ? top_row - b->layers : 0;
+    const int last = end + b->layers < g->H ? end + b->layers : g->H, lead_in = top_row ? 2 * b->layers : b->layers;
+    float *features = area(j, own->features + slab * own->slab), *z = area(j, j->at->z + slab * j->at->z_slab);
     progress p[b->layers + 1];
+    clear_edges(g, z, z_planes(b, g));
     for (int l = 0; l < b->layers; l++) {
-        p[l] = first;
-        p[l].z += (g->step < g->H ? l : 0) * z_floats;
+        p[l] = progress_of(j, thread);
+        p[l].z = z + l * widest(b) * g->z_plane;
+        if (top_row) p[l].z_first = p[l].z_done = first + l, p[l].done = first + l + 1;
     }
-    int taken = 0, given = 0, ready = 0, top = 0; /* top: the first row of the image that is in the planes */
-    while (taken < g->H) {
+    int taken = first, given = top_row, top = first; /* top: the first row of the image that is in the planes */
+    while (taken < last) {
         const int from = taken;
-        taken += taken == 0 && g->step < g->H ? b->layers + (g->H - b->layers) % g->step : g->step; /* so the last strip is full */
-        if (taken > g->H) taken = g->H;
+        taken += taken == first ? lead_in + (last - first - lead_in) % g->step : g->step; /* so the last strip is full */
+        if (taken > last) taken = last;
         float *origin = features - (long)top * g->pitch; /* where row 0 would be */
-        take_rows(g, b->inputs, 0, 1, image, origin, from, taken);
-        ready = taken;
+        take(j, number, origin, from, taken, thread);
+        int ready = taken;
         for (int l = 0; l < b->layers && ready > 0; l++) ready = advance(g, b->layer + l, origin, &p[l], ready);
-        give(g, b, 0, 1, origin, out, given, ready);
+        if (ready > end) ready = end;
+        give(g, b, 0, b->features, origin, target(j, number), given, ready);
         given = ready;
-        if (g->rolling && taken < g->H) {
+        if (g->rolling && taken < last) {
             const int next = given / 2 * 2; /* pairs of rows are averaged */
             roll(g, b->features, features, top, next, taken);
             top = next;
@@ -81,98 +136,125 @@ static void run_strips(const dense_block *b, const geometry *g, const float *ima
     }
 }
 
-static void run_channels(const dense_block *b, const geometry *g, const float *image, float *features,
-                         const progress *p, float *out) {
-    take_rows(g, b->inputs, 0, 1, image, features, 0, g->H);
-    for (const dense_layer *l = b->layer; l < b->layer + b->layers; l++) {
-        channels_1x1(g, l, 0, l->groups, features, p);
-        channels_3x3(g, l, 0, l->groups_3x3 / l->set, features, p);
+/* The edges of z, and the rows of the input that come from elsewhere. */
+static void begin(const job *j, int number, int part, int parts, int thread) {
+    const dense_block *b = &j->n->block[number];
+    const block_place *own = &j->at->block[number];
+    const geometry *g = &own->g;
+    const long all_planes = z_planes(b, g), first = all_planes * part / parts, last = all_planes * (part + 1) / parts;
+    float *z = area(j, j->at->z) + first * g->z_plane;
+    if (b->in_lanes) clear_panel_edges(g, z, last - first);
+    else clear_edges(g, z, last - first);
+    if (!own->in_place) take(j, number, area(j, own->features), g->H * part / parts, g->H * (part + 1) / parts, thread);
+}
+
+static void spatial_groups(const geometry *g, const dense_layer *l, int first, int last, float *features,
+                           const progress *p) {
+    zero_row(g, first * l->ins, last * l->ins, p, g->H);
+    spatial(g, l, first, last, features, p, 0, g->H);
+}
+
+static void do_part(const job *j, const phase *now, int part, int thread) {
+    const dense_block *b = &j->n->block[now->block];
+    const dense_layer *l = b->layer + now->layer;
+    const block_place *own = &j->at->block[now->block];
+    const geometry *g = &own->g;
+    const progress p = progress_of(j, thread);
+    float *features = area(j, own->features);
+#define SHARE(of) (int)((long)(of) * part / now->parts), (int)((long)(of) * (part + 1) / now->parts)
+    switch (now->kind) {
+    case START: begin(j, now->block, part, now->parts, thread); break;
+    case STRIPS: run_strips(j, now->block, part, thread); break;
+    case POINTWISE:
+        if (b->in_lanes) channels_1x1(g, l, SHARE(l->groups), features, &p);
+        else pointwise(g, l, SHARE(l->groups), features, &p, 0, g->H);
+        break;
+    case SPATIAL:
+        if (b->in_lanes) channels_3x3(g, l, SHARE(l->groups_3x3 / l->set), features, &p);
+        else spatial_groups(g, l, SHARE(l->groups_3x3), features, &p);
+        break;
+    case GIVE: give(g, b, SHARE(b->features), features, target(j, now->block), 0, g->H); break;
+    case CLASSIFY:
+        classify(&j->n->classifier, SHARE(class_tiles(&j->n->classifier)), area(j, j->at->means), j->out);
+        break;
     }
-    give(g, b, 0, 1, features, out, 0, g->H);
+#undef SHARE
 }
 
-/* One image by several threads, in phases: every thread takes the next part of a phase, and the next phase starts when
-   all parts are finished. Only parts that were taken are waited for, so not all threads need to take part, and a block
-   needs only one call of the thread pool. */
-typedef struct {
-    const dense_block *b;
-    const geometry *g;
-    const float *image;
-    float *features, *out;
-    progress p;
-    int *taken, *finished; /* parts, by phase */
-} image_job;
-
-enum { CHUNKS = 8 }; /* of input or output channels */
-
-static int phases(const dense_block *b) { return 2 * b->layers + 2; }
-
-static int parts_of(const dense_block *b, int phase) {
-    if (phase == 0 || phase == phases(b) - 1) return CHUNKS;
-    const dense_layer *l = b->layer + (phase - 1) / 2;
-    return phase % 2 ? l->groups : b->in_lanes ? l->groups_3x3 / l->set : l->groups_3x3;
-}
-
-static void do_part(const image_job *j, int phase, int part) {
-    const dense_block *b = j->b;
-    const geometry *g = j->g;
-    const dense_layer *l = b->layer + (phase - 1) / 2;
-    if (phase == 0)
-        take_rows(g, b->inputs, part, CHUNKS, j->image, j->features, 0, g->H);
-    else if (phase == phases(b) - 1)
-        give(g, b, part, CHUNKS, j->features, j->out, 0, g->H);
-    else if (b->in_lanes && phase % 2)
-        channels_1x1(g, l, part, part + 1, j->features, &j->p);
-    else if (b->in_lanes)
-        channels_3x3(g, l, part, part + 1, j->features, &j->p);
-    else if (phase % 2)
-        pointwise(g, l, part, part + 1, j->features, &j->p, 0, g->H);
-    else {
-        zero_row(g, part * l->ins, (part + 1) * l->ins, &j->p, g->H);
-        spatial(g, l, part, part + 1, j->features, &j->p, 0, g->H);
-    }
-}
-
-static void take_part(void *arguments, unsigned long number) {
-    (void)number;
-    const image_job *j = arguments;
-    for (int phase = 0; phase < phases(j->b); phase++) {
-        const int parts = parts_of(j->b, phase);
+/* Only parts that were taken are waited for, so not all threads need to take part, and a call of the operator needs only
+   one of the thread pool. */
+static void take_part(void *arguments, unsigned long thread) {
+    const job *j = arguments;
+    for (int i = 0; i < j->phases; i++) {
+        const int parts = j->phase[i].parts;
         int part;
-        while ((part = __atomic_fetch_add(&j->taken[phase], 1, __ATOMIC_RELAXED)) < parts) {
-            do_part(j, phase, part);
-            __atomic_fetch_add(&j->finished[phase], 1, __ATOMIC_RELEASE);
+        while ((part = __atomic_fetch_add(&j->taken[i], 1, __ATOMIC_RELAXED)) < parts) {
+            do_part(j, &j->phase[i], part, (int)thread);
+            __atomic_fetch_add(&j->finished[i], 1, __ATOMIC_RELEASE);
         }
-        for (int turns = 0; __atomic_load_n(&j->finished[phase], __ATOMIC_ACQUIRE) < parts; turns++)
+        for (int turns = 0; __atomic_load_n(&j->finished[i], __ATOMIC_ACQUIRE) < parts; turns++)
             if (turns > 10000) sched_yield(); /* a wait of microseconds, unless the other thread lost its core */
     }
 }
 
-static void run_together(const dense_block *b, const geometry *g, const float *image, float *features, progress p,
-                         float *out, const workers *w) {
-    int counts[2 * phases(b)];
+enum { CHUNKS = 8 }; /* of input or output channels, or of rows */
+
+static int list_phases(const dense_network *n, const places *at, int threads, phase *to) {
+    const phase *first = to;
+    const int together = threads > 1, chunks = together ? CHUNKS : 1;
+    for (int b = 0; b < n->blocks; b++) {
+        const dense_block *block = &n->block[b];
+        if (at->block[b].g.slabs) {
+            *to++ = (phase){STRIPS, b, 0, at->block[b].g.slabs};
+            continue;
+        }
+        *to++ = (phase){START, b, 0, chunks};
+        for (int i = 0; i < block->layers; i++) {
+            const dense_layer *l = block->layer + i;
+            *to++ = (phase){POINTWISE, b, i, together ? l->groups : 1};
+            *to++ = (phase){SPATIAL, b, i, !together ? 1 : block->in_lanes ? l->groups_3x3 / l->set : l->groups_3x3};
+        }
+        *to++ = (phase){GIVE, b, 0, chunks};
+    }
+    if (n->classifier.classes) *to++ = (phase){CLASSIFY, 0, 0, together ? class_tiles(&n->classifier) : 1};
+    return (int)(to - first);
+}
+
+static int most_phases(const dense_network *n) {
+    int most = 1;
+    for (int b = 0; b < n->blocks; b++) most += 2 * n->block[b].layers + 2;
+    return most;
+}
+
+static void fill_tables(const dense_network *n, places *at, char *scratch) {
+    for (int b = 0; b < n->blocks; b++) {
+        geometry *g = &at->block[b].g;
+        g->keep = (mask *)(scratch + at->block[b].keep);
+        g->at = (int *)(scratch + at->block[b].pixels);
+        fill_keep(g, (mask *)(scratch + at->block[b].keep));
+        if (n->block[b].in_lanes) fill_at(g, (int *)(scratch + at->block[b].pixels));
+    }
+}
+
+static void run(const dense_network *n, const float *image, size of, void *scratch, float *out, const workers *w) {
+    const int threads = w ? w->threads : 1;
+    places at;
+    phase phases[most_phases(n)];
+    place(n, of, threads, &at);
+    fill_tables(n, &at, scratch);
+    job j = {n, &at, image, of, scratch, out, list_phases(n, &at, threads, phases), phases, NULL, NULL};
+    if (!w) {
+        for (int i = 0; i < j.phases; i++)
+            for (int part = 0; part < phases[i].parts; part++) do_part(&j, phases + i, part, 0);
+        return;
+    }
+    int counts[2 * j.phases];
     memset(counts, 0, sizeof counts);
-    image_job job = {b, g, image, features, out, p, counts, counts + phases(b)};
-    w->run(w->pool, take_part, CHUNKS, &job);
+    j.taken = counts;
+    j.finished = counts + j.phases;
+    w->run(w->pool, take_part, threads, &j);
 }
 
-static void run(const dense_block *b, const float *image, float *scratch, float *out, const workers *w) {
-    geometry g = measure(b, !w);
-    unsigned long start[AREAS + 1];
-    areas(b, &g, start);
-#define AREA(name) (void *)((char *)scratch + start[name])
-    float *features = AREA(FEATURES);
-    const progress p = {.z_first = -1, .z = AREA(Z), .x = AREA(X), .x_group = w ? x_floats(b, &g) : 0, .turned = AREA(TURNED)};
-    g.keep = AREA(KEEP);
-    g.at = AREA(AT);
-    fill_keep(&g, AREA(KEEP));
-    if (b->in_lanes) fill_at(&g, AREA(AT));
-    if (b->in_lanes) clear_panel_edges(&g, p.z, z_planes(b, &g));
-    else clear_edges(&g, p.z, z_planes(b, &g));
-#undef AREA
-    if (w) run_together(b, &g, image, features, p, out, w);
-    else if (b->in_lanes) run_channels(b, &g, image, features, &p, out);
-    else run_strips(b, &g, image, features, p, out);
-}
-
-const dense_kernels NAME(dense_kernels) = {TILE, TILE_3X3, LANES >= 8 ? LANES : 0, scratch_bytes, run};
+const dense_kernels NAME(dense_kernels) = {
+    TILE, TILE_3X3, CLASS_VECTORS * LANES, LANES >= 8 ? LANES : 0, scratch_bytes, run,
+};

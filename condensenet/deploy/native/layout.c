@@ -23,6 +23,20 @@ void tile_3x3(const dense_layer *l, int widest, const float *w, float *to) {
         }
 }
 
+/* From (classes, reads) to (reads, tile) by tile of classes. */
+void tile_classifier(const dense_classifier *c, int tile, const float *w, float *to) {
+    for (int first = 0; first < c->classes; first += tile)
+        for (int r = 0; r < c->reads; r++)
+            for (int k = first; k < c->classes && k < first + tile; k++) *to++ = w[(long)k * c->reads + r];
+}
+
+/* From (outs, taps) to (taps, outs). */
+void turn_stem(const dense_stem *s, const float *w, float *to) {
+    const long taps = (long)s->channels * s->kernel * s->kernel;
+    for (long tap = 0; tap < taps; tap++)
+        for (int k = 0; k < s->outs; k++) *to++ = w[k * taps + tap];
+}
+
 /* The nth output of a 1x1 group among those that group `to` of the 3x3 convolution reads; -1 if there are fewer. */
 static int output_to(const dense_layer *l, int group, int to, int nth) {
     for (int k = 0; k < l->outs; k++)

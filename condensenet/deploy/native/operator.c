@@ -1,7 +1,8 @@
-/* The operator DenseBlock of the domain "condensenet" for ONNX Runtime's CPU provider.
+/* The operator DenseBlock of the domain "condensenet" for ONNX Runtime's CPU provider: one or more dense blocks.
 
-   Inputs: features (N, I, H, W), and the block as integers and numbers (parse.h), both constant. Output: all features
-   (N, F, H, W), their 2x2 means (N, F, H / 2, W / 2), or their mean over all pixels after BN and ReLU (N, F). */
+   Inputs: features (N, I, H, W), or images if there is a stem, and the blocks as integers and numbers (parse.h), both
+   constant. Output: all features of the last block (N, F, H, W), their 2x2 means (N, F, H / 2, W / 2), or their mean over
+   all pixels after BN and ReLU (N, F), or what a classifier makes of these (N, classes). */
 
 #include "memory.h"
 #include "ort.h"
@@ -15,9 +16,9 @@ static int operators; /* existing ones: the last one frees the scratch memory */
 
 typedef struct {
     const OrtApi *api;
-    dense_block *block;
+    dense_network *network;
     const dense_kernels *kernels;
-    int looked, together;          /* attempts to detect two threads, and whether one succeeded */
+    int looked, threads;           /* attempts to count the threads, and the most that were seen at the same time */
 } operator;
 
 #define TRY(call) do { OrtStatus *failed = (call); if (failed) return failed; } while (0)
@@ -56,8 +57,8 @@ static OrtStatus *create(const OrtCustomOp *custom, const OrtApi *api, const Ort
     if (!o) return refuse(api, "DenseBlock: no memory");
     o->api = api;
     o->kernels = dense_kernels_of_this_cpu();
-    o->block = parse_block(integers.data, integers.count, numbers.data, numbers.count, o->kernels);
-    if (!o->block) return free(o), refuse(api, "DenseBlock: integers and numbers do not fit one another");
+    o->network = parse_network(integers.data, integers.count, numbers.data, numbers.count, o->kernels);
+    if (!o->network) return free(o), refuse(api, "DenseBlock: integers and numbers do not fit one another");
     __atomic_add_fetch(&operators, 1, __ATOMIC_ACQ_REL);
     *kernel = o;
     return NULL;
@@ -65,7 +66,7 @@ static OrtStatus *create(const OrtCustomOp *custom, const OrtApi *api, const Ort
 
 static void destroy(void *kernel) {
     operator *o = kernel;
-    free(o->block);
+    free(o->network);
     free(o);
     if (__atomic_sub_fetch(&operators, 1, __ATOMIC_ACQ_REL) == 0) scratch_free_all();
 }
@@ -80,38 +81,39 @@ static void run_parts(void *pool, void (*task)(void *, unsigned long), unsigned 
 }
 
 enum { LOOKS = 4, MEETING_NS = 2000000 };
+typedef struct { int present, most, closed; } meeting;
 
-/* Whether two parts run at the same time within 2 ms: the API does not expose the number of threads of a session. */
+/* Counts the parts that run at the same time within 2 ms: the API does not expose the number of threads of a session. */
 static void meet(void *arguments, unsigned long part) {
     (void)part;
-    int *arrived = arguments;
+    meeting *m = arguments;
     struct timespec start, now;
-    __atomic_fetch_add(&arrived[0], 1, __ATOMIC_ACQ_REL);
+    const int present = __atomic_add_fetch(&m->present, 1, __ATOMIC_ACQ_REL);
+    for (int most = __atomic_load_n(&m->most, __ATOMIC_ACQUIRE); most < present;)
+        if (__atomic_compare_exchange_n(&m->most, &most, present, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) break;
     clock_gettime(CLOCK_MONOTONIC, &start);
-    do {
-        if (__atomic_load_n(&arrived[0], __ATOMIC_ACQUIRE) == 2) {
-            arrived[1] = 1;
-            return;
-        }
+    while (!__atomic_load_n(&m->closed, __ATOMIC_ACQUIRE) && __atomic_load_n(&m->most, __ATOMIC_ACQUIRE) < MOST_THREADS) {
         clock_gettime(CLOCK_MONOTONIC, &now);
-    } while ((now.tv_sec - start.tv_sec) * 1000000000L + now.tv_nsec - start.tv_nsec < MEETING_NS);
-    __atomic_fetch_sub(&arrived[0], 1, __ATOMIC_ACQ_REL); /* alone: the other part runs after this one */
+        if ((now.tv_sec - start.tv_sec) * 1000000000L + now.tv_nsec - start.tv_nsec >= MEETING_NS)
+            __atomic_store_n(&m->closed, 1, __ATOMIC_RELEASE);
+    }
+    __atomic_fetch_sub(&m->present, 1, __ATOMIC_ACQ_REL);
 }
 
-/* Tries again in the first runs if only one thread was seen: the other may have been busy. */
-static int has_threads(operator *o, session_pool *pool) {
-    if (!__atomic_load_n(&o->together, __ATOMIC_RELAXED) && __atomic_load_n(&o->looked, __ATOMIC_RELAXED) < LOOKS) {
-        int arrived[2] = {0, 0};
-        run_parts(pool, meet, 2, arrived);
+/* Counts in the first few runs, since a thread may have been busy. */
+static int count_threads(operator *o, session_pool *pool) {
+    if (__atomic_load_n(&o->looked, __ATOMIC_RELAXED) < LOOKS) {
+        meeting m = {0, 1, 0};
+        run_parts(pool, meet, MOST_THREADS, &m);
         __atomic_fetch_add(&o->looked, 1, __ATOMIC_RELAXED);
-        if (arrived[1]) __atomic_store_n(&o->together, 1, __ATOMIC_RELAXED);
+        if (m.most > __atomic_load_n(&o->threads, __ATOMIC_RELAXED)) __atomic_store_n(&o->threads, m.most, __ATOMIC_RELAXED);
     }
-    return __atomic_load_n(&o->together, __ATOMIC_RELAXED);
+    return __atomic_load_n(&o->threads, __ATOMIC_RELAXED);
 }
 
 typedef struct {
     operator *o;
-    const dense_block *b;
+    size of;
     const float *images;
     float *out;
     long image_floats, out_floats;
@@ -127,13 +129,24 @@ static void run_image(void *arguments, unsigned long n) {
         __atomic_store_n(&a->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    a->o->kernels->run(a->b, a->images + n * a->image_floats, scratch, a->out + n * a->out_floats, a->w);
+    const float *image = a->images + n * a->image_floats;
+    a->o->kernels->run(a->o->network, image, a->of, scratch, a->out + n * a->out_floats, a->w);
     scratch_give_back(scratch);
 }
 
-static OrtStatus *shape_output(const OrtApi *api, const dense_block *b, OrtKernelContext *context, int64_t images, tensor *out) {
+/* The size in the last block; without pixels if one of the blocks has none. */
+static size last_size(const dense_network *n, size image) {
+    size now = size_after_stem(&n->stem, image);
+    for (int b = 1; b < n->blocks; b++) now = (size){now.height / 2, now.width / 2};
+    return now.height < 1 || now.width < 1 ? (size){0, 0} : now;
+}
+
+static OrtStatus *shape_output(const OrtApi *api, const dense_network *n, size last, OrtKernelContext *context,
+                               int64_t images, tensor *out) {
+    const dense_block *b = &n->block[n->blocks - 1];
     const int half = b->pool == POOL_AVERAGE;
-    const int64_t shape[4] = {images, b->features, b->height / (1 + half), b->width / (1 + half)};
+    const int64_t channels = n->classifier.classes ? n->classifier.classes : b->features;
+    const int64_t shape[4] = {images, channels, last.height / (1 + half), last.width / (1 + half)};
     OrtValue *value;
     TRY(KernelContext_GetOutput(context, 0, shape, b->pool == POOL_GLOBAL ? 2 : 4, &value));
     return look_at(api, value, out);
@@ -142,26 +155,25 @@ static OrtStatus *shape_output(const OrtApi *api, const dense_block *b, OrtKerne
 static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     operator *o = kernel;
     const OrtApi *api = o->api;
+    const dense_network *n = o->network;
     const OrtValue *value;
     tensor in, out;
     TRY(KernelContext_GetInput(context, 0, &value));
     TRY(look_at(api, value, &in));
-    if (in.rank != 4 || in.shape[1] != o->block->inputs || in.shape[2] < 1 || in.shape[3] < 1 || in.shape[2] > 1 << 15 ||
-        in.shape[3] > 1 << 15)
+    if (in.rank != 4 || in.shape[1] != (n->stem.outs ? n->stem.channels : n->block[0].inputs) || in.shape[2] < 1 ||
+        in.shape[3] < 1 || in.shape[2] > 1 << 15 || in.shape[3] > 1 << 15)
         return refuse(api, "DenseBlock: the shape of the features does not fit the block");
-    dense_block b = *o->block; /* with the size of these images */
-    b.height = (int)in.shape[2];
-    b.width = (int)in.shape[3];
-    TRY(shape_output(api, &b, context, in.shape[0], &out));
+    const size of = {(int)in.shape[2], (int)in.shape[3]}, last = last_size(n, of);
+    if (!last.height) return refuse(api, "DenseBlock: the images are too small for the blocks");
+    TRY(shape_output(api, n, last, context, in.shape[0], &out));
     if (in.shape[0] == 0) return NULL;
     session_pool pool = {api, context};
-    const int together = has_threads(o, &pool);
-    const workers w = {run_parts, &pool};
-    images_task task = {o, &b, in.data, out.data, (long)(in.count / in.shape[0]), (long)(out.count / in.shape[0]),
-                        o->kernels->scratch_bytes(&b), NULL, 0};
-    if (together && in.shape[0] == 1) task.w = &w;
-    if (together && in.shape[0] > 1) run_parts(&pool, run_image, in.shape[0], &task);
-    else for (int64_t n = 0; n < in.shape[0]; n++) run_image(&task, n);
+    const int threads = count_threads(o, &pool), shared = threads > 1 && in.shape[0] == 1;
+    const workers w = {run_parts, &pool, threads};
+    images_task task = {o, of, in.data, out.data, (long)(in.count / in.shape[0]), (long)(out.count / in.shape[0]),
+                        o->kernels->scratch_bytes(n, of, shared ? threads : 1), shared ? &w : NULL, 0};
+    if (threads > 1 && in.shape[0] > 1) run_parts(&pool, run_image, in.shape[0], &task);
+    else for (int64_t i = 0; i < in.shape[0]; i++) run_image(&task, i);
     return task.failed ? refuse(api, "DenseBlock: no memory") : NULL;
 }
 

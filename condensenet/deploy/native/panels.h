@@ -40,13 +40,6 @@ static long gathered_floats(const dense_layer *l, const geometry *g) {
     return l->reads * gathered_row(l, g->H * g->W) + WIDE;
 }
 
-static long most_sets(const dense_block *b) {
-    long most = 0;
-    for (int l = 0; l < b->layers; l++)
-        if (b->layer[l].groups_3x3 / b->layer[l].set > most) most = b->layer[l].groups_3x3 / b->layer[l].set;
-    return most;
-}
-
 static void clear_panel_edges(const geometry *g, float *z, long panels) {
     for (long panel = 0; panel < panels; panel++, z += g->z_plane) {
         memset(z, 0, g->lead * sizeof(float));

@@ -1,4 +1,4 @@
-/* A dense block from the two lists in the file: checked, and laid out for the kernels. */
+/* Dense blocks from the two lists in the file: checked, and laid out for the kernels. */
 
 #include "layout.h"
 #include "memory.h"
@@ -9,9 +9,15 @@
 
 typedef struct { const int64_t *next, *end; } integers;
 typedef struct { const float *next, *end; } floats;
-typedef struct { char *next; } room; /* one allocation for all data of a block, in order of use */
+typedef struct { char *next; } room; /* one allocation for all data of a network, in order of use */
 
-enum { LARGEST = 1 << 20, LINE = 64, MOST_LAYERS = 4096 }; /* of counts: a product of two fits into a long */
+enum { LARGEST = 1 << 20, MOST_LAYERS = 4096, MOST_TAPS = 1 << 8 }; /* of counts: a product of two fits into a long */
+enum {
+    LINE = 64,
+    LAYER_INTEGERS = 7,    /* that a layer has at least */
+    BEYOND = 16 * LINE,    /* readable at the end, where whole vectors of a stem or a classifier are loaded */
+    MOST_BEHIND = 1 << 20, /* prefetched of what follows the last layer: half of a second-level cache */
+};
 
 static void *carve(room *in, long count, size_t size) {
     void *piece = in->next;
@@ -81,30 +87,94 @@ static int parse_layer(integers *ints, floats *numbers, const dense_kernels *ker
     return l->bias && l->weight && l->weight_3x3;
 }
 
-static int parse(dense_block *b, integers ints, floats numbers, const dense_kernels *kernels, int in_lanes, room in) {
-    b->in_lanes = in_lanes;
-    int layers;
-    if (!take(&ints, POOL_NONE, POOL_GLOBAL, &b->pool) || !take(&ints, 1, LARGEST, &b->inputs) ||
-        !take(&ints, 0, MOST_LAYERS, &layers))
-        return 0;
+static int parse_layers(integers *ints, floats *numbers, const dense_kernels *kernels, room *in, dense_block *b) {
+    if (!take(ints, 0, (ints->end - ints->next) / LAYER_INTEGERS, &b->layers)) return 0;
     b->features = b->inputs;
-    b->layer = carve(&in, layers, sizeof(dense_layer));
-    b->layers = layers;
-    for (int l = 0; l < layers; l++) {
-        if (!parse_layer(&ints, &numbers, kernels, in_lanes, b->features, &in, b->layer + l)) return 0;
-        b->features += b->layer[l].groups_3x3 * b->layer[l].makes;
+    b->layer = carve(in, b->layers, sizeof(dense_layer));
+    for (dense_layer *l = b->layer; l < b->layer + b->layers; l++) {
+        if (!parse_layer(ints, numbers, kernels, b->in_lanes, b->features, in, l)) return 0;
+        b->features += l->groups_3x3 * l->makes;
         if (b->features > LARGEST) return 0;
     }
-    for (int l = 0; l < layers; l++) {
-        const char *end = l + 1 < layers ? (const char *)b->layer[l + 1].weight_3x3 : in.next;
-        b->layer[l].ahead = (const char *)b->layer[l].weight_3x3;
-        b->layer[l].ahead_bytes = end - b->layer[l].ahead;
-    }
-    if (b->pool == POOL_GLOBAL) {
-        b->scale = copy(&numbers, b->features, &in);
-        b->shift = copy(&numbers, b->features, &in);
-        if (!b->scale || !b->shift) return 0;
-    }
+    return 1;
+}
+
+static int begins(integers *from, int section) {
+    const int here = from->next != from->end && *from->next == section;
+    from->next += here;
+    return here;
+}
+
+static int parse_blocks(integers *ints, floats *numbers, const dense_kernels *kernels, const int *in_lanes, room *in,
+                        dense_network *n) {
+    int pool, inputs, layers = 0;
+    if (!take(ints, POOL_NONE, POOL_GLOBAL, &pool) || !take(ints, 1, LARGEST, &inputs)) return 0;
+    n->blocks = 0;
+    do {
+        if (n->blocks == MOST_BLOCKS) return 0;
+        n->block[n->blocks] = (dense_block){.inputs = inputs, .pool = POOL_AVERAGE, .in_lanes = in_lanes[n->blocks]};
+        if (!parse_layers(ints, numbers, kernels, in, &n->block[n->blocks])) return 0;
+        if ((layers += n->block[n->blocks].layers) > MOST_LAYERS) return 0;
+        inputs = n->block[n->blocks++].features;
+    } while (begins(ints, NEXT_BLOCK));
+    dense_block *last = &n->block[n->blocks - 1];
+    last->pool = pool;
+    if (pool != POOL_GLOBAL) return 1;
+    last->scale = copy(numbers, last->features, in);
+    last->shift = copy(numbers, last->features, in);
+    return last->scale && last->shift;
+}
+
+static int parse_stem(integers *ints, floats *numbers, room *in, const dense_block *reader, dense_stem *s) {
+    if (!take(ints, 1, LARGEST, &s->channels) || !take(ints, reader->inputs, reader->inputs, &s->outs) ||
+        !take(ints, 1, MOST_TAPS, &s->kernel) || !take(ints, 1, MOST_TAPS, &s->stride) ||
+        !take(ints, 0, MOST_TAPS, &s->padding))
+        return 0;
+    const long taps = (long)s->channels * s->kernel * s->kernel;
+    const float *source = taps > LARGEST ? NULL : take_floats(numbers, taps * s->outs);
+    if (!source) return 0;
+    float *to = carve(in, taps * s->outs, sizeof(float));
+    turn_stem(s, source, to);
+    s->weight = to;
+    return 1;
+}
+
+static int parse_classifier(integers *ints, floats *numbers, const dense_kernels *kernels, room *in,
+                            const dense_block *last, dense_classifier *c) {
+    if (last->pool != POOL_GLOBAL || !take(ints, 1, LARGEST, &c->classes) || !take(ints, 0, LARGEST, &c->reads))
+        return 0;
+    c->index = take_all(ints, c->reads, last->features, in);
+    const float *weight = c->index ? take_floats(numbers, (long)c->classes * c->reads) : NULL;
+    c->bias = weight ? copy(numbers, c->classes, in) : NULL;
+    if (!c->bias) return 0;
+    float *to = carve(in, (long)c->classes * c->reads, sizeof(float));
+    tile_classifier(c, kernels->tile_classes, weight, to);
+    c->weight = to;
+    return 1;
+}
+
+/* Each layer prefetches up to the next one's 1x1 weights, also across blocks, and the last one some of the classifier's.
+   With channels in the lanes, where weights are many, its convolutions share that as they share multiply-adds. */
+static void set_ahead(dense_network *n, const char *end) {
+    for (dense_block *b = n->block + n->blocks - 1; b >= n->block; b--)
+        for (dense_layer *l = b->layer + b->layers - 1; l >= b->layer; l--) {
+            l->ahead = (const char *)l->weight_3x3;
+            const double of_1x1 = l->reads, of_3x3 = 9.0 * l->makes; /* multiply-adds for an output of the 1x1 */
+            l->later_bytes = b->in_lanes ? (long)((end - l->ahead) * of_3x3 / (of_1x1 + of_3x3)) : 0;
+            l->ahead_bytes = end - l->ahead - l->later_bytes;
+            end = l->ahead;
+        }
+}
+
+static int parse(dense_network *n, integers ints, floats numbers, const dense_kernels *kernels, const int *in_lanes,
+                 room in) {
+    if (!parse_blocks(&ints, &numbers, kernels, in_lanes, &in, n)) return 0;
+    const char *end = in.next;
+    if (begins(&ints, STEM) && !parse_stem(&ints, &numbers, &in, n->block, &n->stem)) return 0;
+    if (begins(&ints, CLASSIFIER) &&
+        !parse_classifier(&ints, &numbers, kernels, &in, n->block + n->blocks - 1, &n->classifier))
+        return 0;
+    set_ahead(n, in.next - end > MOST_BEHIND ? end + MOST_BEHIND : in.next);
     return ints.next == ints.end && numbers.next == numbers.end;
 }
 
@@ -114,20 +184,24 @@ static int suits_lanes(const dense_block *b, int lanes) {
     return b->layers > 0;
 }
 
-dense_block *parse_block(const int64_t *ints, size_t n_ints, const float *numbers, size_t n_numbers,
-                         const dense_kernels *kernels) {
-    const size_t layers = n_ints < 3 || ints[2] < 0 || ints[2] > MOST_LAYERS ? 0 : ints[2];
-    const size_t pieces = 7 * layers + 4; /* each starts on a cache line */
-    dense_block *b = large_alloc(sizeof *b + layers * sizeof(dense_layer) + (n_ints + n_numbers) * 4 + pieces * LINE);
-    if (!b) return NULL;
-    room in = {(char *)b};
-    carve(&in, 1, sizeof *b);
+dense_network *parse_network(const int64_t *ints, size_t n_ints, const float *numbers, size_t n_numbers,
+                             const dense_kernels *kernels) {
+    const size_t layers = n_ints / LAYER_INTEGERS;
+    const size_t pieces = 7 * layers + 8 + MOST_BLOCKS; /* each starts on a cache line */
+    dense_network *n =
+        large_alloc(sizeof *n + layers * sizeof(dense_layer) + (n_ints + n_numbers) * 4 + pieces * LINE + BEYOND);
+    if (!n) return NULL;
+    memset(n, 0, sizeof *n);
+    room in = {(char *)n};
+    carve(&in, 1, sizeof *n);
     const integers all_ints = {ints, ints + n_ints};
     const floats all_numbers = {numbers, numbers + n_numbers};
-    if (parse(b, all_ints, all_numbers, kernels, 0, in)) {
-        if (suits_lanes(b, kernels->lanes)) parse(b, all_ints, all_numbers, kernels, 1, in);
-        return b;
+    int in_lanes[MOST_BLOCKS] = {0};
+    if (parse(n, all_ints, all_numbers, kernels, in_lanes, in)) {
+        for (int b = 0; b < n->blocks; b++) in_lanes[b] = suits_lanes(n->block + b, kernels->lanes);
+        parse(n, all_ints, all_numbers, kernels, in_lanes, in);
+        return n;
     }
-    free(b);
+    free(n);
     return NULL;
 }

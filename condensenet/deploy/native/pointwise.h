@@ -91,7 +91,7 @@ INLINE void pointwise_outputs(const int Q, const geometry *g, const dense_layer 
                                     long at, int column, const progress *p, long z_at, const char *ahead, long bytes) {
     const float *weight = l->weight + (long)group * l->outs * l->reads, *bias = l->bias + group * l->outs;
     const long step = prefetch_step(l, bytes);
-    float *x = p->x + group * p->x_group;
+    float *x = p->x;
     int c = 0;
 #define WHILE_LEFT(C, PRODUCTS) for (; l->outs - c >= (C); c += (C)) { \
         vec sum[24]; \

@@ -1,17 +1,17 @@
-"""A model in grouped form as an ONNX file whose dense blocks are custom operators of this package."""
+"""A model in grouped form as an ONNX file of custom operators of this package."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from condensenet.deploy.lowering import pointwise
 from condensenet.deploy.lowering.graph_builder import Graph
-from condensenet.deploy.lowering.network import Network
+from condensenet.deploy.lowering.network import Block, Network, Stem
 from condensenet.deploy.lowering.network_graph import lower_stem
 from condensenet.deploy.lowering.pointwise import PointwiseOp
 from condensenet.deploy.lowering.reading import read_for_size
-from condensenet.deploy.native.encoding import POOL_AVERAGE, POOL_GLOBAL, POOL_NONE, encode_block
+from condensenet.deploy.native.encoding import POOL_GLOBAL, POOL_NONE, encode_blocks
 from condensenet.deploy.onnx_file import INPUT, OUTPUT, write_onnx
 from condensenet.deploy.opset import DEFAULT_OPSET, check_opset
 from condensenet.models.condensenet import CondenseNet
@@ -36,7 +36,7 @@ def write_native(
     check_opset(opset)
     network, size = read_for_size(model, input_size)
     graph = Graph(opset)
-    _lower_classifier(graph, _lower_features(graph, network), network)
+    graph.name_output(_lower(graph, network), OUTPUT)
     inputs = {INPUT: ("batch", network.in_channels, *size)}
     outputs = {OUTPUT: ("batch", len(network.bias))}
     proto = graph.model(inputs, outputs, domains={DOMAIN: VERSION})
@@ -44,23 +44,30 @@ def write_native(
     return write_onnx(proto, path, values, infer_shapes=False)  # ONNX knows no shapes of DenseBlock
 
 
-def _lower_features(graph: Graph, network: Network) -> str:
-    """Stem and blocks; returns the means of the last features, (N, F)."""
-    x = lower_stem(graph, INPUT, network.stem)
-    for block in network.blocks:
-        channels = block.layers[0].conv_1x1.in_channels
-        last = block is network.blocks[-1]
-        pool = POOL_GLOBAL if last else POOL_AVERAGE if block.pools and block.shrink is None else POOL_NONE
-        tail = (network.scale, network.shift) if last else ()
-        encoded = encode_block(block, channels, pool, *tail)
+def _lower(graph: Graph, network: Network) -> str:
+    """One operator from the image to the logits, or as few as convolutions between the blocks allow."""
+    fused = _fuses(network.stem)
+    x = INPUT if fused else lower_stem(graph, INPUT, network.stem)
+    for blocks in _runs(network.blocks):
+        first, last = blocks[0] is network.blocks[0], blocks[-1] is network.blocks[-1]
+        stem, tail = network.stem if first and fused else None, network if last else None
+        encoded = encode_blocks(blocks, POOL_GLOBAL if last else POOL_NONE, stem=stem, tail=tail)
         lists = graph.constant(encoded.integers), graph.constant(encoded.numbers)
         x = graph.node("DenseBlock", x, *lists, domain=DOMAIN)
-        if block.shrink is not None:
-            x = pointwise.gathered(graph, x, PointwiseOp(conv=block.shrink, pools=block.pools))
+        if blocks[-1].shrink is not None:
+            op = PointwiseOp(conv=blocks[-1].shrink, pools=blocks[-1].pools)
+            x = pointwise.gathered(graph, x, op)
     return x
 
 
-def _lower_classifier(graph: Graph, x: str, network: Network) -> None:
-    x = pointwise.gather_channels(graph, x, network.index, len(network.scale))
-    weight, bias = graph.constant(network.weight), graph.constant(network.bias)
-    graph.name_output(graph.node("Gemm", x, weight, bias, transB=1), OUTPUT)
+def _fuses(stem: Stem) -> bool:
+    return not stem.pools and stem.weight.shape[2] == stem.weight.shape[3]
+
+
+def _runs(blocks: Sequence[Block]) -> Iterator[Sequence[Block]]:
+    """Blocks with nothing but average pooling between them."""
+    start = 0
+    for end, block in enumerate(blocks, 1):
+        if block.shrink is not None or end == len(blocks):
+            yield blocks[start:end]
+            start = end
