@@ -1,4 +1,4 @@
-"""Regenerate the tables of docs/RESULTS.md from the files in benchmarks/results; no figure is typed by hand.
+"""Regenerate the tables of docs/RESULTS.md and docs/PAPER.md from benchmarks/results; no figure is typed by hand.
 
     python -m benchmarks.results            rewrite the tables
     python -m benchmarks.results --check    write nothing; fail if a table is out of date
@@ -16,11 +16,13 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paper_tables import TABLES as PAPER_TABLES
 from benchmarks.results_markdown import ROOT, Results
-from benchmarks.results_tables import TABLES
+from benchmarks.results_tables import TABLES as RESULT_TABLES
 from condensenet.files import write_atomically
 
-PAGE = ROOT / "docs" / "RESULTS.md"
+PAGES = {ROOT / "docs" / "RESULTS.md": RESULT_TABLES, ROOT / "docs" / "PAPER.md": PAPER_TABLES}
+TABLES = {**RESULT_TABLES, **PAPER_TABLES}
 FOLDER = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -29,11 +31,13 @@ def main() -> None:
     options = ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     options.add_argument("--check", action="store_true", help="write nothing; fail if a table is out of date")
     check = options.parse_args().check
-    old = PAGE.read_text(encoding="utf-8")
-    new = render(old, read(FOLDER))
-    if check and new != old:
-        sys.exit(f"error: {PAGE.name} does not match benchmarks/results: run python -m benchmarks.results")
-    write_atomically(PAGE, new.encode())
+    results = read(FOLDER)
+    for page in PAGES:
+        old = page.read_text(encoding="utf-8")
+        new = render(old, results)
+        if check and new != old:
+            sys.exit(f"error: {page.name} does not match benchmarks/results: run python -m benchmarks.results")
+        write_atomically(page, new.encode())
 
 
 def read(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import cache
 from typing import Any
 
 from benchmarks.results_markdown import (
@@ -24,7 +23,7 @@ from benchmarks.results_markdown import (
     text,
 )
 from benchmarks.results_runtimes import runtimes
-from condensenet import CondenseNet, Cost, ModelConfig, count_cost, presets
+from condensenet import ModelConfig, presets
 from tasks import paths
 from tasks.report.published import PublishedModel, read_published
 
@@ -169,21 +168,6 @@ def latency_facts(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def cifar(results: Results) -> str:
-    """Every network of ours in the paper's CIFAR table: published figures beside what was counted and trained here."""
-    entries = read_published(ROOT / paths.PUBLISHED).table("cifar")
-    columns = (
-        ("Network", lambda entry: entry.model),
-        ("Published FLOPs", lambda entry: published_figure(entry, "paper_flops", "{:g}M", 1e6)),
-        ("Counted here", lambda entry: f"{cost_of(preset_of(entry)).paper_flops / 1e6:,.1f}M"),
-        ("Published params", lambda entry: published_figure(entry, "params", "{:g}M", 1e6)),
-        ("Counted here", lambda entry: f"{cost_of(preset_of(entry)).params / 1e6:.2f}M"),
-        ("Published CIFAR-10 error, %", lambda entry: published_figure(entry, "cifar10_error_pct", "{:.2f}")),
-        ("Measured here (CIFAR-10 as JPEG), %", lambda entry: trained_error(results, preset_of(entry))),
-    )
-    return table(columns, [entry for entry in entries if entry.preset is not None])
-
-
 def trained_error(results: Results, config: ModelConfig) -> str:
     """Our mean test error; only full-length trainings count."""
     for row in rows_of(results, "fidelity"):
@@ -193,19 +177,9 @@ def trained_error(results: Results, config: ModelConfig) -> str:
     return NOT_MEASURED
 
 
-def preset_of(entry: PublishedModel) -> ModelConfig:
-    assert entry.preset is not None
-    return presets[entry.preset]
-
-
 def published_figure(entry: PublishedModel, name: str, form: str, unit: float = 1.0) -> str:
     figure = entry.figures.get(name)
     return "–" if figure is None else form.format(figure / unit)
-
-
-@cache
-def cost_of(config: ModelConfig) -> Cost:
-    return count_cost(CondenseNet(config), 32)
 
 
 def as_json(config: ModelConfig) -> dict[str, Any]:
@@ -220,5 +194,4 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "latency": latency,
     "runtimes": runtimes,
     "fidelity": fidelity,
-    "cifar": cifar,
 }

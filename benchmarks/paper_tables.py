@@ -1,0 +1,198 @@
+"""The tables of docs/PAPER.md: what the paper reports, what is counted here, and what was measured here.
+
+Every row has a status: exact (counted, and as published), measured, measured small (a smaller network or fewer epochs
+than the paper's), or not run, with what it would take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from math import sqrt
+from statistics import mean, stdev
+
+from benchmarks.results_markdown import ROOT, Column, Results, Row, rows_of, table
+from benchmarks.results_tables import published_figure, trained_error
+from condensenet import presets
+from tasks import paths
+from tasks.networks import CONDENSENETS
+from tasks.report.published import Published, PublishedModel, read_published
+from tasks.tables.cost import counted
+
+DASH = "–"
+EXACT_PCT = 0.5  # a count may be so far from a published one, which has three or four digits
+LONG = "not run: 300 epochs (182: 600) on a GPU, `-S study=cifar10-jpeg`"
+IMAGENET = "not run: ImageNet, 120 epochs on 8 GPUs, `-S study=imagenet`"
+SHORT = "study-cifar10-short"
+SEED = "-seed"
+
+
+@cache
+def published() -> Published:
+    return read_published(ROOT / paths.PUBLISHED)
+
+
+def cifar(results: Results) -> str:
+    """The paper's networks on CIFAR."""
+    columns: Sequence[Column] = (
+        ("Network", lambda entry: entry.model),
+        *count_columns("FLOPs", "paper_flops", 32),
+        *count_columns("parameters", "params", 32),
+        ("Published CIFAR-10 error, %", lambda entry: published_figure(entry, "cifar10_error_pct", "{:.2f}")),
+        ("Measured, CIFAR-10 as JPEG, %", lambda entry: trained_error(results, presets[entry.preset])),
+        ("Published CIFAR-100 error, %", lambda entry: published_figure(entry, "cifar100_error_pct", "{:.2f}")),
+        ("Counts", lambda entry: count_status(entry, 32)),
+        ("Error", lambda entry: error_status(results, entry)),
+    )
+    return table(columns, [entry for entry in published().table("cifar") if entry.preset])
+
+
+def others(results: Results) -> str:
+    """Networks of other papers on CIFAR; none is run here."""
+    columns: Sequence[Column] = (
+        ("Network", lambda entry: entry.model),
+        ("Published MACs", lambda entry: published_figure(entry, "macs", "{:g}M", 1e6)),
+        ("Published parameters", lambda entry: published_figure(entry, "params", "{:g}M", 1e6)),
+        ("Published CIFAR-10 error, %", lambda entry: published_figure(entry, "cifar10_error_pct", "{:.2f}")),
+        ("Published CIFAR-100 error, %", lambda entry: published_figure(entry, "cifar100_error_pct", "{:.2f}")),
+        ("Source", lambda entry: entry.source),
+    )
+    return table(columns, [entry for entry in published().table("cifar") if not entry.preset])
+
+
+def imagenet(results: Results) -> str:
+    """Every network at 224x224 that is here, beside its published figures."""
+    columns: Sequence[Column] = (
+        ("Network", lambda entry: entry.model),
+        *count_columns("FLOPs", "paper_flops", 224),
+        *count_columns("MACs", "macs", 224),
+        *count_columns("parameters", "params", 224),
+        ("Published top-1 / top-5 error, %", top_errors),
+        ("Counts", lambda entry: count_status(entry, 224)),
+        ("Error", lambda entry: IMAGENET if entry.key in CONDENSENETS else "not run: another paper's network"),
+        ("Source", lambda entry: entry.source),
+    )
+    return table(columns, [entry for entry in published().table("imagenet") if entry.key])
+
+
+def arm(results: Results) -> str:
+    """The paper's seconds on an ARM core; the ratios measured here are of another machine and runtime."""
+    rows = [
+        row for row in rows_of(results, "latency_table") if row["threads"] == 1 and row["runtime"] == "ONNX Runtime"
+    ]
+    ratios = published().arm_ratios()
+    columns: Sequence[Column] = (
+        ("Network", lambda entry: entry.model),
+        ("Published seconds, Jetson TX2", lambda entry: published_figure(entry, "arm_latency_s", "{:g}")),
+        ("Published ratio to MobileNet", lambda entry: f"{ratios[entry.key]:.3g}"),
+        ("Measured ratio, x86-64: plain", lambda entry: measured_ratio(rows, entry, "plain")),
+        ("lowered", lambda entry: measured_ratio(rows, entry, "lowered")),
+        ("native", lambda entry: measured_ratio(rows, entry, "native")),
+        ("Status", lambda entry: "measured on another machine; an ARM core: not run, needs a board"),
+    )
+    return table(columns, published().table("arm"))
+
+
+def count_columns(title: str, name: str, size: int) -> tuple[Column, Column]:
+    return (
+        (f"Published {title}", lambda entry: published_figure(entry, name, "{:g}M", 1e6)),
+        ("Counted", lambda entry: f"{getattr(counted(entry.key, size), name) / 1e6:,.4g}M"),
+    )
+
+
+def count_status(entry: PublishedModel, size: int) -> str:
+    """Whether FLOPs and MACs are as published, else by how much they differ."""
+    cost = counted(str(entry.key), size)
+    off = {
+        name: 100 * (getattr(cost, name) / entry.figures[name] - 1)
+        for name in ("paper_flops", "macs")
+        if name in entry.figures
+    }
+    if not off:
+        return DASH
+    worst = max(off.values(), key=abs)
+    return "exact" if abs(worst) < EXACT_PCT else f"{worst:+.1f}%"
+
+
+def error_status(results: Results, entry: PublishedModel) -> str:
+    if not entry.figures.keys() & {"cifar10_error_pct", "cifar100_error_pct"}:
+        return DASH
+    is_measured = trained_error(results, presets[str(entry.preset)])[0].isdigit()
+    return "measured" if is_measured else LONG
+
+
+def top_errors(entry: PublishedModel) -> str:
+    figures = (published_figure(entry, f"imagenet_{name}error_pct", "{:.1f}") for name in ("", "top5_"))
+    return " / ".join(figures)
+
+
+def measured_ratio(rows: Sequence[Row], entry: PublishedModel, form: str) -> str:
+    ratios = (row["ratio_to_mobilenet_v1"] for row in rows if (row["model"], row["form"]) == (entry.key, form))
+    return next((f"{ratio:.2f}" for ratio in ratios), DASH)
+
+
+def short(*settings: str) -> Callable[[Results], str]:
+    """Some settings of the study cifar10-short: the mean over their seeds, and its standard error."""
+
+    def render(results: Results) -> str:
+        columns: Sequence[Column] = (
+            ("Setting", lambda name: name),
+            ("G", lambda name: str(runs[name][0]["model"]["groups_1x1"])),
+            ("C", lambda name: str(runs[name][0]["model"]["condensation_factor"])),
+            ("MACs, computed", lambda name: f"{runs[name][0]['macs'] / 1e6:.1f}M"),
+            ("Parameters, computed", lambda name: f"{runs[name][0]['params'] / 1e3:.0f}k"),
+            ("Measured test error, %", lambda name: mean_error([run["test_error_pct"] for run in runs[name]])),
+            ("Seeds", lambda name: str(len(runs[name]))),
+            ("Status", lambda name: f"measured small: {runs[name][0]['train']['epochs']} epochs, {day(runs[name])}"),
+        )
+        runs = runs_of(rows_of(results, SHORT), settings)
+        missing = [name for name in settings if name not in runs]
+        note = f"Not run yet: {', '.join(missing)}; `dvc exp run -S study=cifar10-short`, an hour each.\n"
+        return "\n".join([*([table(columns, list(runs))] if runs else []), *([note] if missing else [])])
+
+    return render
+
+
+def runs_of(rows: Sequence[Row], settings: Sequence[str]) -> dict[str, list[Row]]:
+    """The runs of each setting, whatever their seed, in the order of ``settings``."""
+    runs = {name: [row for row in rows if row["setting"].partition(SEED)[0] == name] for name in settings}
+    return {name: own for name, own in runs.items() if own}
+
+
+def mean_error(errors: Sequence[float]) -> str:
+    """``12.34``, or with several seeds ``12.34 ± 0.10``, the standard error of the mean."""
+    if len(errors) == 1:
+        return f"{errors[0]:.2f}"
+    return f"{mean(errors):.2f} ± {stdev(errors) / sqrt(len(errors)):.2f}"
+
+
+def day(runs: Sequence[Row]) -> str:
+    return max(str(run["started_at"]) for run in runs)[:10]
+
+
+def jumps(results: Results) -> str:
+    """The training loss in the epochs around each drop of connections, at G=C=4."""
+    rows = [row for row in rows_of(results, SHORT) if row["setting"] == "g4-c4"]
+    if not rows:
+        return "Not run yet: g4-c4.\n"
+    columns: Sequence[Column] = (
+        ("Epoch", lambda epoch: f"{epoch[0]:.0f}"),
+        ("Condensing stage", lambda epoch: f"{epoch[1]:.0f}"),
+        ("Training loss", lambda epoch: f"{epoch[2]:.3f}"),
+        ("Validation error, %", lambda epoch: f"{epoch[4]:.2f}"),
+        ("Kept connections, %", lambda epoch: f"{epoch[5]:.0f}"),
+    )
+    return table(columns, rows[0]["curve"])
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "paper-cifar": cifar,
+    "paper-others": others,
+    "paper-imagenet": imagenet,
+    "paper-arm": arm,
+    "short-condensation": short("g4-c1", "g4-c2", "g4-c4", "g4-c8"),
+    "short-groups": short("g1-c4", "g2-c4", "g4-c4", "g8-c4"),
+    "short-learned": short("g4-c4", "random", "one-shot", "lasso"),
+    "short-ablation": short("densenet-bc", "learned-groups", "increasing-growth", "g4-c4"),
+    "short-jumps": jumps,
+}

@@ -1,0 +1,80 @@
+"""docs/PAPER.md: the status of a row, and the mean of several seeds, by hand."""
+
+from __future__ import annotations
+
+import markdown_tables
+import pytest
+
+from benchmarks import paper_tables
+from benchmarks.results_markdown import NOT_MEASURED
+from benchmarks.results_tables import as_json
+from condensenet import presets
+from tasks.report.published import PublishedModel
+
+
+def run(setting: str, error_pct: float, **train: object) -> dict[str, object]:
+    return {
+        "setting": setting,
+        "model": {"groups_1x1": 4, "condensation_factor": 2},
+        "train": {"epochs": 12, **train},
+        "macs": 18_300_000,
+        "params": 142_282,
+        "test_error_pct": error_pct,
+        "started_at": "2026-11-21T10:00:00",
+        "curve": [[1, 0, 1.5, 60.0, 50.0, 100.0], [2, 1, 1.25, 50.0, 41.5, 50.0]],
+    }
+
+
+def test_the_mean_of_the_seeds_stands_with_its_standard_error():
+    rows = [run("g4-c1", 10.0), run("g4-c1-seed1", 11.0), run("g4-c1-seed2", 12.0), run("g4-c2", 10.5)]
+    text = paper_tables.short("g4-c1", "g4-c2", "g4-c4")({paper_tables.SHORT: rows})
+    first, second = markdown_tables.rows(text)
+    assert first["Measured test error, %"] == "11.00 ± 0.58"  # a deviation of 1 over the root of 3
+    assert (first["Seeds"], first["MACs, computed"], first["Parameters, computed"]) == ("3", "18.3M", "142k")
+    assert (second["Setting"], second["Measured test error, %"], second["Seeds"]) == ("g4-c2", "10.50", "1")
+    assert second["Status"] == "measured small: 12 epochs, 2026-11-21"
+    assert "Not run yet: g4-c4;" in text
+
+
+def test_the_curve_of_a_training_with_its_drops():
+    rows = markdown_tables.rows(paper_tables.jumps({paper_tables.SHORT: [run("g4-c4", 10.0)]}))
+    assert [list(row.values()) for row in rows] == [
+        ["1", "0", "1.500", "50.00", "100"],
+        ["2", "1", "1.250", "41.50", "50"],
+    ]
+
+
+@pytest.mark.parametrize(("flops", "status"), [(65.8e6, "exact"), (60e6, "+9.7%"), (None, "–")])
+def test_a_count_is_exact_or_says_how_far_off_it_is(flops: float | None, status: str):
+    figures = {} if flops is None else {"paper_flops": flops}  # 65,816,394 are counted
+    entry = PublishedModel(table="cifar", model="m", source="s", preset="condensenet-86", network=None, figures=figures)
+    assert paper_tables.count_status(entry, 32) == status
+
+
+def test_an_error_is_not_run_until_a_whole_training_was():
+    whole = {
+        "side": "ours",
+        "seed": "mean",
+        "error_pct": 5.43,
+        "epochs": 300,
+        "model": as_json(presets["condensenet-86"]),
+    }
+    for results, status in (({}, "not run"), ({"fidelity": [whole]}, "measured")):
+        lines = {line["Network"]: line for line in markdown_tables.rows(paper_tables.cifar(results))}
+        assert lines["CondenseNet-86"]["Error"].startswith(status)
+        assert lines["CondenseNet-50"]["Error"].startswith("not run")
+
+
+def test_a_trained_error_stands_beside_the_published_one_and_only_a_whole_training_does():
+    model = as_json(presets["condensenet-86"])
+    row = {"side": "ours", "seed": "mean", "error_pct": 5.432, "epochs": 300, "model": model}
+    lines = {line["Network"]: line for line in markdown_tables.rows(paper_tables.cifar({"fidelity": [row]}))}
+    measured = "Measured, CIFAR-10 as JPEG, %"
+    ours = lines["CondenseNet-86"]
+    assert (ours["Published FLOPs"], ours["Counted"]) == ("65.8M", "65.82M")
+    assert (ours["Published parameters"], ours["Counted (2)"]) == ("0.52M", "0.5202M")
+    assert (ours["Published CIFAR-10 error, %"], ours[measured]) == ("5.06", "5.43")
+    other = lines["CondenseNet-50"]
+    assert (other["Published CIFAR-10 error, %"], other[measured]) == ("6.22", NOT_MEASURED)
+    short = paper_tables.cifar({"fidelity": [{**row, "epochs": 10}]})
+    assert "5.43" not in short
