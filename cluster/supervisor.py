@@ -75,6 +75,7 @@ class Supervised:
         try:
             self.start(stop)
         except UserError as error:
+            self.end()  # what is not ready in time is started again
             with self.log.open("a") as log:
                 log.write(f"supervisor: {error}\n")
 

@@ -218,7 +218,7 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     group_lasso_weight: float = 0.0
-    condensing: Literal["gradual", "one-shot", "random"] = "gradual"
+    condensing: Literal["gradual", "one-shot", "random"] = "gradual"  # as models.condensing.Schedule
     condensing_share: float = 0.5
     label_smoothing: float = 0.0
     seed: int = 0

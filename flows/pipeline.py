@@ -6,7 +6,7 @@ It gives the same files, the same ``dvc.lock`` and the same MLflow runs as ``dvc
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -115,13 +115,13 @@ def run_pipeline(
     settings: Collection[str] | None = None,
     at_once: int | None = None,
     remote: bool = False,
-    variables: Mapping[str, str] | None = None,
+    variables: Callable[[], Mapping[str, str]] = dict,
 ) -> Iterator[tuple[params.Params, Graph, list[str]]]:
     """Run the stages of ``params.yaml`` with the content ``text``, which stays in force inside the block.
 
     Yields the parameters, the stages that were to run, and an error line for each that failed. ``composed``: the text
-    is another study's, which may not replace uncommitted edits. ``at_once`` limits the trainings; ``variables`` are
-    added to the environment of the stages.
+    is another study's, which may not replace uncommitted edits. ``at_once`` limits the trainings; ``variables``
+    gives what is added to the environment of the stages, and is called once the text is in force.
     """
     log, screen = get_run_logger(), display.get(Display())
     with studies.params_in_use(text, composed=composed) as changed_keys:
@@ -139,7 +139,7 @@ def run_pipeline(
             own_ray(loaded) as ray,  # else every training would start its own
         ):
             own, lifeline = (ray.variables, ray.lifeline) if ray else ({}, None)
-            runner = StageRunner({**(variables or {}), **own}, lifeline, ["--pull"] if remote else [])
+            runner = StageRunner({**variables(), **own}, lifeline, ["--pull"] if remote else [])
             context.set(FlowContext(StageSlots.for_machine(loaded, graph, at_once), screen, runner))
             errors = _run_graph(graph)
         if remote:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.states import Failed
+from pydantic import Field
 
 from flows import grid as grids
 from flows import study as studies
 from flows.artifacts import artifact_key
+from flows.graph import setting_of
 from flows.parameters import Grid, Overrides, Setting, Study, sweep_name
 from flows.pipeline import THREAD_PER_STAGE, run_pipeline
 from tasks import outputs, params, paths, tracking
@@ -31,7 +34,7 @@ def sweep(
     study: Study | None = None,
     base: Setting | None = None,
     overrides: Overrides | None = None,
-    at_once: int | None = None,
+    at_once: Annotated[int, Field(ge=1)] | None = None,
     name: Setting | None = None,
     remote: bool = False,
 ) -> Any:
@@ -59,25 +62,48 @@ def _run(sweep: grids.Sweep, grid: Mapping[str, Any], at_once: int | None, remot
     log = get_run_logger()
     for point, reason in sweep.impossible.items():
         log.warning("%s is impossible: %s", point, reason)
-    parent = tracking.start_sweep(sweep.study, grid)
-    variables = {tracking.SWEEP: parent}
-    with run_pipeline(sweep.text, composed=True, at_once=at_once, remote=remote, variables=variables) as (
-        loaded,
-        _,
-        errors,
-    ):
-        publish(loaded, results(loaded), sweep.impossible)
-    status = "FAILED" if errors else "FINISHED"
-    tracking.record_sweep(parent, loaded.study, grid, [loaded.paths.root / paths.SWEEP], status=status)
+    parent = _Parent(sweep.study, grid)
+    try:
+        with run_pipeline(sweep.text, composed=True, at_once=at_once, remote=remote, variables=parent.start) as (
+            loaded,
+            _,
+            errors,
+        ):
+            publish(loaded, results(loaded, errors), sweep.impossible)
+            parent.status = "FAILED" if errors else "FINISHED"
+    finally:
+        parent.end()
     if errors:
         return Failed(message="; ".join(errors))
     done, impossible = len(sweep.settings), len(sweep.impossible)
     return f"{loaded.study}: {done} points are up to date" + (f", {impossible} are impossible" if impossible else "")
 
 
-def results(loaded: params.Params) -> list[Row]:
-    """A row for each point that was evaluated, those on the Pareto front marked."""
-    made = (make_row(read_setting(loaded, setting)) for setting in loaded.settings.values())
+@dataclass
+class _Parent:
+    """The MLflow run above the points' own. There is none before the sweep's parameters are in force."""
+
+    study: str
+    grid: Mapping[str, Any]
+    execution: str | None = None
+    status: str = "FAILED"
+
+    def start(self) -> dict[str, str]:
+        """Returns the variable by which a point's run finds it."""
+        self.execution = tracking.start_sweep(self.study, self.grid)
+        return {tracking.SWEEP: self.execution}
+
+    def end(self) -> None:
+        if self.execution is not None:
+            table = paths.StudyPaths(self.study).root / paths.SWEEP
+            tracking.record_sweep(self.execution, self.study, self.grid, [table], status=self.status)
+
+
+def results(loaded: params.Params, errors: Sequence[str]) -> list[Row]:
+    """A row for each point that is up to date, those on the Pareto front marked; ``errors`` are of failed stages."""
+    failed = {setting_of(line.partition(":")[0]) for line in errors}
+    settings = (setting for name, setting in loaded.settings.items() if name not in failed)
+    made = (make_row(read_setting(loaded, setting)) for setting in settings)
     rows = [row for row in made if all(row[name] is not None for name in TRADE_OFF)]
     front = pareto({str(row["setting"]): [float(row[name] or 0) for name in TRADE_OFF] for row in rows})
     return [{**{name: row[name] for name in COLUMNS}, "pareto": int(row["setting"] in front)} for row in rows]

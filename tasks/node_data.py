@@ -80,10 +80,10 @@ def _cache_folder() -> Path:
 
 def _limit_gb() -> float:
     value = os.environ.get(LIMIT, DEFAULT_LIMIT_GB)
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"{LIMIT}={value!r} is not allowed: it must be a number of GB") from None
+    with suppress(ValueError):
+        if float(value) > 0:  # nan is not
+            return float(value)
+    raise ValueError(f"{LIMIT}={value!r} is not allowed: it must be a number of GB above 0")
 
 
 def _download(store: ObjectStore, folder: Path) -> None:

@@ -29,7 +29,7 @@ from tasks.object_store import ObjectStore
 from tasks.outputs import as_json, read_json, write_json, write_text
 from tasks.params import Params, Setting, stage_arguments
 from tasks.storage import DONE, SharedFolder, open_storage
-from tasks.train_progress import ProgressRecorder
+from tasks.train_progress import SHOWN, ProgressRecorder
 from tasks.train_stopping import Stopper
 
 FINGERPRINT = "fingerprint.json"
@@ -117,6 +117,8 @@ def _train(training: Training, stopper: Stopper | None) -> None:
     storage.write(FINGERPRINT, as_json(training.identity).encode())
     for place in (Folder(folder), storage):
         place.delete(train_worker.ERROR)
+    if isinstance(storage, ObjectStore) and not storage.exists(paths.RUN):
+        _forget(folder)  # a stage on another machine has finished what was begun here
     if not (folder / paths.RUN).exists():
         storage.copy_to(folder, paths.RUN)  # of a stage that was killed on another machine
     write_text(folder / train_worker.RESERVE, " " * train_worker.RESERVE_BYTES)
@@ -135,6 +137,12 @@ def _train(training: Training, stopper: Stopper | None) -> None:
     if folder.exists():
         SharedFolder(folder).remove()
     say(f"{out}: validation error {metrics['validation_error_pct']:.2f}% in {metrics['seconds']:.0f} s")
+
+
+def _forget(folder: Path) -> None:
+    """Remove what this machine has of an earlier part of the training."""
+    for name in (paths.RUN, paths.HISTORY, paths.MODEL, train_worker.ENVIRONMENT, SHOWN):
+        (folder / name).unlink(missing_ok=True)
 
 
 def summary(

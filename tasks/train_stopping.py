@@ -1,9 +1,8 @@
 """SIGTERM and Ctrl-C: the workers save a checkpoint and end, then the stage ends with status 143 or 130.
 
 The stage leaves a file in the training's storage. Rank 0 looks for it after every step (in an object store: once a
-second), and all ranks stop after the
-same step. Workers that do not exist yet or do not answer in time are killed: only the steps since the last checkpoint
-are lost, because files are written atomically.
+second), and all ranks stop after the same step. Workers that do not exist yet or do not answer in time are killed: only
+the steps since the last checkpoint are lost, because files are written atomically.
 """
 
 from __future__ import annotations
@@ -48,14 +47,17 @@ class Stopper:
 
     def end(self) -> NoReturn:
         """Kill what Ray started and exit. Works during a call into Ray too, which would swallow an exception."""
+        abandon()  # first: a store that does not answer may delay the message
         say(self._exit_message())
-        abandon()
         os._exit(128 + (self.signal or signal.SIGTERM))
 
     def _on_signal(self, number: int, _frame: object) -> None:
         repeated, self.signal = self.signal is not None, number
         if repeated or self._storage is None:
             self.end()
+        kill_timer = threading.Timer(GRACE_S, self.end)
+        kill_timer.daemon = True
+        kill_timer.start()
         try:
             if not self._storage.is_held(train_worker.LOCK):  # no rank 0 is at work
                 self.end()
@@ -63,9 +65,6 @@ class Stopper:
             self._storage.write(train_worker.STOP, b"")
         except OSError:  # a full disk, or a store that does not answer
             self.end()
-        kill_timer = threading.Timer(GRACE_S, self.end)
-        kill_timer.daemon = True
-        kill_timer.start()
 
     def _exit_message(self) -> str:
         with suppress(OSError):

@@ -51,14 +51,14 @@ def save(place: Path | Storage, step: int, content: dict[str, Any]) -> str:
 def load_newest(place: Path | Storage) -> dict[str, Any] | None:
     """The newest intact checkpoint, or None. Damaged ones are skipped, each with a warning.
 
-    Raises ``ConnectionError`` if the storage cannot be reached.
+    Raises ``ConnectionError`` if the storage cannot be reached, ``PermissionError`` if it may not be read.
     """
     storage = as_storage(place)
     names = _newest_first(storage.names())
     for name in names:
         try:
             return _load(storage, name)
-        except ConnectionError:  # it may be intact
+        except (ConnectionError, PermissionError):  # it may be intact
             raise
         except (OSError, ValueError) as error:
             fallback = "there is no other, so training starts over" if name == names[-1] else "using the one before"

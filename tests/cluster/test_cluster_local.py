@@ -99,7 +99,7 @@ def test_secrets_can_be_read_by_their_owner_alone(cluster: Cluster) -> None:
         assert modes[name] == 0o600, name
     for name in ("logs", "prefect", "postgres"):
         assert modes[name] == 0o700, name
-    assert not modes.get("cluster", 0) & 0o044
+    assert not stat.S_IMODE(cluster.folder.stat().st_mode) & 0o044
     assert stat.S_IMODE(cluster.ray_folder.stat().st_mode) == 0o700
 
 

@@ -97,7 +97,11 @@ def test_finished_points_stay_when_one_fails_and_are_not_run_again(served_stub: 
 
 
 def test_a_key_that_settings_do_not_have_is_refused_before_anything_runs(served_stub: Workspace):
-    refused = run_sweep(served_stub, grid={"data.source": ["cifar10"]})
-    assert refused.startswith("FAILED")
-    assert "data.source" in refused
+    for wrong, named in (
+        ({"grid": {"data.source": ["cifar10"]}}, "data.source"),
+        ({"grid": GRID, "at_once": 0}, "at_once"),
+    ):
+        refused = run_sweep(served_stub, **wrong)
+        assert refused.startswith("FAILED")
+        assert named in refused
     assert not (served_stub.path / "out").exists()

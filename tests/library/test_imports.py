@@ -6,6 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,3 +91,11 @@ def test_using_the_library_imports_no_more_than_it_must(checkout):
     code = "import sys; from condensenet import *; model = CondenseNet(presets['condensenet-50']); "
     code += f"model.condense_to(3); count_cost(convert(model), 32); print([n for n in {heavy} if n in sys.modules])"
     assert _run(code, checkout).strip() == "[]"
+
+
+def test_every_package_is_installed(checkout):
+    listed = tomllib.loads((checkout / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = (
+        path.parent for name in ("condensenet", "tasks", "flows") for path in (checkout / name).rglob("__init__.py")
+    )
+    assert sorted(listed) == sorted(".".join(folder.relative_to(checkout).parts) for folder in folders)

@@ -67,6 +67,23 @@ def test_images_of_many_rows_go_strip_by_strip(
 
 
 @pytest.mark.parametrize("lanes", LANES)
+def test_blocks_in_strips_may_follow_one_another(lanes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the last two reads its input while it writes that of the next one."""
+    monkeypatch.setenv("CONDENSENET_LANES", lanes)
+    config = ModelConfig(
+        block_depths=(1, 1, 1, 1),
+        growth_rates=(128, 4, 4, 4),  # so many features that three sizes of images go in strips
+        bottleneck=1,
+        groups_1x1=4,
+        condensation_factor=4,
+        num_classes=3,
+    )
+    model = condensed(config)
+    path = write_native(convert(model), tmp_path / "model.onnx", (160, 160))
+    compare_onnx(model, path, [images(config, 1, (160, 160))])
+
+
+@pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize("size", [(14, 14), (9, 7), (5, 16), (3, 3)])
 @pytest.mark.parametrize("groups", [4, 8])
 def test_groups_of_many_outputs(

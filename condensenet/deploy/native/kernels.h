@@ -84,7 +84,7 @@ static void take(const job *j, int number, float *features, int from, int to, in
     const geometry *g = &j->at->block[number].g;
     if (number == 0 && n->stem.outs)
         stem_rows(g, &n->stem, j->image, j->of, area(j, j->at->rows + thread * j->at->rows_thread), features, from, to);
-    else take_rows(g, n->block[number].inputs, number == 0 ? j->image : area(j, j->at->map), features, from, to);
+    else take_rows(g, n->block[number].inputs, number == 0 ? j->image : area(j, j->at->map[number % 2]), features, from, to);
 }
 
 /* Where the output of a block goes. */
@@ -95,7 +95,7 @@ static planes target(const job *j, int number) {
         return (planes){j->n->classifier.classes ? area(j, j->at->means) : j->out, height * width, width};
     const block_place *next = &j->at->block[number + 1];
     if (next->in_place) return (planes){area(j, next->features), next->g.feature_plane, next->g.pitch};
-    return (planes){area(j, j->at->map), height * width, width};
+    return (planes){area(j, j->at->map[(number + 1) % 2]), height * width, width};
 }
 
 static int border(const geometry *g, int slab) { return slab == g->slabs ? g->H : g->H * slab / g->slabs / 2 * 2; }

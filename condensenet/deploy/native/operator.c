@@ -80,6 +80,8 @@ static void run_parts(void *pool, void (*task)(void *, unsigned long), unsigned 
         for (unsigned long part = 0; part < parts; part++) task(arguments, part);
 }
 
+enum { MOST_PIXELS = 1 << 26 }; /* of an image: offsets of pixels are integers */
+
 enum { LOOKS = 4, MEETING_NS = 2000000 };
 typedef struct { int present, most, closed; } meeting;
 
@@ -161,7 +163,7 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     TRY(KernelContext_GetInput(context, 0, &value));
     TRY(look_at(api, value, &in));
     if (in.rank != 4 || in.shape[1] != (n->stem.outs ? n->stem.channels : n->block[0].inputs) || in.shape[2] < 1 ||
-        in.shape[3] < 1 || in.shape[2] > 1 << 15 || in.shape[3] > 1 << 15)
+        in.shape[3] < 1 || in.shape[2] > 1 << 15 || in.shape[3] > 1 << 15 || in.shape[2] * in.shape[3] > MOST_PIXELS)
         return refuse(api, "DenseBlock: the shape of the features does not fit the block");
     const size of = {(int)in.shape[2], (int)in.shape[3]}, last = last_size(n, of);
     if (!last.height) return refuse(api, "DenseBlock: the images are too small for the blocks");

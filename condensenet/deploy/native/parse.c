@@ -59,6 +59,15 @@ static float *arranged(layout *as, const dense_layer *l, int width, floats *from
     return to;
 }
 
+/* Whether each number below `count` occurs once. */
+static int is_permutation(const int *list, long count) {
+    char *seen = calloc(count, 1);
+    long once = 0;
+    for (long i = 0; seen && i < count; i++) once += !seen[list[i]]++;
+    free(seen);
+    return once == count;
+}
+
 /* Weights by tile, or by vector of outputs where all layers suit that: then the block has been parsed once before. */
 static int parse_layer(integers *ints, floats *numbers, const dense_kernels *kernels, int in_lanes, int first, room *in,
                        dense_layer *l) {
@@ -73,7 +82,7 @@ static int parse_layer(integers *ints, floats *numbers, const dense_kernels *ker
     l->rising = take_all(ints, l->groups, (int64_t)l->reads + 1, in);
     l->channel = take_all(ints, outs, outs, in);
     l->bound = copy(numbers, reads, in);
-    if (!l->index || !l->rising || !l->channel || !l->bound) return 0;
+    if (!l->index || !l->rising || !l->channel || !l->bound || !is_permutation(l->channel, outs)) return 0;
     l->set = in_lanes ? set_of(l, kernels->lanes) : 0;
     if (l->set) {
         l->bias = arranged(order_bias, l, kernels->lanes, numbers, outs, in);
@@ -88,7 +97,7 @@ static int parse_layer(integers *ints, floats *numbers, const dense_kernels *ker
 }
 
 static int parse_layers(integers *ints, floats *numbers, const dense_kernels *kernels, room *in, dense_block *b) {
-    if (!take(ints, 0, (ints->end - ints->next) / LAYER_INTEGERS, &b->layers)) return 0;
+    if (!take(ints, 1, (ints->end - ints->next) / LAYER_INTEGERS, &b->layers)) return 0;
     b->features = b->inputs;
     b->layer = carve(in, b->layers, sizeof(dense_layer));
     for (dense_layer *l = b->layer; l < b->layer + b->layers; l++) {

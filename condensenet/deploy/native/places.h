@@ -9,7 +9,7 @@ typedef struct {
 
 typedef struct {
     block_place block[MOST_BLOCKS];
-    unsigned long map;                  /* the means of a block before one that goes in strips */
+    unsigned long map[2];               /* the input of even and of odd blocks that go in strips: the means of the one before */
     unsigned long z, z_slab, x, x_thread, turned, turned_thread, rows, rows_thread;
     unsigned long means, end;
 } places;
@@ -43,19 +43,19 @@ static void place_block(const dense_network *n, int number, size image, int thre
 
 static void place(const dense_network *n, size image, int threads, places *at) {
     memset(at, 0, sizeof *at);
-    unsigned long areas[2] = {0, 0}, map = 0;
+    unsigned long areas[2] = {0, 0}, maps[2] = {0, 0};
     int slabs = 1;
     size now = size_after_stem(&n->stem, image);
     for (int b = 0; b < n->blocks; b++) {
         place_block(n, b, now, threads, at, areas);
         if (at->block[b].g.slabs > slabs) slabs = at->block[b].g.slabs;
         const unsigned long input = (unsigned long)n->block[b].inputs * now.height * now.width * sizeof(float);
-        if (b > 0 && !at->block[b].in_place) at_least(&map, input);
+        if (b > 0 && !at->block[b].in_place) at_least(&maps[b % 2], input);
         now = (size){now.height / 2, now.width / 2};
     }
     const unsigned long even = claim(&at->end, areas[0]), odd = claim(&at->end, areas[1]);
     for (int b = 0; b < n->blocks; b++) at->block[b].features = b % 2 ? odd : even;
-    at->map = claim(&at->end, map);
+    for (int i = 0; i < 2; i++) at->map[i] = claim(&at->end, maps[i]);
     at->z = claim(&at->end, slabs * at->z_slab);
     at->x = claim(&at->end, threads * at->x_thread);
     at->turned = claim(&at->end, threads * at->turned_thread);
