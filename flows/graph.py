@@ -7,6 +7,7 @@ from graphlib import TopologicalSorter
 
 from tasks.errors import UserError
 
+TABLES = "tables"
 Graph = Mapping[str, frozenset[str]]  # stage -> the stages it depends on
 
 
@@ -36,6 +37,11 @@ def keep_settings(graph: Graph, all_settings: Iterable[str], selected: Collectio
         if name in needed or setting_of(name) in selected:
             needed |= {name, *upstream}
     return {name: upstream for name, upstream in graph.items() if name in needed}
+
+
+def without_tables(graph: Graph) -> dict[str, frozenset[str]]:
+    """The graph without the stage ``tables``, on which nothing depends."""
+    return {name: upstream for name, upstream in graph.items() if name != TABLES}
 
 
 def setting_of(stage: str) -> str | None:

@@ -50,7 +50,11 @@ def _run(options: argparse.Namespace) -> Any:
     with terminal_display() as screen:
         display.set(screen)
         return reproduce(
-            study=options.study, settings=options.setting or None, overrides=options.set or None, return_state=True
+            study=options.study,
+            settings=options.setting or None,
+            overrides=options.set or None,
+            tables=options.tables,
+            return_state=True,
         )
 
 
@@ -63,7 +67,7 @@ def _print_results(loaded: params.Params, settings: list[str], duration_s: float
         print_latency(outputs.read_json_or_empty(paths.TABLES / paths.LATENCY))
         say(f"\n{loaded.study} in {duration_s:.0f} s. Where to look next:")
         say(f"  {report / paths.REPORT_HTML}   the report: table, curves, kept connections")
-        say(f"  {paths.TABLES / paths.TABLES_MD}         the paper's networks: FLOPs, parameters, latency")
+        say("  make tables        the paper's networks at full size, where condensing pays (two minutes)")
     else:
         print_table([make_row(read_setting(loaded, loaded.setting(name))) for name in settings])
         say(f"\n{', '.join(settings)} in {duration_s:.0f} s; the report needs all settings. Where to look next:")
@@ -76,6 +80,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m flows.reproduce", description="Run the whole pipeline.")
     parser.add_argument("--study", help="compose params.yaml anew from conf/study/STUDY.yaml")
     parser.add_argument("--setting", action="append", default=[], help="only the stages of this setting (repeatable)")
+    parser.add_argument(
+        "--tables", action="store_true", help="also count and time the paper's networks at full size: two minutes"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value, for example train.epochs=7"
     )

@@ -18,7 +18,7 @@ from workspaces import Workspace, ask, serve_prefect, wait_until
 from flows import study as studies
 from flows.artifacts import artifact_key
 from flows.concurrency import POLL_S, StageSlots, own_ray, trainings_at_once
-from flows.graph import keep_settings, read_graph
+from flows.graph import keep_settings, read_graph, without_tables
 from flows.server import ensure_server
 from flows.stage_process import StageFailed, StageRunner, Stopped
 from tasks import params
@@ -68,6 +68,10 @@ def test_a_setting_alone_leaves_out_what_needs_the_others() -> None:
     kept = keep_settings(graph, ["g2-c2", "g4-c2"], ["g4-c2"])
     assert list(kept) == ["prepare", "train@g4-c2"]
     assert keep_settings(graph, ["g2-c2", "g4-c2"], ["g2-c2", "g4-c2"]) == graph
+
+
+def test_tables_are_left_out_unless_asked_for() -> None:
+    assert without_tables({**GRAPH, "tables": frozenset()}) == GRAPH
 
 
 def test_a_broken_dvc_yaml_is_one_line(inside: Workspace) -> None:

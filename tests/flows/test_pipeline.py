@@ -29,7 +29,7 @@ def workspace(
     params["settings"] = {name: params["settings"][name] for name in SETTINGS}
     YAML().dump(params, made.path / "params.yaml")
     made.commit("Take a tiny study")
-    printed = made.run("python", "-m", "flows.reproduce", timeout=900).stdout
+    printed = made.run("python", "-m", "flows.reproduce", "--tables", timeout=900).stdout
     made.commit("Run it")
     return made, printed
 
