@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import command_line
 
 from cluster import check, sockets, supervisor
 from cluster.mlflow_server import auth_config
@@ -105,7 +106,7 @@ def test_secrets_can_be_read_by_their_owner_alone(cluster: Cluster) -> None:
 
 def test_no_password_is_in_a_command_line(cluster: Cluster) -> None:
     root = psutil.Process(supervisor.running(cluster.folder))
-    lines = [" ".join(process.cmdline()) for process in [root, *root.children(recursive=True)]]
+    lines = [" ".join(command_line(process)) for process in [root, *root.children(recursive=True)]]
     assert len(lines) > 6
     for password in asdict(cluster.passwords).values():
         assert not any(password in line for line in lines)

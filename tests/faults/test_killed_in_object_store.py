@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 from pathlib import Path
 
 from object_server import BUCKET, object_server
-from trainings import EPOCHS, Checkout, finish, history, wait_for, weights
+from trainings import EPOCHS, Checkout, Stage, finish, history, wait_for, weights
 
 STEPS = 5 * EPOCHS
 
 
-def train_on(folder: Checkout) -> subprocess.Popen:
+def train_on(folder: Checkout) -> Stage:
     process, done = folder.start(), folder.epochs_done
     wait_for(lambda: folder.epochs_done > done + 1, process)
     return process
@@ -33,7 +32,7 @@ def test_stopped_and_killed_training_goes_on(tmp_path: Path, checkout: Path, uni
 
         process = train_on(folder)
         process.kill()  # its leases stay, and its Ray ends with it
-        assert f"resumed after step {paused[1]} " in process.communicate()[0]
+        assert f"resumed after step {paused[1]} " in process.end()
 
         output = finish(folder.start())
         assert "waiting for another process that works in s3://" in output

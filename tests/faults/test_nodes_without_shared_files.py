@@ -12,11 +12,12 @@ from pathlib import Path
 import nodes
 import pytest
 from object_server import BUCKET, object_server
-from trainings import SETTING, Checkout, finish, history, train_undisturbed, wait_for, weights
+from trainings import SETTING, Checkout, Stage, finish, history, train_undisturbed, wait_for, weights
 
 from tasks import train_worker
 
 EPOCHS = 120  # half a minute: a stage waits ten seconds for a lost head, and its workers train on meanwhile
+WAITING = "waiting 120 s for nodes to join: 2 workers are wanted, and they need 2 CPUs, the cluster has"
 INSTALLED = "import importlib.util as u; print(*(u.find_spec(n).submodule_search_locations[0] for n in {}))"
 PACKAGES = ("condensenet", "tasks")
 
@@ -40,18 +41,19 @@ def places_of_our_code(checkout: Path) -> set[Path]:
     return {*(checkout / name for name in PACKAGES), *map(Path, installed.stdout.split())}
 
 
-def start(folder: Checkout, cluster: nodes.Nodes) -> subprocess.Popen:
-    """Ray on all nodes, and the stage on the head's machine before the last one has joined; waits for an epoch."""
+def start(folder: Checkout, cluster: nodes.Nodes) -> Stage:
+    """Ray on all nodes, the last one once the stage on the head's machine waits for it; returns after an epoch."""
     for node in ("head", "left"):
         cluster.start(node)
     folder.env.update(cluster.variables, RAY_ADDRESS=cluster.address)
     process = folder.start(*cluster.inside("head"))
+    wait_for(lambda: WAITING in process.said, process)
     cluster.start("right")
     wait_for_an_epoch(folder, process)
     return process
 
 
-def wait_for_an_epoch(folder: Checkout, process: subprocess.Popen) -> None:
+def wait_for_an_epoch(folder: Checkout, process: Stage) -> None:
     done = folder.epochs_done
     wait_for(lambda: folder.epochs_done > done, process)
 
@@ -79,7 +81,6 @@ def test_nodes_and_the_head_are_killed_and_the_bits_stay(tmp_path: Path, checkou
     output = finish(process, 1)
     assert "state-dump" not in output
     assert output.count(f"Ray's head at {cluster.address} is gone: killed, or not to be reached") == 1
-    assert "waiting 120 s for nodes to join: 2 workers are wanted, and they need 2 CPUs, the cluster has" in output
     assert "uploading" in output
     for node in ("left", "right"):
         cluster.kill(node)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from processes import command_line
 from ruamel.yaml import YAML
 from workspaces import Workspace, copy_checkout, end_group, wait_until
 
@@ -76,9 +76,7 @@ def test_another_worker_finishes_with_the_same_bits(deployed: Workspace) -> None
 
 
 def is_stage(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return process.cmdline()[1:] == ["-m", "tasks.train", SETTING]
-    return False
+    return command_line(process)[1:] == ["-m", "tasks.train", SETTING]
 
 
 def newest_step(workspace: Workspace) -> int:

@@ -10,7 +10,8 @@ from pathlib import Path
 import nodes
 import psutil
 import pytest
-from trainings import SETTING, Checkout, finish, history, train_undisturbed, wait_for, weights
+from processes import command_line
+from trainings import SETTING, Checkout, Stage, finish, history, train_undisturbed, wait_for, weights
 
 from tasks import train_worker
 
@@ -27,7 +28,7 @@ def cluster() -> Iterator[nodes.Nodes]:
         yield three
 
 
-def start(folder: Checkout, cluster: nodes.Nodes) -> subprocess.Popen:
+def start(folder: Checkout, cluster: nodes.Nodes) -> Stage:
     """The stage on the head's machine, once it has gone further than all before it."""
     folder.env.update(cluster.variables, RAY_ADDRESS=cluster.address)
     done = folder.newest_step
@@ -43,7 +44,7 @@ def namespaces_of_workers(cluster: nodes.Nodes) -> set[str]:
         for pid in subprocess.run(
             ["ip", "netns", "pids", cluster.namespace(node)], capture_output=True, text=True, check=True
         ).stdout.split()
-        if psutil.pid_exists(int(pid)) and "RayTrainWorker" in " ".join(psutil.Process(int(pid)).cmdline())
+        if psutil.pid_exists(int(pid)) and "RayTrainWorker" in " ".join(command_line(psutil.Process(int(pid))))
     }
 
 

@@ -8,17 +8,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from processes import command_line
 from tracking_server import Server
 from trainings import (
     EPOCHS,
     SETTING,
     TIMEOUT_S,
     Checkout,
+    Stage,
     assert_gone,
     descendants,
     finish,
@@ -62,7 +63,7 @@ def test_rerun_of_a_killed_training_gives_the_same_bits(tmp_path, checkout, unin
     assert_gone(agents, timeout_s=120)
 
 
-def train_on(folder: Checkout) -> subprocess.Popen:
+def train_on(folder: Checkout) -> Stage:
     """Start the stage, and wait until it has gone further than all before it."""
     process, done = folder.start(), folder.newest_step
     wait_for(lambda: folder.newest_step > done, process)
@@ -88,7 +89,7 @@ def kill_the_stage(folder: Checkout) -> list[psutil.Process]:
     left = descendants(process)
     agents = [each for each in left if is_agent(each)]
     process.kill()
-    process.communicate()
+    process.end()
     assert f"resumed after step {done} " in (folder.state / train_worker.MESSAGES).read_text()
     assert_gone([each for each in left if each not in agents])
     return agents
@@ -129,14 +130,12 @@ def kill_a_worker(folder: Checkout) -> str:
     return output
 
 
-def workers(process: subprocess.Popen) -> list[psutil.Process]:
+def workers(process: Stage) -> list[psutil.Process]:
     return [each for each in descendants(process) if is_worker(each)]
 
 
 def is_worker(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return "RayTrainWorker" in " ".join(process.cmdline())
-    return False
+    return "RayTrainWorker" in " ".join(command_line(process))
 
 
 def assert_recorded(folder: Checkout, execution: str) -> None:
@@ -167,7 +166,7 @@ def test_a_killed_training_leaves_the_ray_of_its_flow_to_the_others(tmp_path, ch
         own_workers = [each for each in mine if is_worker(each)]
         assert len(own_workers) == 2
         process.kill()
-        process.communicate()
+        process.end()
         assert_gone(own_workers, timeout_s=60)
 
         process = train_on(folder)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -52,6 +53,32 @@ def with_epochs(epochs: int) -> dict[str, Any]:
     return {**PARAMS, "train": {**PARAMS["train"], "epochs": epochs}}
 
 
+class Stage(subprocess.Popen):
+    """A process of its own session, whose output can be read while it runs."""
+
+    def __init__(self, command: list[str], **options: Any) -> None:
+        pipe = subprocess.PIPE
+        super().__init__(command, text=True, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True, **options)
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.stdout:
+            self._lines.append(line)
+
+    @property
+    def said(self) -> str:
+        return "".join(self._lines)
+
+    def end(self) -> str:
+        """What it said, once it and all that write where it does have ended."""
+        self.wait(TIMEOUT_S)
+        self._reader.join(TIMEOUT_S)
+        assert not self._reader.is_alive(), self.said
+        return self.said
+
+
 class Checkout:
     """A folder in which the stage runs as it does in a checkout."""
 
@@ -70,17 +97,9 @@ class Checkout:
         for name in ("RAY_ADDRESS", "CONDENSENET_RAY"):
             self.env.pop(name, None)
 
-    def start(self, *prefix: str) -> subprocess.Popen:
+    def start(self, *prefix: str) -> Stage:
         command = [*prefix, sys.executable, "-m", "tasks.train", SETTING]
-        return subprocess.Popen(
-            command,
-            cwd=self.root,
-            env=self.env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        return Stage(command, cwd=self.root, env=self.env)
 
     @property
     def state(self) -> Path | None:
@@ -110,15 +129,15 @@ def history(folder: Path) -> list[dict[str, str]]:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
+def wait_for(condition: Callable[[], object], process: Stage) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while not condition():
-        assert process.poll() is None, f"ended too early:\n{process.communicate()[0]}"
+        assert process.poll() is None, f"ended too early:\n{process.end()}"
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
 
 
-def descendants(process: subprocess.Popen) -> list[psutil.Process]:
+def descendants(process: Stage) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
@@ -134,9 +153,9 @@ def is_agent(process: psutil.Process) -> bool:
     return False
 
 
-def finish(process: subprocess.Popen, status: int = 0) -> str:
+def finish(process: Stage, status: int = 0) -> str:
     """What the process said, once it has ended with ``status``."""
-    output, _ = process.communicate(timeout=TIMEOUT_S)
+    output = process.end()
     assert process.returncode == status, output
     assert "Traceback" not in output
     return output

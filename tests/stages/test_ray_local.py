@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import command_line
 
 from tasks.errors import UserError
 from tasks.ray_local import ADDRESS, HOST, TOKEN, VARIABLE, LocalRay, join
@@ -110,8 +111,8 @@ def test_what_listens_during_a_training_is_on_the_loopback_or_asks_for_the_token
     listeners = {process.name(): 0 for process in processes}
     for process in processes:
         listeners[process.name()] += exposed(process)
-        assert exposed(process) <= GUARDED.get(process.name(), 1), process.cmdline()
-    assert any("RayTrainWorker" in " ".join(process.cmdline()) for process in processes), listeners
+        assert exposed(process) <= GUARDED.get(process.name(), 1), command_line(process)
+    assert any("RayTrainWorker" in " ".join(command_line(process)) for process in processes), listeners
     assert not any(exposed(process) for process in processes if "Agent" in process.name())
 
     address = join(local.folder)
@@ -132,7 +133,7 @@ def test_one_that_was_killed_is_started_again_for_the_next_and_ends_with_its_own
     with LocalRay(1, gpus=False) as local:
         first = join(local.folder)
         processes = started()
-        next(process for process in processes if "tasks.ray_head" in process.cmdline()).kill()
+        next(process for process in processes if "tasks.ray_head" in command_line(process)).kill()
         assert psutil.wait_procs(processes, timeout=60)[1] == []
         wait_until(lambda: not (local.folder / ADDRESS).exists(), "the address of a dead Ray")
         assert join(local.folder) != first
