@@ -1,4 +1,4 @@
-"""evaluate: top-1, top-5, per-class error and confusion over the test set, for PyTorch and ONNX Runtime.
+"""evaluate: top-1, top-5, per-class and calibration error, and confusion over the test set, PyTorch and ONNX Runtime.
 
 ONNX Runtime runs the file that ships. If export kept the int8 file, its errors are added.
 """
@@ -6,7 +6,7 @@ ONNX Runtime runs the file that ships. If export kept the int8 file, its errors 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -20,15 +20,17 @@ from tasks.errors import one_line, run_main
 from tasks.params import Params, Setting, stage_arguments
 
 TOP = 5
+CONFIDENCE_BINS = 15
 
-# N images, K classes
+# N images, K classes, B bins of confidence
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One runtime's answer for every image: the likeliest class, and whether the true one is among the top five."""
+    """What a runtime answers for every image: the likeliest class, its probability, if the true one is in the top 5."""
 
     predicted_N: Tensor  # int64
+    confidence_N: Tensor  # float64, in (0, 1]
     in_top5_N: Tensor  # bool
 
 
@@ -77,7 +79,7 @@ def answer(
             parts[name].append(answers_of(logits(images), labels))
     return {
         name: Answers(
-            torch.cat([part.predicted_N for part in batches]), torch.cat([part.in_top5_N for part in batches])
+            **{field.name: torch.cat([getattr(part, field.name) for part in batches]) for field in fields(Answers)}
         )
         for name, batches in parts.items()
     }
@@ -86,7 +88,8 @@ def answer(
 def answers_of(logits_NK: Tensor, labels_N: Tensor) -> Answers:
     """With fewer than five classes every answer is among the top five. Equal logits: the first class counts."""
     order_NT = logits_NK.argsort(dim=1, descending=True, stable=True)[:, :TOP]
-    return Answers(order_NT[:, 0], (order_NT == labels_N[:, None]).any(dim=1))
+    confidence_N = logits_NK.double().softmax(dim=1).amax(dim=1)
+    return Answers(order_NT[:, 0], confidence_N, (order_NT == labels_N[:, None]).any(dim=1))
 
 
 def summarise(answers: dict[str, Answers], labels_N: Tensor) -> dict[str, Any]:
@@ -95,11 +98,26 @@ def summarise(answers: dict[str, Answers], labels_N: Tensor) -> dict[str, Any]:
         name: {
             "top1_error_pct": _percent(given.predicted_N != labels_N),
             "top5_error_pct": _percent(~given.in_top5_N),
+            "calibration_error_pct": calibration_error_pct(given.confidence_N, given.predicted_N == labels_N),
         }
         for name, given in answers.items()
     }
     differ_N = answers["pytorch"].predicted_N != answers["onnxruntime"].predicted_N
     return {"images": len(labels_N), **errors, "disagreements": int(differ_N.sum())}
+
+
+def calibration_error_pct(confidence_N: Tensor, correct_N: Tensor) -> float:
+    """The expected calibration error: how far confidence is from accuracy, in percentage points, averaged over images.
+
+    Images are grouped by confidence into 15 bins of equal width. Source: Guo et al., "On calibration of modern neural
+    networks", 2017.
+    """
+    bins_N = (confidence_N * CONFIDENCE_BINS).ceil().long().clamp(
+        1, CONFIDENCE_BINS
+    ) - 1  # (0, 1/15], (1/15, 2/15], ...
+    excess_N = confidence_N.double() - correct_N.double()
+    excess_B = torch.zeros(CONFIDENCE_BINS, dtype=torch.float64).index_add_(0, bins_N, excess_N)
+    return 100 * float(excess_B.abs().sum()) / len(confidence_N)
 
 
 def per_class(answers: dict[str, Answers], labels_N: Tensor, classes: Sequence[str]) -> Iterator[dict[str, Any]]:

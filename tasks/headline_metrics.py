@@ -37,7 +37,7 @@ def export_metrics(export: Mapping[str, Any]) -> dict[str, float]:
 
 
 def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """From ``evaluate/metrics.json``: the errors of the file that ships, in percent.
+    """From ``evaluate/metrics.json``: the errors of the file that ships, in percent, and its calibration error.
 
     PyTorch's error is added if it differs, and the int8 file's if that file was kept.
     """
@@ -45,6 +45,7 @@ def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     named = {"test_error_pct": ort.get("top1_error_pct"), "test_top5_error_pct": ort.get("top5_error_pct")}
     if torch.get("top1_error_pct") != ort.get("top1_error_pct"):
         named["test_error_pct_pytorch"] = torch.get("top1_error_pct")
+    named["test_calibration_error_pct"] = ort.get("calibration_error_pct")
     named["test_error_pct_int8"] = int8.get("top1_error_pct")
     return numbers(named)
 

@@ -21,7 +21,7 @@ from tasks import outputs, paths
 from tasks.headline_metrics import final_metrics
 from tasks.tracking import desired, snapshots
 from tasks.tracking.desired import dvc_tags
-from tasks.tracking.reconcile import is_unreachable, upload
+from tasks.tracking.reconcile import is_unreachable, metrics_of, upload
 from tasks.tracking.snapshots import LIVE, SWEEP_STAGE, TABLES, Snapshot
 from tasks.tracking.upload_process import uploader
 
@@ -34,6 +34,7 @@ __all__ = [
     "dvc_tags",
     "final_metrics",
     "learn_run_id",
+    "metrics_of",
     "record",
     "record_failure",
     "record_sweep",

@@ -63,6 +63,14 @@ class Store:
         except Exception as error:
             raise Unreachable(first_line(error)) from error
 
+    def metrics(self, run: Mapping[str, Any]) -> dict[str, float]:
+        """The last value of each metric of an execution's run; none if the store has no such run."""
+        try:
+            found = self._find_run(run)
+        except Exception as error:
+            raise Unreachable(first_line(error)) from error
+        return {} if found is None else dict(found.data.metrics)
+
     def apply(self, snapshot: Snapshot, folder: Path) -> str:
         """Make the run hold what ``snapshot``, in ``folder``, does; returns its id.
 

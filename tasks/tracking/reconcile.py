@@ -153,6 +153,17 @@ def _upload_pending(wait_s: float, ended: threading.Event | None = None) -> int:
     return uploaded
 
 
+def metrics_of(run: Mapping[str, Any]) -> dict[str, float]:
+    """The last value of each metric that the store has for an execution; none if it does not know it.
+
+    Raises ``UserError`` if the store cannot be asked.
+    """
+    try:
+        return _store().metrics(run)
+    except Unreachable as error:
+        raise UserError(f"{_where()} is unavailable ({error})") from None
+
+
 def _upload_all(store: Store, restored: set[str]) -> int:
     """One pass; it ends early at a run that the store does not know, of which a snapshot was put to come first."""
     uploaded, folders = 0, snapshots.pending()

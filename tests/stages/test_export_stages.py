@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import fcntl
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -296,18 +297,38 @@ def test_answers_of_hand_made_logits() -> None:
     found = evaluate.answers_of(logits, torch.tensor([0, 4, 5, 5]))
     assert found.predicted_N.tolist() == [0, 0, 0, 0]
     assert found.in_top5_N.tolist() == [True, True, False, False]  # of equal logits the first ones count
+    likeliest = 1 / sum(math.exp(-d) for d in range(6))
+    assert found.confidence_N.tolist() == pytest.approx([likeliest, likeliest, likeliest, 1 / 6])
+
+
+def test_calibration_error_of_hand_made_confidences() -> None:
+    confidence = torch.tensor([0.9, 0.92, 0.5, 1.0])  # bins 13 (13/15 to 14/15), 13, 7 and 14
+    correct = torch.tensor([True, False, True, True])
+    error = evaluate.calibration_error_pct(confidence, correct)
+    assert error == pytest.approx(100 * (abs(0.9 + 0.92 - 1) + abs(0.5 - 1) + 0) / 4)
+
+
+def test_the_edges_of_confidence_bins_belong_to_the_bin_below() -> None:
+    edge, above = 5 / 15, 5 / 15 + 1e-6
+    confidence = torch.tensor([edge, above], dtype=torch.float64)
+    error = evaluate.calibration_error_pct(confidence, torch.tensor([True, False]))
+    assert error == pytest.approx(100 * (1 - edge + above) / 2)  # in one bin they would cancel: 100 * (2 / 3 - 1) / 2
 
 
 def test_errors_disagreements_and_classes_of_hand_made_answers() -> None:
     labels = torch.tensor([0, 0, 1, 1])
     answers = {
-        "pytorch": evaluate.Answers(torch.tensor([0, 1, 1, 0]), torch.tensor([True, True, True, False])),
-        "onnxruntime": evaluate.Answers(torch.tensor([0, 1, 1, 1]), torch.tensor([True, True, True, True])),
+        "pytorch": evaluate.Answers(
+            torch.tensor([0, 1, 1, 0]), torch.full([4], 0.9), torch.tensor([True, True, True, False])
+        ),
+        "onnxruntime": evaluate.Answers(
+            torch.tensor([0, 1, 1, 1]), torch.full([4], 0.9), torch.tensor([True, True, True, True])
+        ),
     }
     assert evaluate.summarise(answers, labels) == {
         "images": 4,
-        "pytorch": {"top1_error_pct": 50.0, "top5_error_pct": 25.0},
-        "onnxruntime": {"top1_error_pct": 25.0, "top5_error_pct": 0.0},
+        "pytorch": {"top1_error_pct": 50.0, "top5_error_pct": 25.0, "calibration_error_pct": pytest.approx(40)},
+        "onnxruntime": {"top1_error_pct": 25.0, "top5_error_pct": 0.0, "calibration_error_pct": pytest.approx(15)},
         "disagreements": 1,
     }
     assert list(evaluate.per_class(answers, labels, ("a", "b", "c"))) == [
@@ -332,7 +353,9 @@ def test_the_evaluation_counts_every_image_once_the_last_partial_batch_too(study
     assert metrics["images"] == len(TEST_LABELS)
     assert metrics["disagreements"] == 0
     for runtime in ("pytorch", "onnxruntime"):
-        assert metrics[runtime] == {"top1_error_pct": pytest.approx(wrong), "top5_error_pct": 0.0}
+        assert metrics[runtime]["top1_error_pct"] == pytest.approx(wrong)
+        assert metrics[runtime]["top5_error_pct"] == 0
+        assert 0 < metrics[runtime]["calibration_error_pct"] < 100
     assert read(folder(study, "evaluate") / paths.METRICS) == metrics
     assert rows(folder(study, "evaluate") / paths.CONFUSION) == [
         {"actual": CLASSES[label], "predicted": CLASSES[found]}

@@ -732,3 +732,15 @@ def test_the_points_of_a_sweep_are_children_of_one_run(client, monkeypatch, tmp_
     for child in children:
         assert runs[child["setting"]].data.tags["mlflow.parentRunId"] == runs["sweep"].info.run_id
     assert tracking.start_sweep("digits", {"model.groups_1x1": [1]}) != parent
+
+
+def test_the_figures_of_a_device_are_read_back_by_execution(workspace: Path, client, monkeypatch) -> None:
+    run = start()
+    (found,) = runs_of(client)
+    assert tracking.metrics_of(run) == {}
+    client.log_metric(found.info.run_id, "latency_ms_pi4", 7.0)
+    assert tracking.metrics_of(run) == {"latency_ms_pi4": 7.0}
+    assert tracking.metrics_of({**run, "execution_id": "0" * 32}) == {}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
+    with pytest.raises(UserError, match="is unavailable"):
+        tracking.metrics_of(run)

@@ -1,0 +1,170 @@
+"""Choose the best measured setting of the study for a bound on cost, latency or error.
+
+python -m tasks.choose --macs 20M                      # the lowest error within 20 million multiply-adds
+python -m tasks.choose --latency 1.5                   # the lowest error within 1.5 ms
+python -m tasks.choose --error 12                      # the lowest latency with at most 12% error
+python -m tasks.choose --latency 8 --device pi4        # latencies that the flow benchmark-device measured there
+
+Only settings that were trained, evaluated and timed take part. Errors are of the test images: an interval says how far
+they can be told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from tasks import params, tracking
+from tasks.errors import UserError, run_main
+from tasks.params import Params
+from tasks.report import formats
+from tasks.report.pareto import pareto
+from tasks.report.results import SettingResult, read_study
+
+UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What a setting is chosen by: top-1 error in %, its 95% interval, milliseconds at batch 1 on one thread, MACs."""
+
+    name: str
+    error: float
+    interval: tuple[float, float]
+    latency: float
+    macs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The largest values allowed."""
+
+    error: float = math.inf
+    latency: float = math.inf
+    macs: float = math.inf
+
+    def allow(self, candidate: Candidate) -> bool:
+        return all(getattr(candidate, name) <= getattr(self, name) for name in ("error", "latency", "macs"))
+
+    @property
+    def minimized(self) -> tuple[str, ...]:
+        """What is made small within the bounds, the most important first: the error, unless it is bounded itself."""
+        if self.error == math.inf:
+            return ("error", "latency", "macs")
+        return ("latency", "macs", "error") if self.latency == math.inf else ("macs", "latency", "error")
+
+
+def main() -> None:
+    options = arguments()
+    loaded = params.load()
+    bounds = Bounds(error=options.error, latency=options.latency, macs=options.macs)
+    found = candidates(loaded, options.device)
+    if not found:
+        on_device = f" and timed on {options.device!r}" if options.device else ""
+        raise UserError(f"no setting of {loaded.study} is evaluated{on_device} yet: run dvc repro benchmark")
+    best = choose(found, bounds)
+    print_candidates(found, best)
+    for line in verdict(found, best, bounds):
+        Console(highlight=False, soft_wrap=True).print(line, markup=False)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.choose", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--error", type=_positive, default=math.inf, metavar="PERCENT", help="largest top-1 error")
+    parser.add_argument("--latency", type=_positive, default=math.inf, metavar="MS", help="at batch 1 on one thread")
+    parser.add_argument("--macs", type=_positive, default=math.inf, metavar="N", help="multiply-adds, such as 20M")
+    parser.add_argument("--device", metavar="NAME", help="take the latencies of this device from MLflow")
+    return parser.parse_args()
+
+
+def _positive(text: str) -> float:
+    """``20M`` is 20e6."""
+    number, unit = (text[:-1], UNITS[text[-1]]) if text[-1:] in UNITS else (text, 1.0)
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: a number above 0, or one with k, M or G")
+    return value
+
+
+def candidates(loaded: Params, device: str | None = None) -> list[Candidate]:
+    """The settings of the study that have all figures, in the order of ``params.yaml``."""
+    maybe = (candidate(result, device) for result in read_study(loaded).results)
+    return [found for found in maybe if found is not None]
+
+
+def candidate(result: SettingResult, device: str | None) -> Candidate | None:
+    """None if the setting has not been evaluated, or not been timed on ``device`` (None: here)."""
+    metrics, interval = result.metrics, result.error_interval_pct
+    latency = metrics.get("latency_ms")
+    if device is not None:
+        latency = tracking.metrics_of(result.run).get(f"latency_ms_{device}") if result.run else None
+    if interval is None or latency is None or "macs" not in metrics:
+        return None
+    return Candidate(
+        name=result.name,
+        error=metrics["test_error_pct"],
+        interval=interval,
+        latency=latency,
+        macs=metrics["macs"],
+    )
+
+
+def choose(found: Sequence[Candidate], bounds: Bounds) -> Candidate | None:
+    """The best within ``bounds``; None if there is none."""
+    allowed = [candidate for candidate in found if bounds.allow(candidate)]
+    return min(allowed, key=lambda one: tuple(getattr(one, name) for name in bounds.minimized), default=None)
+
+
+def verdict(found: Sequence[Candidate], best: Candidate | None, bounds: Bounds) -> list[str]:
+    """The choice in a sentence, and the cheaper settings whose errors cannot be told from its own."""
+    if best is None:
+        names = [name for name in ("error", "latency", "macs") if getattr(bounds, name) < math.inf]
+        least = ", ".join(f"{name} {min(getattr(one, name) for one in found):.4g}" for name in names)
+        return [f"No setting is within the bounds. The least of all: {least}."]
+    lines = [
+        f"{best.name}: error {formats.percent(best.error)}% ({best.interval[0]:.1f} to {best.interval[1]:.1f}), "
+        f"{formats.milliseconds(best.latency)} ms, {formats.short_count(best.macs)} multiply-adds"
+    ]
+    alike = [
+        one.name
+        for one in found
+        if one.latency < best.latency and one.macs <= best.macs and one.interval[0] <= best.interval[1]
+    ]
+    if alike and bounds.error == math.inf:
+        lines.append(f"Cheaper, with an error that the test images do not tell from it: {', '.join(alike)}.")
+    return lines
+
+
+def print_candidates(found: Sequence[Candidate], best: Candidate | None) -> None:
+    """A row for each; an asterisk marks those that no other beats in error, latency and MACs at once."""
+    front = pareto({one.name: (one.error, one.latency, one.macs) for one in found})
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("setting", no_wrap=True)
+    for title in ("error\n%", "95% interval", "latency\nms", "MACs", "Pareto"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for one in sorted(found, key=lambda one: one.error):
+        table.add_row(
+            one.name,
+            formats.percent(one.error),
+            f"{one.interval[0]:.1f} to {one.interval[1]:.1f}",
+            formats.milliseconds(one.latency),
+            formats.short_count(one.macs),
+            "*" if one.name in front else "",
+            style="bold" if one is best else "",
+        )
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    run_main(main)
