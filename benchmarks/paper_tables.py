@@ -7,10 +7,11 @@ than the paper's), or not run, with what it would take.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from math import sqrt
 from statistics import mean, stdev
 
+from benchmarks.corruptions import CLEAN, mean_error
 from benchmarks.results_markdown import ROOT, Column, Results, Row, rows_of, table
 from benchmarks.results_tables import published_figure, trained_error
 from condensenet import presets
@@ -24,6 +25,7 @@ EXACT_PCT = 0.5  # a count may be so far from a published one, which has three o
 LONG = "not run: 300 epochs (182: 600) on a GPU, `-S study=cifar10-jpeg`"
 IMAGENET = "not run: ImageNet, 120 epochs on 8 GPUs, `-S study=imagenet`"
 SHORT = "study-cifar10-short"
+CORRUPTIONS = "corruptions"
 SEED = "-seed"
 
 
@@ -141,7 +143,7 @@ def short(*settings: str) -> Callable[[Results], str]:
             ("C", lambda name: str(runs[name][0]["model"]["condensation_factor"])),
             ("MACs, computed", lambda name: f"{runs[name][0]['macs'] / 1e6:.1f}M"),
             ("Parameters, computed", lambda name: f"{runs[name][0]['params'] / 1e3:.0f}k"),
-            ("Measured test error, %", lambda name: mean_error([run["test_error_pct"] for run in runs[name]])),
+            ("Measured test error, %", lambda name: mean_of_seeds([run["test_error_pct"] for run in runs[name]])),
             ("Seeds", lambda name: str(len(runs[name]))),
             ("Status", lambda name: f"measured small: {runs[name][0]['train']['epochs']} epochs, {day(runs[name])}"),
         )
@@ -159,7 +161,7 @@ def runs_of(rows: Sequence[Row], settings: Sequence[str]) -> dict[str, list[Row]
     return {name: own for name, own in runs.items() if own}
 
 
-def mean_error(errors: Sequence[float]) -> str:
+def mean_of_seeds(errors: Sequence[float]) -> str:
     """``12.34``, or with several seeds ``12.34 ± 0.10``, the standard error of the mean."""
     if len(errors) == 1:
         return f"{errors[0]:.2f}"
@@ -185,6 +187,27 @@ def jumps(results: Results) -> str:
     return table(columns, rows[0]["curve"])
 
 
+def corrupted(results: Results) -> str:
+    """Error and calibration error on clean and on corrupted test images, each corruption's mean over its severities."""
+    rows = rows_of(results, CORRUPTIONS)
+    if not rows:
+        return "Not run yet: `python benchmarks/corruptions.py --settings g4-c1 g4-c4`.\n"
+
+    def figure(setting: str, *corruptions: str, name: str = "error_pct") -> str:
+        return f"{mean(mean_error(rows, setting, corruption, name) for corruption in corruptions):.2f}"
+
+    names = [name for name in dict.fromkeys(row["corruption"] for row in rows) if name != CLEAN]
+    columns: Sequence[Column] = (
+        ("Setting", str),
+        ("Clean test error, %", lambda setting: figure(setting, CLEAN)),
+        *((name, partial(lambda name, setting: figure(setting, name), name)) for name in names),
+        ("Mean corrupted error, %", lambda setting: figure(setting, *names)),
+        ("Clean calibration error, %", lambda setting: figure(setting, CLEAN, name="calibration_error_pct")),
+        ("Mean corrupted calibration error, %", lambda setting: figure(setting, *names, name="calibration_error_pct")),
+    )
+    return table(columns, list(dict.fromkeys(row["setting"] for row in rows)))
+
+
 TABLES: dict[str, Callable[[Results], str]] = {
     "paper-cifar": cifar,
     "paper-others": others,
@@ -195,4 +218,5 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "short-learned": short("g4-c4", "random", "one-shot", "lasso"),
     "short-ablation": short("densenet-bc", "learned-groups", "increasing-growth", "g4-c4"),
     "short-jumps": jumps,
+    "short-corruptions": corrupted,
 }

@@ -77,12 +77,13 @@ def answer(
     for images, labels in progress(batches, total=-(-len(split) // batch_size), label=label):
         for name, logits in runtimes.items():
             parts[name].append(answers_of(logits(images), labels))
-    return {
-        name: Answers(
-            **{field.name: torch.cat([getattr(part, field.name) for part in batches]) for field in fields(Answers)}
-        )
-        for name, batches in parts.items()
-    }
+    return {name: join(batches) for name, batches in parts.items()}
+
+
+def join(parts: Sequence[Answers]) -> Answers:
+    """The answers for the images of all ``parts``, in their order."""
+    columns = (torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Answers))
+    return Answers(*columns)
 
 
 def answers_of(logits_NK: Tensor, labels_N: Tensor) -> Answers:
