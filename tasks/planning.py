@@ -1,0 +1,250 @@
+"""What a study will take, before it is started: images, steps, memory, disk, cores for decoding, time and energy.
+
+Nothing is prepared or trained. Counts come from the configuration and from the source's own index; bytes of activations
+from one step of two images on the CPU; rates from ``measure_rate`` on the machine at hand, or from the user.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from condensenet.config import AugmentConfig, ModelConfig
+from condensenet.data import PreparedData, write_prepared
+from condensenet.deploy.cost import count_cost
+from condensenet.models import kernels
+from condensenet.models.condensenet import CondenseNet
+from condensenet.training.evaluation import autocast
+from condensenet.training.loop import Trainer
+from tasks import paths, sources
+from tasks.errors import UserError
+from tasks.params import Params, Setting
+
+KNOWN = {"digits": (1437, 360), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
+ENCODED = ("imagefolder", "parquet")  # sources whose images are kept as they are
+STATE_COPIES = 3  # of the parameters: themselves, gradients, momentum
+CHECKPOINT_COPIES = 2  # parameters and momentum; two checkpoints are kept while a third is written
+CHECKPOINTS = 3
+MEASURED_STEPS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Images of a study, and the bytes that one takes when it is prepared."""
+
+    train: int
+    validation: int
+    test: int
+    bytes_each: float
+
+    @property
+    def total_bytes(self) -> float:
+        return self.bytes_each * (self.train + self.validation + self.test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """Training images per second of one worker, and where the figure is from."""
+
+    images_per_s: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingPlan:
+    """What one setting takes. Memory is of one worker: a lower bound, which leaves out what libraries set aside."""
+
+    name: str
+    workers: int
+    parameters: int
+    training_macs: int  # of the dense network, as at the start
+    exported_macs: int
+    epochs: int
+    steps: int
+    memory_bytes: float
+    checkpoint_bytes: float
+    rate: Rate | None
+
+    def hours(self, images: Images) -> float | None:
+        """Of all workers together training and evaluating, which takes a third of the work of a training step."""
+        if self.rate is None:
+            return None
+        evaluated = images.validation or images.test
+        per_epoch = images.train + evaluated / 3
+        return self.epochs * per_epoch / (self.rate.images_per_s * self.workers) / 3600
+
+
+def count_images(params: Params, given: tuple[int, int] | None = None) -> Images:
+    """The images of ``params``; ``given`` are training and test images, for a source that is not here yet."""
+    data = params.data
+    path = paths.checkout() / data.path if data.path else None
+    is_here = path is not None and path.exists()
+    if given is None and path is not None and not is_here:
+        raise UserError(f"data.path={data.path} does not exist: say how many images it will have, --images TRAIN,TEST")
+    train, test = given or (_counted(params) if is_here else KNOWN[data.source])
+    if data.validation_images >= train:
+        raise UserError(f"data.validation_images={data.validation_images} is not allowed with {train} training images")
+    each = float(data.channels * data.image_size**2)  # as pixels, which is also about what a JPEG of ImageNet takes
+    if path is not None and is_here and data.source in ENCODED:
+        each = _bytes_below(path) / (train + test)
+    return Images(train=train - data.validation_images, validation=data.validation_images, test=test, bytes_each=each)
+
+
+def _counted(params: Params) -> tuple[int, int]:
+    source = sources.read(params.data)
+    return len(source.train.labels), len(source.test.labels)
+
+
+def _bytes_below(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | None) -> SettingPlan:
+    """Raises ``UserError`` if an epoch has no whole batch, ``ValueError`` if images are too small for the network."""
+    workers, train = params.ray.max_workers, setting.train
+    if images.train < train.batch_size:
+        raise UserError(
+            f"settings.{setting.name}: batch_size={train.batch_size} is not allowed with {images.train} training images"
+        )
+    model = CondenseNet(setting.model)
+    parameters = sum(value.numel() for value in model.parameters())
+    per_image = activation_bytes(model, params.data.image_size, train.precision)
+    return SettingPlan(
+        name=setting.name,
+        workers=workers,
+        parameters=parameters,
+        training_macs=count_cost(CondenseNet(dense(setting.model)), params.data.image_size).macs,
+        exported_macs=count_cost(model, params.data.image_size).macs,
+        epochs=train.epochs,
+        steps=train.epochs * (images.train // train.batch_size),
+        memory_bytes=4 * STATE_COPIES * parameters + per_image * -(-train.batch_size // workers),
+        checkpoint_bytes=4 * CHECKPOINT_COPIES * CHECKPOINTS * parameters,
+        rate=rate,
+    )
+
+
+def dense(config: ModelConfig) -> ModelConfig:
+    """The network before anything is pruned."""
+    return replace(config, condensation_factor=1, condense_classifier=False)
+
+
+def activation_bytes(model: CondenseNet, image_size: int, precision: str = "fp32") -> float:
+    """Bytes that the layers, each by itself, keep of one more image for the backward pass."""
+    two, four = (_kept_bytes(model, batch, image_size, precision) for batch in (2, 4))
+    return (four - two) / 2
+
+
+def _kept_bytes(model: CondenseNet, batch: int, image_size: int, precision: str) -> int:
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    images = torch.zeros(batch, model.config.in_channels, image_size, image_size)
+    watch = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with without_kernels(), autocast("cpu", precision), watch:
+        loss = F.cross_entropy(model.train()(images), torch.zeros(batch, dtype=torch.long))
+    del loss  # which kept all of them until here, each with an address of its own
+    return sum(kept.values())
+
+
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """Layer by layer, as on a GPU: our kernels for the CPU keep less."""
+    before = os.environ.get(kernels.SWITCH)
+    os.environ[kernels.SWITCH] = "off"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[kernels.SWITCH]
+        else:
+            os.environ[kernels.SWITCH] = before
+
+
+def measure_rate(params: Params, setting: Setting) -> Rate:
+    """Train a few steps of one worker's share of a batch on random images, on a GPU if the study asks for one."""
+    use_gpu = params.ray.use_gpu
+    if use_gpu and not torch.cuda.is_available():
+        raise UserError("ray.use_gpu=true is not allowed with --measure: this machine has no GPU")
+    device = torch.device("cuda" if use_gpu else "cpu")
+    batch = setting.train.batch_size // params.ray.max_workers
+    threads = torch.get_num_threads()
+    if not use_gpu:
+        torch.set_num_threads(params.ray.threads_per_worker)
+    try:
+        seconds = _seconds_a_step(params, setting, batch, device)
+    finally:
+        torch.set_num_threads(threads)
+    name = torch.cuda.get_device_name() if use_gpu else f"{params.ray.threads_per_worker} CPU threads"
+    return Rate(images_per_s=batch / seconds, source=f"measured here now: {name}, batches of {batch}, dense network")
+
+
+def _seconds_a_step(params: Params, setting: Setting, batch: int, device: torch.device) -> float:
+    """The median over a few steps after one to warm up."""
+    config, size = setting.model, params.data.image_size
+    random = np.random.default_rng(0)
+    shape, classes = (batch, config.in_channels, size, size), [str(label) for label in range(config.num_classes)]
+    split = random.integers(0, 256, shape, dtype=np.uint8), random.integers(0, config.num_classes, batch).tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        write_prepared(Path(folder), {"train": split, "test": split}, name="random", classes=classes)
+        train = replace(setting.train, batch_size=batch)
+        trainer = Trainer(CondenseNet(config), PreparedData(folder), AugmentConfig(), train, None, device)
+        times = []
+        for _ in range(1 + MEASURED_STEPS):
+            for images, labels in trainer.batches():
+                started = time.perf_counter()
+                trainer.train_step(images, labels)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - started)
+    return float(np.median(times[1:]))
+
+
+def what_cannot_fit(
+    plans: Sequence[SettingPlan], images: Images, params: Params, *, free_bytes: float, gpu_bytes: Sequence[float]
+) -> list[str]:
+    """A line for each thing that the machine at hand lacks; ``gpu_bytes`` is empty where its GPUs are not the ones."""
+    lines = []
+    need = images.total_bytes + sum(plan.checkpoint_bytes for plan in plans)
+    if need > free_bytes:
+        lines.append(f"disk: {gigabytes(need)} are needed, {gigabytes(free_bytes)} are free")
+    if gpu_bytes:
+        if params.ray.min_workers > len(gpu_bytes):
+            lines.append(f"GPUs: ray.num_workers={params.ray.num_workers}, and there are {len(gpu_bytes)}")
+        for plan in plans:
+            if plan.memory_bytes > min(gpu_bytes):
+                lines.append(
+                    f"{plan.name}: a worker needs at least {gigabytes(plan.memory_bytes)} of GPU memory, and there are "
+                    f"{gigabytes(min(gpu_bytes))}: a smaller train.batch_size, more ray.num_workers or bf16 needs less"
+                )
+    return lines
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 1e9:.3g} GB"
+
+
+def free_disk() -> float:
+    return shutil.disk_usage(Path.cwd()).free
+
+
+def gpus_here(params: Params) -> list[Any]:
+    """Bytes of memory of each GPU of this machine; none if the study does not train here on GPUs."""
+    if not params.ray.use_gpu or os.environ.get("RAY_ADDRESS"):
+        return []
+    return [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]

@@ -1,0 +1,110 @@
+"""What a study takes: counted by hand for small ones, and against what layers really keep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from image_sources import shards
+
+from condensenet.config import ModelConfig
+from condensenet.models.condensenet import CondenseNet
+from tasks import params, planning
+from tasks.errors import UserError
+from tasks.params import Params
+from tasks.planning import Images, Rate, SettingPlan
+
+SMALL = ModelConfig(block_depths=(2, 2), growth_rates=(8, 16), num_classes=10)
+IMAGES = Images(train=6000, validation=0, test=900, bytes_each=100.0)
+
+
+@pytest.fixture
+def digits(checkout: Path) -> Params:
+    return params.load(checkout / "params.yaml")
+
+
+def plan(rate: Rate | None = None, **changes: object) -> SettingPlan:
+    made = SettingPlan(
+        name="g4-c4",
+        workers=2,
+        parameters=1000,
+        training_macs=1,
+        exported_macs=1,
+        epochs=10,
+        steps=100,
+        memory_bytes=5e9,
+        checkpoint_bytes=24_000,
+        rate=rate,
+    )
+    return replace(made, **changes)
+
+
+def test_activations_by_hand() -> None:
+    """Each norm and each convolution keeps its input, the pool and the last norm too; a layer widens to 4 k channels."""
+    first = 2 * (16 + 32) + 2 * (24 + 32) + 32  # two layers and the pool, 32x32
+    second = 2 * (32 + 64) + 2 * (48 + 64) + 2 * 64  # two layers and the last norm, 16x16
+    by_hand = 4 * ((3 + first) * 32**2 + second * 16**2)
+    assert planning.activation_bytes(CondenseNet(SMALL), 32) == pytest.approx(by_hand, rel=1e-3)
+
+
+def test_activations_grow_with_the_area_and_shrink_with_half_the_precision() -> None:
+    small, large = (planning.activation_bytes(CondenseNet(SMALL), size) for size in (32, 64))
+    assert large == pytest.approx(4 * small, rel=0.05)
+    assert planning.activation_bytes(CondenseNet(SMALL), 32, "bf16") < 0.8 * small
+
+
+def test_hours_by_hand() -> None:
+    assert plan().hours(IMAGES) is None
+    rate = Rate(images_per_s=10.0, source="given")
+    assert plan(rate).hours(IMAGES) == pytest.approx(10 * (6000 + 300) / 20 / 3600)
+    held_out = replace(IMAGES, validation=600)
+    assert plan(rate).hours(held_out) == pytest.approx(10 * (6000 + 200) / 20 / 3600)
+
+
+def test_the_images_of_a_known_source_need_no_files(digits: Params) -> None:
+    images = planning.count_images(digits)
+    assert (images.train, images.validation, images.test) == (1257, 180, 360)
+    assert images.total_bytes == 64 * 1797
+
+
+def test_the_images_of_a_parquet_source_are_counted(digits: Params, tmp_path: Path) -> None:
+    shards(tmp_path)
+    files = {"source": "parquet", "path": str(tmp_path), "train": "train.parquet", "test": "test.parquet"}
+    images = planning.count_images(replace(digits, data=replace(digits.data, **files, validation_images=2)))
+    assert (images.train, images.validation, images.test) == (10, 2, 6)
+    assert images.total_bytes == pytest.approx(sum(file.stat().st_size for file in tmp_path.iterdir()))
+
+
+def test_a_source_that_is_not_here_needs_its_numbers(digits: Params) -> None:
+    away = replace(digits, data=replace(digits.data, source="parquet", path="not-here"))
+    with pytest.raises(UserError, match=r"data\.path=not-here does not exist: .*--images TRAIN,TEST"):
+        planning.count_images(away)
+    assert planning.count_images(away, (1000, 10)).train == 820
+    with pytest.raises(UserError, match="validation_images=180"):
+        planning.count_images(away, (180, 10))
+
+
+def test_a_setting_of_the_digits(digits: Params) -> None:
+    made = planning.plan_setting(digits, digits.settings["g4-c4"], planning.count_images(digits), None)
+    assert made.steps == 16 * (1257 // 64)
+    assert made.parameters == sum(value.numel() for value in CondenseNet(digits.settings["g4-c4"].model).parameters())
+    assert made.exported_macs < made.training_macs
+    assert made.checkpoint_bytes == 3 * 2 * 4 * made.parameters
+    with pytest.raises(UserError, match="batch_size=64 is not allowed with 63 training images"):
+        planning.plan_setting(digits, digits.settings["g4-c4"], replace(IMAGES, train=63), None)
+
+
+def test_a_measured_rate_is_of_this_machine(digits: Params) -> None:
+    rate = planning.measure_rate(digits, digits.settings["g4-c4"])
+    assert rate.images_per_s > 1
+    assert rate.source == "measured here now: 1 CPU threads, batches of 32, dense network"
+
+
+def test_what_does_not_fit_is_named(digits: Params) -> None:
+    on_gpus = replace(digits, ray=replace(digits.ray, use_gpu=True, num_workers=4))
+    lines = planning.what_cannot_fit([plan()], IMAGES, on_gpus, free_bytes=1000, gpu_bytes=[4e9, 8e9])
+    assert lines[0] == "disk: 0.000714 GB are needed, 1e-06 GB are free"
+    assert lines[1] == "GPUs: ray.num_workers=4, and there are 2"
+    assert lines[2].startswith("g4-c4: a worker needs at least 5 GB of GPU memory, and there are 4 GB")
+    assert planning.what_cannot_fit([plan()], IMAGES, digits, free_bytes=1e9, gpu_bytes=[]) == []
