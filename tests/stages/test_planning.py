@@ -41,7 +41,7 @@ def plan(rate: Rate | None = None, **changes: object) -> SettingPlan:
 
 
 def test_activations_by_hand() -> None:
-    """Each norm and each convolution keeps its input, the pool and the last norm too; a layer widens to 4 k channels."""
+    """Each norm and convolution keeps its input, the pool and the last norm too; a layer widens to 4 k channels."""
     first = 2 * (16 + 32) + 2 * (24 + 32) + 32  # two layers and the pool, 32x32
     second = 2 * (32 + 64) + 2 * (48 + 64) + 2 * 64  # two layers and the last norm, 16x16
     by_hand = 4 * ((3 + first) * 32**2 + second * 16**2)
