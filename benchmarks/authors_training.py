@@ -199,16 +199,22 @@ class Average:
         return self.total / max(self.count, 1)
 
 
+LACKING = (
+    *("label_smoothing", "mixup", "cutmix", "ema_decay", "gradient_accumulation", "learning_rate_batch_size"),
+    *("warmup_epochs", "condensing", "condensing_share", "precision"),
+)
+
+
 class AuthorsTrainer:
     """``step`` is one iteration of their training loop; the caller sets ``progress``, in [0, 1).
 
-    Raises ``ValueError`` for settings their recipe lacks: label smoothing, warm-up, bf16, other ways of
-    condensing, or a condensing share other than 0.5.
+    Raises ``ValueError`` for settings their recipe lacks, such as label smoothing, mixing, an average of the weights,
+    warm-up, bf16, other ways of condensing, or a condensing share other than 0.5.
     """
 
     def __init__(self, model: AuthorsNet, config: TrainConfig, device: torch.device) -> None:
         theirs = TrainConfig()
-        for name in ("label_smoothing", "warmup_epochs", "condensing", "condensing_share", "precision"):
+        for name in LACKING:
             value, allowed = getattr(config, name), getattr(theirs, name)
             if value != allowed:
                 raise ValueError(f"{name}={value} is not allowed: the authors' training has {allowed}")

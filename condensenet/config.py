@@ -11,6 +11,9 @@ from math import ceil, inf
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+MAX_BATCH = 2**20  # the largest published one for ImageNet is 2**17
+MAX_ALPHA = 100.0  # of mixing: from there on every pair is mixed by about one half
+
 Stem = Literal["cifar", "imagenet", "densenet"]
 
 
@@ -221,6 +224,11 @@ class TrainConfig:
     condensing: Literal["gradual", "one-shot", "random"] = "gradual"  # as models.condensing.Schedule
     condensing_share: float = 0.5
     label_smoothing: float = 0.0
+    mixup: float = 0.0  # parameter of the Beta distribution that two images are mixed by; 0: off
+    cutmix: float = 0.0  # the same for a rectangle of one image in another; with both, each batch gets one of them
+    ema_decay: float = 0.0  # of the average of the weights that is evaluated and kept; 0: the weights themselves
+    gradient_accumulation: int = 1  # parts of a worker's share of a batch that are computed one after another
+    learning_rate_batch_size: int = 0  # the rate is for batches of this size and scaled to ``batch_size``; 0: it is not
     seed: int = 0
     checkpoint_every_steps: int = 1000  # and at the end of every epoch
     precision: Literal["fp32", "bf16"] = "fp32"  # fp32 by PyTorch's defaults: cuDNN may use TF32 on a GPU
@@ -250,6 +258,21 @@ class TrainConfig:
         require(
             0 <= self.label_smoothing < 1,
             f"label_smoothing={self.label_smoothing} is not allowed: it must be in [0, 1)",
+        )
+        for name in ("mixup", "cutmix"):
+            require(
+                0 <= getattr(self, name) <= MAX_ALPHA,
+                f"{name}={getattr(self, name)} is not allowed: it must be in [0, {MAX_ALPHA}]",
+            )
+        require(0 <= self.ema_decay < 1, f"ema_decay={self.ema_decay} is not allowed: it must be in [0, 1)")
+        require(
+            self.gradient_accumulation >= 1 and self.batch_size % self.gradient_accumulation == 0,
+            f"gradient_accumulation={self.gradient_accumulation} is not allowed: "
+            f"it must divide batch_size={self.batch_size}",
+        )
+        require(
+            0 <= self.learning_rate_batch_size <= MAX_BATCH,
+            f"learning_rate_batch_size={self.learning_rate_batch_size} is not allowed: it must be in [0, {MAX_BATCH}]",
         )
         require(0 <= self.seed < 2**63, f"seed={self.seed} is not allowed: it must be in [0, 2**63)")
         require(

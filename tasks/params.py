@@ -257,11 +257,19 @@ def _check_plain(raw: object) -> None:
 
 def _check_batch_sizes(params: Params) -> None:
     workers = params.ray.num_workers
+    if not isinstance(workers, int):
+        return  # as many as can divide a batch
     for name, setting in params.settings.items():
+        batch, parts = setting.train.batch_size, setting.train.gradient_accumulation
         require(
-            not isinstance(workers, int) or setting.train.batch_size % workers == 0,
-            f"settings.{name}: train.batch_size={setting.train.batch_size} is not allowed: "
+            batch % workers == 0,
+            f"settings.{name}: train.batch_size={batch} is not allowed: "
             f"it must be divisible by ray.num_workers={workers}",
+        )
+        require(
+            batch // workers % parts == 0,
+            f"settings.{name}: train.gradient_accumulation={parts} is not allowed: "
+            f"it must divide a worker's {batch // workers} images",
         )
 
 

@@ -6,12 +6,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from condensenet import CondenseNet, ModelConfig
 from condensenet.config import AugmentConfig, TrainConfig
 from condensenet.data import PreparedData, write_prepared
-from condensenet.training import EpochResult
+from condensenet.training import EpochResult, fit, loop
 
 MODEL = ModelConfig(
     block_depths=(2, 1),
@@ -58,3 +59,22 @@ def bits(model: CondenseNet) -> dict[str, bytes]:
 
 def without_time(history: list[EpochResult]) -> list[dict]:
     return [asdict(replace(row, seconds=0.0)) for row in history]
+
+
+class Killed(BaseException):
+    pass
+
+
+def train_until(step: int, data, folder: Path, monkeypatch, config: TrainConfig = TRAIN) -> None:
+    """Train in ``folder`` and die before step ``step``, wherever that is."""
+    original = loop.Trainer.train_step
+
+    def train_step(self, images, labels):
+        if self.step >= step:
+            raise Killed
+        original(self, images, labels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "train_step", train_step)
+        with pytest.raises(Killed):
+            list(fit(new_model(), data, AUGMENT, config, checkpoints=folder))

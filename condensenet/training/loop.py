@@ -31,6 +31,7 @@ from condensenet.files import Storage
 from condensenet.models.condensenet import CondenseNet, group_lasso
 from condensenet.models.condensing import condensing_stage
 from condensenet.training import checkpoint, distributed
+from condensenet.training.averaging import WeightAverage
 from condensenet.training.cuda_graph import CudaGraphRunner, batches_counted_together
 from condensenet.training.evaluation import (
     StopRequested,
@@ -42,7 +43,8 @@ from condensenet.training.evaluation import (
 )
 from condensenet.training.fingerprint import fingerprint
 from condensenet.training.history import EpochResult, TrainingFailed, TrainingPaused
-from condensenet.training.optimizer import NesterovSGD, cosine_learning_rate
+from condensenet.training.mixing import mix
+from condensenet.training.optimizer import NesterovSGD, cosine_learning_rate, scaled_learning_rate
 
 GPU_STOP_INTERVAL = 16  # steps between checks whether another rank was asked to stop: a check waits for the GPU
 
@@ -70,6 +72,7 @@ def fit(
     """
     trainer = Trainer(model, data, augment, config, checkpoints, torch.device(device), stop)
     trainer.resume()
+    trainer.finish()
     yield from list(trainer.history)
     while len(trainer.history) < config.epochs:
         try:
@@ -77,6 +80,7 @@ def fit(
         except StopRequested:
             trainer.save()
             raise TrainingPaused(trainer.step, trainer.num_steps) from None
+        trainer.finish()
         yield trainer.history[-1]
 
 
@@ -105,6 +109,7 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch(self.train_split, config.batch_size)
         self.num_steps = self.steps_per_epoch * config.epochs
         self.optimizer = NesterovSGD(model.parameters(), momentum=config.momentum, weight_decay=config.weight_decay)
+        self.average = WeightAverage(model, config.ema_decay) if config.ema_decay > 0 else None
         self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
         statistics = [value for norm in self.norms for value in (norm.running_mean, norm.running_var)]
         self.running_statistics = [value for value in statistics if value is not None]
@@ -152,6 +157,8 @@ class Trainer:
         distributed.check_same(masks, f"masks of condensing stage {due}")
         for layer in model.learned_layers():
             self.optimizer.apply_mask(layer.full_weight, layer.mask)
+            if self.average is not None:
+                self.average.apply_mask(layer.full_weight, layer.mask)
         if self.graph_runner is not None:
             self.graph_runner.reset()
 
@@ -161,8 +168,11 @@ class Trainer:
         images, labels = to_device(self.device, images, labels)
         if self.model.config.dropout > 0:
             torch.manual_seed(_dropout_seed(config.seed, self.step, distributed.rank()))
+        if config.mixup > 0 or config.cutmix > 0:
+            classes = self.model.config.num_classes
+            images, labels = mix(images, labels, config, classes, self.step, distributed.rank())
         self.learning_rate = cosine_learning_rate(
-            config.learning_rate, self.progress, config.warmup_epochs / config.epochs
+            scaled_learning_rate(config), self.progress, config.warmup_epochs / config.epochs
         )
         if self.graph_runner is None:
             loss_and_error = self.compute_gradients(images, labels)
@@ -172,11 +182,32 @@ class Trainer:
         self.optimizer.step(self.learning_rate)
         self._accumulate(loss_and_error)
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
 
     def compute_gradients(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Forward and backward pass: sets new gradients and returns (loss, error) of this rank's images."""
-        config, model = self.config, self.model
+        """Forward and backward pass: sets new gradients and returns (loss, error) of this rank's images.
+
+        Labels are classes (N,) or probabilities (N, classes). Raises ``ValueError`` if the images cannot be divided
+        into ``gradient_accumulation`` equal parts.
+        """
+        parts = self.config.gradient_accumulation
         self.optimizer.zero_grad()  # before the forward pass: graphs of torch.compile reuse this memory
+        if parts == 1:
+            return self.add_gradients(images, labels)
+        if len(images) % parts:
+            raise ValueError(
+                f"gradient_accumulation={parts} is not allowed: it must divide a worker's {len(images)} images"
+            )
+        results = [
+            self.add_gradients(*part, share=1 / parts)
+            for part in zip(images.chunk(parts), labels.chunk(parts), strict=True)
+        ]
+        return torch.stack(results).mean(dim=0)
+
+    def add_gradients(self, images: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
+        """Add the gradients of these images, ``share`` of all, to those that are there; returns (loss, error)."""
+        config, model = self.config, self.model
         counting = nullcontext() if self.device.type == "cpu" else batches_counted_together(self.norms)
         with counting, autocast(self.device, config.precision):
             logits = self.forward(images).float()
@@ -184,17 +215,19 @@ class Trainer:
         objective = loss
         if config.group_lasso_weight > 0 and not model.is_condensed:
             objective = loss + config.group_lasso_weight * group_lasso(model)
-        objective.backward()
-        error = (logits.argmax(dim=1) != labels).float().mean()
+        (objective if share == 1 else share * objective).backward()
+        classes = labels if labels.dim() == 1 else labels.argmax(dim=1)
+        error = (logits.argmax(dim=1) != classes).float().mean()
         return torch.stack([loss.detach(), error])
 
     def finish_epoch(self) -> None:
         """Evaluate, add the epoch to the history and save."""
         model, config = self.model, self.config
         batch_size = evaluation_batch_size(config.batch_size, self.evaluation_split.manifest.image_size, self.device)
-        validation_loss, validation_error_pct = evaluate(
-            model, self.evaluation_split, batch_size, self.device, precision=config.precision, stop=self.stop
-        )
+        with nullcontext() if self.average is None else self.average.in_use():
+            validation_loss, validation_error_pct = evaluate(
+                model, self.evaluation_split, batch_size, self.device, precision=config.precision, stop=self.stop
+            )
         train_loss, train_error = (self.epoch_totals / self.steps_per_epoch).tolist()
         result = EpochResult(
             epoch=self.epoch,  # ``step`` is that of the next epoch's start, so this counts from 1
@@ -212,6 +245,11 @@ class Trainer:
         self.epoch_totals.zero_()
         self.elapsed_s, self.timed_since = 0.0, time.monotonic()
         self.save()
+
+    def finish(self) -> None:
+        """After the last epoch the model gets the averaged weights, if there are any; before, nothing happens."""
+        if len(self.history) == self.config.epochs and self.average is not None:
+            self.average.keep()
 
     @property
     def epoch(self) -> int:
@@ -247,6 +285,7 @@ class Trainer:
             "history": [asdict(result) for result in self.history],
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            **({} if self.average is None else {"average": self.average.state_dict()}),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -257,6 +296,8 @@ class Trainer:
         self.history = [EpochResult(**result) for result in state_dict["history"]]
         self.model.load_state_dict(state_dict["model"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state_dict["average"])
         self.timed_since, self.reached_stage = time.monotonic(), -1
         self.first_bad_step.fill_(-1)
         self.stop_flag.zero_()
@@ -268,6 +309,8 @@ class Trainer:
         saved = checkpoint.load(self.checkpoints, self.fingerprint, self.device)
         if saved is None:
             distributed.broadcast_(self.model.state_dict().values())
+            if self.average is not None:
+                self.average.load_state_dict(self.model.state_dict())
             return
         self.load_state_dict(saved)
         log.info("resumed after step %d (epoch %d)", self.step, self.epoch + 1)

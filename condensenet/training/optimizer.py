@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
+from condensenet.config import TrainConfig
+
 
 class NesterovSGD:
     def __init__(self, parameters: Iterable[nn.Parameter], *, momentum: float, weight_decay: float) -> None:
@@ -59,6 +61,12 @@ class NesterovSGD:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for velocity, saved in zip(self.velocities, state_dict["velocities"], strict=True):
             velocity.copy_(saved)
+
+
+def scaled_learning_rate(config: TrainConfig) -> float:
+    """The rate for the batch size in use, in proportion to the one it was given for (Goyal et al., 2017)."""
+    base = config.learning_rate_batch_size
+    return config.learning_rate if base == 0 else config.learning_rate * config.batch_size / base
 
 
 def cosine_learning_rate(learning_rate: float, progress: float, warmup: float = 0.0) -> float:

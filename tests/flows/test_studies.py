@@ -72,6 +72,8 @@ def test_arithmetic_is_that_of_the_paper_unless_the_fast_recipe_is_selected(
     name, params = study
     precisions = {setting.train.precision for setting in params.settings.values()}
     assert precisions == ({"bf16"} if name.endswith("-fast") else {"fp32"})
+    if name.endswith("-modern"):
+        return  # its recipe is more than an arithmetic
     for recipe, precision in (("fast", "bf16"), ("paper", "fp32")):
         selected = composed(name, tmp_path, f"recipe={recipe}")
         assert selected["train"].pop("precision") == precision
@@ -104,3 +106,12 @@ def test_prepare_follows_every_key_that_shapes_the_data_and_no_other() -> None:
     keys = {f"data.{field.name}" for field in dataclasses.fields(DataParams)} - {"data.augment"}
     assert set(prepare["params"]) == keys | {"study", "model.num_classes"}
     assert set(read(CHECKOUT / "conf/base.yaml")["data"]) == {f.name for f in dataclasses.fields(DataParams)}
+
+
+def test_the_modern_study_differs_from_the_papers_by_its_recipe_and_batch_alone(tmp_path: Path) -> None:
+    modern, paper = (parse(composed(name, tmp_path)) for name in ("imagenet-modern", "imagenet"))
+    recipe = read(CHECKOUT / "conf/recipe/modern.yaml")["train"]
+    for name, setting in paper.settings.items():
+        expected = dataclasses.replace(setting.train, **recipe, batch_size=1024)
+        assert modern.settings[name] == dataclasses.replace(setting, train=expected)
+    assert dataclasses.replace(modern, study="imagenet", settings=paper.settings) == paper

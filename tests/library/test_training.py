@@ -6,13 +6,12 @@ import copy
 import itertools
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
-from training_example import AUGMENT, MODEL, TRAIN, bits, new_model, without_time, write_stripes
+from training_example import AUGMENT, MODEL, TRAIN, bits, new_model, train_until, without_time, write_stripes
 
 from condensenet import CondenseNet
 from condensenet.config import TrainConfig
@@ -43,25 +42,6 @@ def uninterrupted(data):
     model = new_model()
     history = list(fit(model, data, AUGMENT, TRAIN))
     return bits(model), without_time(history)
-
-
-class Killed(BaseException):
-    pass
-
-
-def train_until(step: int, data, folder: Path, monkeypatch, config: TrainConfig = TRAIN) -> None:
-    """Train in ``folder`` and die before step ``step``, wherever that is."""
-    original = loop.Trainer.train_step
-
-    def train_step(self, images, labels):
-        if self.step >= step:
-            raise Killed
-        original(self, images, labels)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "train_step", train_step)
-        with pytest.raises(Killed):
-            list(fit(new_model(), data, AUGMENT, config, checkpoints=folder))
 
 
 def test_learning_rate_is_a_half_cosine():
