@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from condensenet.models.condensenet import CondenseNet
 
 
+RUN_KEYS = ("execution_id", "mlflow_run_id", "study", "setting", "started_at", "params")  # of run.json
+
+
 def write_text(path: Path, text: str) -> None:
     """Write atomically, and make the folder if need be."""
     write_atomically(path, text.encode())
@@ -79,7 +82,13 @@ def read_history(path: Path) -> list[dict[str, float]]:
 def read_run(params: Params, setting: Setting) -> dict[str, Any]:
     """The identity of the execution that trained ``setting``: the content of ``run.json``."""
     path = existing(params.paths.setting("train", setting.name) / paths.RUN, f"train@{setting.name}")
-    return dict(read_json(path))
+    run = read_json(path)
+    missing = [key for key in RUN_KEYS if not isinstance(run, dict) or key not in run]
+    if missing:
+        raise UserError(
+            f"{path} is not what train writes ({missing[0]} is missing): run dvc repro -f train@{setting.name}"
+        )
+    return dict(run)
 
 
 def read_model(params: Params, setting: Setting, stage: str = "convert") -> CondenseNet:
