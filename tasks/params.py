@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -353,14 +353,15 @@ def _setting(name: str, overrides: dict[str, Any], model: dict[str, Any], train:
 def _checked(kind: type[T], raw: object, key: str = "") -> T:
     """An instance of the dataclass ``kind`` from the YAML values ``raw`` at ``key``."""
     try:  # as JSON: pydantic's strict mode takes a list for a tuple, or a mapping for a dataclass, from JSON only
-        return _adapter(kind).validate_json(json.dumps(raw, default=str))
+        checked: T = _adapter(cast("Any", kind)).validate_json(json.dumps(raw, default=str))
+        return checked
     except ValidationError as error:
         first = min(error.errors(), key=lambda details: details["type"] == "missing")  # it may be a misspelt key
         raise ValueError(_message(first, kind, key)) from None
 
 
 @functools.cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
