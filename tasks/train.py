@@ -207,7 +207,8 @@ def _fail(recorder: ProgressRecorder, report: str) -> NoReturn:
         with suppress(OSError):  # the disk may be full, which then is the failure to report
             tracking.record_failure(recorder.run, recorder.folder)
     if os.environ.get("CONDENSENET_TRACEBACK"):
-        say(report)
+        for line in report.splitlines():
+            say(line)
     raise UserError(report.partition("\n")[0] or f"training {recorder.setting.name} failed")
 
 

@@ -334,7 +334,7 @@ def test_parts_put_into_a_layer_are_used(part, plain, monkeypatch):
     elif part == "full backward hooks on all modules":
         x.requires_grad_()  # else there is nothing to tell the first one
         for module in model.modules():
-            module.register_full_backward_hook(lambda module, _, gradients: tuple(2 * each for each in gradients))
+            module.register_full_backward_hook(lambda *_: None)
     elif part == "forward":
         own = layer.conv_3x3.forward
         layer.conv_3x3.forward = lambda x: 2 * own(x)
