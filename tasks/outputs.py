@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from condensenet.models.condensenet import CondenseNet
 
 
-RUN_KEYS = ("execution_id", "study", "setting", "started_at")  # of run.json
+RUN_KEYS = ("execution_id", "study", "setting")  # of run.json
 
 
 def write_text(path: Path, text: str) -> None:

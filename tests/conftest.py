@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What is generated must be dealt with in 10 s each. `make fuzz` tries many more: HYPOTHESIS_PROFILE=fuzz.
-settings.register_profile("suite", deadline=10_000, max_examples=60)
+settings.register_profile("suite", deadline=10_000, max_examples=40)
 settings.register_profile("fuzz", deadline=10_000, max_examples=20_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
