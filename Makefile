@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 UI_PORT ?= 5000
 LINT := build/lint
+FUZZ_S ?= 1800
+FUZZED := tests/params/test_params_fuzzed.py tests/library/test_model_files.py tests/library/test_plans_fuzzed.py \
+  tests/library/test_text.py
 
 # Stages call `python`, DVC and Prefect by name, so the environment comes first on the path. Nothing phones home.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -17,7 +20,7 @@ export PREFECT_HOME ?= $(CURDIR)/.prefect
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo tables test test-fast check format ui prefect-ui clean \
+.PHONY: help env demo tables test test-fast fuzz check format ui prefect-ui clean \
   cluster-up cluster-check cluster-down cluster-lint operators-test constraints audit
 
 help: ## list the commands
@@ -52,6 +55,10 @@ test: check test-fast ## all tests, after ruff, mypy and the import contracts
 
 test-fast: env ## the tests that need no Ray, Prefect or server, on two cores
 	@python -m pytest -m fast -n 2 --dist worksteal
+
+fuzz: env ## thousands of hostile parameters, model files, plans and texts, for half an hour at most (FUZZ_S=1800)
+	@HYPOTHESIS_PROFILE=fuzz timeout --signal=INT $(FUZZ_S) python -m pytest --exitfirst -m fast $(FUZZED) \
+	  || { test $$? -eq 124 && echo "half an hour is over: nothing was found"; }
 
 check: env ## ruff, mypy and the import contracts
 	@ruff check .

@@ -2,7 +2,7 @@
 
 They are ``condensenet.models.kernels`` for training and ``condensenet.deploy.native`` for ONNX Runtime. With
 ``CONDENSENET_KERNELS=off`` nothing is compiled, and the wheel fits every machine. All other metadata is in
-pyproject.toml.
+pyproject.toml. A library ends with its own sha256: loading one that was cut off would kill the process.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 FLAGS = [
     "-O3",
@@ -28,7 +29,7 @@ def extension(module: str, *flags: str) -> Extension:
     return Extension(
         module,
         [str(path) for path in sources if path.suffix == ".c"],
-        depends=[str(path) for path in sources],
+        depends=[*(str(path) for path in sources), "setup.py"],
         define_macros=[("SOURCE_DIGEST", f'"{digest}"')],
         extra_compile_args=[*FLAGS, *flags],
         extra_link_args=[flag for flag in flags if flag == "-fopenmp"],
@@ -36,8 +37,22 @@ def extension(module: str, *flags: str) -> Extension:
     )
 
 
+class SealedBuild(build_ext):
+    """Appends the sha256 of what was built, which condensenet/compiled.py checks before it loads the library."""
+
+    def build_extension(self, ext: Extension) -> None:
+        super().build_extension(ext)
+        path = Path(self.get_ext_fullpath(ext.name))
+        content = path.read_bytes()
+        if content[-32:] != hashlib.sha256(content[:-32]).digest():  # it is sealed if it was up to date
+            path.write_bytes(content + hashlib.sha256(content).digest())
+
+
 extensions = [
     extension("condensenet.models.kernels._compiled", "-fopenmp"),
     extension("condensenet.deploy.native._operators", "-fvisibility=hidden"),
 ]
-setup(ext_modules=[] if os.environ.get("CONDENSENET_KERNELS") == "off" else extensions)
+setup(
+    ext_modules=[] if os.environ.get("CONDENSENET_KERNELS") == "off" else extensions,
+    cmdclass={"build_ext": SealedBuild},
+)

@@ -12,6 +12,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 
+DIGEST_BYTES = 32  # of a sha256
 LANES = "CONDENSENET_LANES"  # in the environment: at most so many floats in a vector
 
 
@@ -20,6 +21,15 @@ def check_lanes() -> None:
     value = os.environ.get(LANES, "")
     if value not in ("", "4", "8", "16"):
         raise ValueError(f"{LANES}={value} is not allowed: 16, 8 or 4")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file ends with its sha256, as setup.py has built it: running what is missing in it would be fatal."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return content[-DIGEST_BYTES:] == hashlib.sha256(content[:-DIGEST_BYTES]).digest()
 
 
 def load(module: str) -> ctypes.CDLL | None:
@@ -31,6 +41,9 @@ def load(module: str) -> ctypes.CDLL | None:
     check_lanes()
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
+        return None
+    if not _is_whole(Path(spec.origin)):
+        log.warning("%s is incomplete or was changed and is not used: reinstall the package", module)
         return None
     try:
         library = ctypes.CDLL(spec.origin)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from math import ceil, inf
+from math import ceil
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-MAX_BATCH = 2**20  # the largest published one for ImageNet is 2**17
-MAX_ALPHA = 100.0  # of mixing: from there on every pair is mixed by about one half
+from condensenet.text import shown
 
 Stem = Literal["cifar", "imagenet", "densenet"]
 
@@ -23,9 +22,26 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def at_least_one(**values: int) -> None:
+# The upper bounds of numbers. Each is far above what is published, and low enough that nothing hangs or overflows.
+MAX_BLOCKS = 16  # each halves the image: 65,536 pixels would be one after 16
+MAX_LAYERS = 1_000  # of all blocks: the deepest published network of the family has 250
+MAX_CHANNELS = 65_536  # of any layer
+MAX_CLASSES = 1_000_000  # ImageNet-21k has 21,841
+MAX_WEIGHTS = 2**30  # 4 GiB in float32; training holds them three times and keeps two checkpoints
+MAX_EPOCHS = 100_000  # a row of the history and a point of the curves each
+MAX_BATCH = 2**20  # the largest published one for ImageNet is 2**17
+MAX_STEPS = 10**9  # between checkpoints
+MAX_RATE = 1_000.0  # of learning: beyond it float32 overflows within steps
+MAX_DECAY = 1.0  # weight decay and group lasso: at 1 a step with learning rate 1 leaves nothing of the weights
+MAX_ALPHA = 100.0  # of mixing: from there on every pair is mixed by about one half
+MAX_PAD = 65_536  # pixels
+
+
+def between(low: float, high: float, **values: float) -> None:
+    """Raise ``ValueError`` for the first of ``values`` that is not in [low, high]; NaN is not."""
     for name, value in values.items():
-        require(value >= 1, f"{name}={value} is not allowed: it must be 1 or more")
+        allowed = f"it must be {low} or more" if value < low else f"it must be in [{low}, {high}]"
+        require(low <= value <= high, f"{name}={shown(value)} is not allowed: {allowed}")
 
 
 def _is_integer(value: object) -> bool:
@@ -57,18 +73,24 @@ KINDS = {  # by annotation: what a value must be, in words, and a function that 
 }
 
 
+def check_type(kind: type, name: str, value: object) -> None:
+    """Raise ``ValueError`` if ``value`` does not have the type of the field ``name`` of the configuration ``kind``."""
+    hint, annotation = get_type_hints(kind)[name], kind.__annotations__[name]
+    if get_origin(hint) is Literal:
+        *others, last = get_args(hint)
+        allowed = f"{', '.join(others)} or {last}"
+        require(value in (*others, last), f"{name}={shown(value)} is not allowed: {allowed}")
+    if annotation in KINDS:
+        words, is_kind = KINDS[annotation]
+        require(is_kind(value), f"{name}={shown(value)} is not allowed: it must be {words}")
+
+
 def check_types(config: Any) -> None:
     """Raise ``ValueError`` for values that do not have their field's type. ``__post_init__`` calls this first."""
-    hints = get_type_hints(type(config))
     for field in fields(config):
         value = getattr(config, field.name)
-        if get_origin(hints[field.name]) is Literal:
-            *others, last = get_args(hints[field.name])
-            allowed = f"{', '.join(others)} or {last}"
-            require(value in (*others, last), f"{field.name}={value!r} is not allowed: {allowed}")
+        check_type(type(config), field.name, value)
         if field.type in KINDS:
-            kind, is_kind = KINDS[field.type]
-            require(is_kind(value), f"{field.name}={value!r} is not allowed: it must be {kind}")
             object.__setattr__(config, field.name, _plain(value))
 
 
@@ -102,25 +124,47 @@ class ModelConfig:
         require(len(depths) > 0, "block_depths=() is not allowed: it must have at least one block")
         require(
             len(depths) == len(rates),
-            f"block_depths={list(depths)} and growth_rates={list(rates)} differ in length: each block needs one rate",
+            f"block_depths={shown(list(depths))} and growth_rates={shown(list(rates))} differ in length: "
+            "each block needs one rate",
+        )
+        require(
+            len(depths) <= MAX_BLOCKS, f"block_depths={shown(list(depths))} is not allowed: at most {MAX_BLOCKS} blocks"
         )
         for name in ("block_depths", "growth_rates"):
             values = getattr(self, name)
-            require(min(values) >= 1, f"{name}={list(values)} is not allowed: every entry must be 1 or more")
-        at_least_one(
-            groups_1x1=self.groups_1x1,
-            groups_3x3=self.groups_3x3,
-            condensation_factor=self.condensation_factor,
-            bottleneck=self.bottleneck,
-            num_classes=self.num_classes,
-            in_channels=self.in_channels,
+            require(
+                1 <= min(values) <= max(values) <= MAX_CHANNELS,
+                f"{name}={shown(list(values))} is not allowed: every entry must be in [1, {MAX_CHANNELS}]",
+            )
+        require(
+            sum(depths) <= MAX_LAYERS,
+            f"block_depths={shown(list(depths))} is not allowed: at most {MAX_LAYERS} layers in all",
         )
-        require(0 <= self.dropout < 1, f"dropout={self.dropout} is not allowed: it must be in [0, 1)")
+        for name in ("groups_1x1", "groups_3x3", "condensation_factor", "bottleneck", "in_channels"):
+            between(1, MAX_CHANNELS, **{name: getattr(self, name)})
+        between(1, MAX_CLASSES, num_classes=self.num_classes)
+        require(0 <= self.dropout < 1, f"dropout={shown(self.dropout)} is not allowed: it must be in [0, 1)")
         require(
             self.reduction is None or 0 < self.reduction <= 1,
-            f"reduction={self.reduction} is not allowed: it must be null or in (0, 1]",
+            f"reduction={shown(self.reduction)} is not allowed: it must be null or in (0, 1]",
         )
+        self._check_size()
         self._check_channels()
+
+    def _check_size(self) -> None:
+        """Estimate what the network takes before anything is made of it."""
+        widest = max(self.num_features, *(self.bottleneck * rate for rate in self.growth_rates))
+        require(
+            widest <= MAX_CHANNELS,
+            f"growth_rates={shown(list(self.growth_rates))} is not allowed: a layer would have {shown(widest)} "
+            f"channels, at most {MAX_CHANNELS} are allowed",
+        )
+        weights = self.num_weights()
+        require(
+            weights <= MAX_WEIGHTS,
+            f"block_depths={shown(list(self.block_depths))}, growth_rates={shown(list(self.growth_rates))}, "
+            f"num_classes={self.num_classes} is not allowed: {weights} weights, at most {MAX_WEIGHTS} are allowed",
+        )
 
     def _check_channels(self) -> None:
         for layer, in_channels, out_channels in self.learned_convolutions():
@@ -159,6 +203,17 @@ class ModelConfig:
     def num_features(self) -> int:
         """The number of inputs of the classifier."""
         return self.block_channels()[-1][1]
+
+    def num_weights(self, form: Literal["training", "grouped"] = "training") -> int:
+        """The weights of all convolutions and the classifier, without biases and batch norms."""
+        shrunk, halved = (1, 1) if form == "training" else (self.condensation_factor, 1 + self.condense_classifier)
+        stem = self.in_channels * self.stem_channels * (49 if self.stem == "densenet" else 9)
+        learned = sum(inputs * outputs for _, inputs, outputs in self.learned_convolutions()) // shrunk
+        spatial = sum(
+            depth * self.bottleneck * rate * (rate * 9 // self.groups_3x3)
+            for depth, rate in zip(self.block_depths, self.growth_rates, strict=True)
+        )
+        return stem + learned + spatial + self.num_features // halved * self.num_classes
 
     def block_channels(self) -> list[tuple[int, int]]:
         """(input, output) channels of every block, before the transition that follows it."""
@@ -199,7 +254,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.pad >= 0, f"pad={self.pad} is not allowed: it must be 0 or more")
+        between(0, MAX_PAD, pad=self.pad)
         require((self.crop == "pad") == (self.pad > 0), f"pad={self.pad} does not go with crop={self.crop!r}")
 
 
@@ -239,42 +294,37 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        at_least_one(epochs=self.epochs, batch_size=self.batch_size, checkpoint_every_steps=self.checkpoint_every_steps)
+        between(1, MAX_EPOCHS, epochs=self.epochs)
+        between(1, MAX_BATCH, batch_size=self.batch_size)
+        between(1, MAX_STEPS, checkpoint_every_steps=self.checkpoint_every_steps)
         require(
-            0 < self.learning_rate < inf,
-            f"learning_rate={self.learning_rate} is not allowed: it must be above 0 and finite",
+            0 < self.learning_rate <= MAX_RATE,
+            f"learning_rate={shown(self.learning_rate)} is not allowed: it must be above 0 and at most {MAX_RATE:g}",
         )
         require(
             0 <= self.warmup_epochs < self.epochs,
-            f"warmup_epochs={self.warmup_epochs} is not allowed: it must be in [0, epochs={self.epochs})",
+            f"warmup_epochs={shown(self.warmup_epochs)} is not allowed: it must be in [0, epochs={self.epochs})",
         )
-        require(0 <= self.momentum < 1, f"momentum={self.momentum} is not allowed: it must be in [0, 1)")
-        for name in ("weight_decay", "group_lasso_weight"):
-            require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is not allowed: it must be 0 or more")
+        require(0 <= self.momentum < 1, f"momentum={shown(self.momentum)} is not allowed: it must be in [0, 1)")
+        between(0, MAX_DECAY, weight_decay=self.weight_decay, group_lasso_weight=self.group_lasso_weight)
         require(
             0 < self.condensing_share <= 1,
-            f"condensing_share={self.condensing_share} is not allowed: it must be in (0, 1]",
+            f"condensing_share={shown(self.condensing_share)} is not allowed: it must be in (0, 1]",
         )
         require(
             0 <= self.label_smoothing < 1,
-            f"label_smoothing={self.label_smoothing} is not allowed: it must be in [0, 1)",
+            f"label_smoothing={shown(self.label_smoothing)} is not allowed: it must be in [0, 1)",
         )
         for name in ("mixup", "cutmix"):
-            require(
-                0 <= getattr(self, name) <= MAX_ALPHA,
-                f"{name}={getattr(self, name)} is not allowed: it must be in [0, {MAX_ALPHA}]",
-            )
-        require(0 <= self.ema_decay < 1, f"ema_decay={self.ema_decay} is not allowed: it must be in [0, 1)")
+            between(0, MAX_ALPHA, **{name: getattr(self, name)})
+        between(0, MAX_BATCH, learning_rate_batch_size=self.learning_rate_batch_size)
+        require(0 <= self.ema_decay < 1, f"ema_decay={shown(self.ema_decay)} is not allowed: it must be in [0, 1)")
         require(
             self.gradient_accumulation >= 1 and self.batch_size % self.gradient_accumulation == 0,
-            f"gradient_accumulation={self.gradient_accumulation} is not allowed: "
+            f"gradient_accumulation={shown(self.gradient_accumulation)} is not allowed: "
             f"it must divide batch_size={self.batch_size}",
         )
-        require(
-            0 <= self.learning_rate_batch_size <= MAX_BATCH,
-            f"learning_rate_batch_size={self.learning_rate_batch_size} is not allowed: it must be in [0, {MAX_BATCH}]",
-        )
-        require(0 <= self.seed < 2**63, f"seed={self.seed} is not allowed: it must be in [0, 2**63)")
+        require(0 <= self.seed < 2**63, f"seed={shown(self.seed)} is not allowed: it must be in [0, 2**63)")
         require(
             not self.cuda_graph or self.compile != "reduce-overhead",
             "cuda_graph=true is not allowed with compile='reduce-overhead', which captures CUDA graphs itself",

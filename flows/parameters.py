@@ -45,7 +45,7 @@ else:
     OverrideKey = Literal[
         keys_of(*SECTIONS)
     ]  # a setting's own keys as strings: ["settings.g4-c4.condensation_factor=2"]
-Setting = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Setting = Annotated[str, Field(pattern=params.NAME_PATTERN)]
 Overrides = dict[OverrideKey, Any] | list[Annotated[str, Field(pattern="^[^=]+=")]]
 Grid = Annotated[dict[PointKey, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
 

@@ -65,12 +65,14 @@ def _print_results(loaded: params.Params, settings: list[str], duration_s: float
     if set(settings or loaded.settings) == set(loaded.settings):
         print_table(read_table(report / paths.TABLE))
         print_latency(outputs.read_json_or_empty(paths.TABLES / paths.LATENCY))
-        say(f"\n{loaded.study} in {duration_s:.0f} s. Where to look next:")
+        say("")
+        say(f"{loaded.study} in {duration_s:.0f} s. Where to look next:")
         say(f"  {report / paths.REPORT_HTML}   the report: table, curves, kept connections")
         say("  make tables        the paper's networks at full size, where condensing pays (two minutes)")
     else:
         print_table([make_row(read_setting(loaded, loaded.setting(name))) for name in settings])
-        say(f"\n{', '.join(settings)} in {duration_s:.0f} s; the report needs all settings. Where to look next:")
+        say("")
+        say(f"{', '.join(settings)} in {duration_s:.0f} s; the report needs all settings. Where to look next:")
     say("  make ui            every run's parameters, metrics, models and figures, in the MLflow UI")
     say("  make prefect-ui    the flow's graph, logs and artifacts, in the Prefect UI")
     say("  dvc metrics show   the same figures from DVC; also dvc plots show, dvc params diff")

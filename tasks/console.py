@@ -8,14 +8,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TypeVar
 
+from condensenet.text import escaped
+
 T = TypeVar("T")
 PLAIN_INTERVAL_S = 10.0
 
 
 def say(line: str) -> None:
-    """Print one line at once, also to a pipe; a reader that is gone does not stop the work."""
+    """Print one line at once, also to a pipe; a reader that is gone does not stop the work.
+
+    File and class names stand in it: what is not printable becomes an escape.
+    """
     with suppress(BrokenPipeError):
-        print(line, flush=True)
+        print(escaped(line), flush=True)
 
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from condensenet.files import is_permanent_write_error
+from condensenet.text import escaped
 
 
 class UserError(Exception):
@@ -32,7 +32,8 @@ def one_line() -> Iterator[None]:
 def run_main(main: Callable[[], None]) -> None:
     """Run a stage's ``main``; Ctrl-C becomes one line on stderr and exit status 130.
 
-    A ``UserError``, or a disk that is full or closed to us, becomes one line and exit status 1.
+    A ``UserError``, or an error of the operating system (a disk that is full, a file where a folder should be), becomes
+    one line and exit status 1; ``CONDENSENET_TRACEBACK`` shows where it came from.
     """
     try:
         main()
@@ -40,8 +41,6 @@ def run_main(main: Callable[[], None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except (UserError, OSError) as error:
-        if os.environ.get("CONDENSENET_TRACEBACK") or not (
-            isinstance(error, UserError) or is_permanent_write_error(error)
-        ):
+        if os.environ.get("CONDENSENET_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {escaped(str(error))}")

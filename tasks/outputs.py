@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condensenet.files import write_atomically
+from condensenet.text import escaped
 from tasks import paths
 from tasks.errors import UserError, one_line
 from tasks.params import Params, Setting
@@ -17,6 +18,9 @@ from tasks.params import Params, Setting
 if TYPE_CHECKING:
     from condensenet.data import PreparedData
     from condensenet.models.condensenet import CondenseNet
+
+
+RUN_KEYS = ("execution_id", "study", "setting")  # of run.json
 
 
 def write_text(path: Path, text: str) -> None:
@@ -35,16 +39,16 @@ def as_json(content: Any) -> str:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return _escaped(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
 def read_json_or_empty(path: Path) -> dict[str, Any]:
     """The mapping in a file; empty if the file is missing or broken."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = _escaped(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -66,7 +70,17 @@ def as_csv(rows: Iterable[Mapping[str, object]], names: Sequence[str] | None = N
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        rows: list[dict[str, str]] = _escaped(list(csv.DictReader(file)))
+        return rows
+
+
+def _escaped(content: Any) -> Any:
+    """The same with every text in one printable line: class names in it come from outside."""
+    if isinstance(content, str):
+        return escaped(content)
+    if isinstance(content, dict):
+        return {_escaped(key): _escaped(value) for key, value in content.items()}
+    return [_escaped(value) for value in content] if isinstance(content, list) else content
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -79,7 +93,13 @@ def read_history(path: Path) -> list[dict[str, float]]:
 def read_run(params: Params, setting: Setting) -> dict[str, Any]:
     """The identity of the execution that trained ``setting``: the content of ``run.json``."""
     path = existing(params.paths.setting("train", setting.name) / paths.RUN, f"train@{setting.name}")
-    return dict(read_json(path))
+    run = read_json(path)
+    missing = [key for key in RUN_KEYS if not isinstance(run, dict) or key not in run]
+    if missing:
+        raise UserError(
+            f"{path} is not what train writes ({missing[0]} is missing): run dvc repro -f train@{setting.name}"
+        )
+    return dict(run)
 
 
 def read_model(params: Params, setting: Setting, stage: str = "convert") -> CondenseNet:

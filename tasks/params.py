@@ -7,27 +7,56 @@ Pydantic checks keys and types. The dataclasses check values themselves: ``Model
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PlainValidator, PositiveInt, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from condensenet.config import AugmentConfig, ModelConfig, TrainConfig, require
-from condensenet.deploy.latency.measure import MIN_RUNS, WARMUP
+from condensenet.config import MAX_BATCH, AugmentConfig, ModelConfig, TrainConfig, check_type, require
+from condensenet.deploy.latency.measure import MAX_RUNS, MAX_THREADS, MIN_RUNS, WARMUP
 from condensenet.deploy.opset import DEFAULT_OPSET, check_opset
 from condensenet.models.presets import presets
-from tasks import paths
+from condensenet.text import shown
+from tasks import paths, plain_yaml
 from tasks.errors import UserError
 from tasks.networks import MOBILENET, NETWORKS
+from tasks.plain_yaml import MAX_NAME, check_plain
 from tasks.storage import check_address
 
-Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+# Names become parts of file names, which may have 255 characters, and stand in YAML files without quotes: a YAML parser
+# reads 010, 1e5 and, by version 1.1, "no" as something else than text.
+NAME_PATTERN = f"^[A-Za-z][A-Za-z0-9_-]{{0,{MAX_NAME - 1}}}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+NOT_NAMES = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+
+# Upper bounds, as in condensenet.config: far above what is used, low enough that nothing hangs.
+MAX_PIXELS = 4_096  # of an image's side: 64 MiB in float32, of three channels 192
+MAX_IMAGES = 10**9
+MAX_WORKERS = 10_000
+MAX_FAILURES = 10_000
+
+Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+Images = Annotated[int, Field(ge=0, le=MAX_IMAGES)]
+BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH)]
+Threads = Annotated[int, Field(ge=1, le=MAX_THREADS)]
+ThreadsOrAll = Annotated[int, Field(ge=0, le=MAX_THREADS)]
+Failures = Annotated[int, Field(ge=0, le=MAX_FAILURES)]
+Rounds = Annotated[int, Field(ge=MIN_RUNS, le=MAX_RUNS)]
+
+
+def _whole(value: object) -> object:
+    """``Literal[1, 3]`` alone takes true for 1."""
+    if type(value) is not int:
+        raise PydanticCustomError("whole", "it must be a whole number")
+    return value
+
+
 STRICT = ConfigDict(extra="forbid", strict=True)  # also holds for the library's dataclasses nested in those below
 
 
@@ -43,11 +72,11 @@ class DataParams:
     path: str | None = None
     train: str = "train"  # imagefolder: subfolder; parquet: file name or glob, or several separated by commas
     test: str = "test"
-    image_size: PositiveInt = 32  # height and width in pixels of the network's input
-    channels: Literal[1, 3] = 3  # images are decoded to 3 (RGB) or 1 (grayscale)
-    shorter_side: int | None = None  # larger images are stored with this shorter side (null: unchanged)
-    validation_images: NonNegativeInt = 0  # held out of the training images; 0: epochs are validated on the test images
-    max_corrupt: NonNegativeInt = 0  # corrupt images to skip and list; one more is an error
+    image_size: Pixels = 32  # height and width in pixels of the network's input
+    channels: Annotated[Literal[1, 3], BeforeValidator(_whole)] = 3  # images are decoded to 3 (RGB) or 1 (grayscale)
+    shorter_side: Pixels | None = None  # larger images are stored with this shorter side (null: unchanged)
+    validation_images: Images = 0  # held out of the training images; 0: epochs are validated on the test images
+    max_corrupt: Images = 0  # corrupt images to skip and list; one more is an error
     allow_empty_classes: bool = False  # accept classes without training images, as in a small sample
     augment: AugmentConfig = AugmentConfig()
 
@@ -55,6 +84,14 @@ class DataParams:
         require(
             self.shorter_side is None or self.shorter_side >= self.image_size,
             f"shorter_side={self.shorter_side} is not allowed: null, or at least image_size={self.image_size}",
+        )
+        require(
+            self.source != "digits" or self.path is None,
+            f"path={shown(self.path)} is not allowed with source='digits', whose images come with scikit-learn",
+        )
+        require(
+            self.augment.pad <= self.image_size,
+            f"augment.pad={self.augment.pad} is not allowed: at most image_size={self.image_size}",
         )
         require(
             self.source not in ("imagefolder", "parquet") or self.path is not None,
@@ -65,12 +102,12 @@ class DataParams:
 def _workers(value: object) -> int | tuple[int, int]:
     """A number of workers, or the least and the most."""
     limits = value if isinstance(value, list | tuple) else [value]
-    numbers = [each for each in limits if isinstance(each, int) and not isinstance(each, bool) and each > 0]
+    numbers = [each for each in limits if type(each) is int and 0 < each <= MAX_WORKERS]
     if len(numbers) == len(limits) == 1 and numbers[0] == value:
         return numbers[0]
     if len(numbers) == len(limits) == 2 and numbers[0] <= numbers[1]:
         return numbers[0], numbers[1]
-    raise PydanticCustomError("workers", "it must be 1 or more, or two such numbers, [least, most]")
+    raise PydanticCustomError("workers", f"it must be 1 or more, or two such numbers, [least, most], to {MAX_WORKERS}")
 
 
 Workers = Annotated[int | tuple[int, int], PlainValidator(_workers)]
@@ -85,9 +122,9 @@ class RayParams:
     """
 
     num_workers: Workers = 2
-    threads_per_worker: PositiveInt = 1
+    threads_per_worker: Threads = 1
     use_gpu: bool = False
-    max_failures: NonNegativeInt = 2  # restarts from the last checkpoint after a worker is lost
+    max_failures: Failures = 2  # restarts from the last checkpoint after a worker is lost
     storage: str | None = None  # of trainings in progress, which all nodes share: a folder, or s3://bucket/prefix
 
     def __post_init__(self) -> None:
@@ -118,36 +155,39 @@ class ExportParams:
         check_opset(self.opset)
         require(
             self.plan in ("portable", "measured") or self.plan.endswith(".json"),
-            f"plan={self.plan!r} is not allowed: portable, measured, or the path of a plan file (.json)",
+            f"plan={shown(self.plan)} is not allowed: portable, measured, or the path of a plan file (.json)",
         )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluateParams:
-    batch_size: PositiveInt = 256
+    batch_size: BatchSize = 256
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class BenchmarkParams:
     """How latency is measured. MobileNetV1 at the same input size is always measured alternately with the model."""
 
-    runs: Annotated[int, Field(ge=MIN_RUNS)] = MIN_RUNS
-    warmup: PositiveInt = WARMUP
-    throughput_batch: PositiveInt = 16
-    threads: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (1, 0)  # thread counts; 0: all cores
+    runs: Rounds = MIN_RUNS
+    warmup: Annotated[int, Field(ge=1, le=MAX_RUNS)] = WARMUP
+    throughput_batch: BatchSize = 16
+    threads: Annotated[tuple[ThreadsOrAll, ...], Field(min_length=1, max_length=16)] = (
+        1,
+        0,
+    )  # thread counts; 0: all cores
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TablesParams:
     """Which networks the tables time, at which size; MobileNetV1 always, right before each of them."""
 
-    image_size: Annotated[int, Field(ge=32)] = 224
-    rounds: Annotated[int, Field(ge=MIN_RUNS)] = MIN_RUNS
-    networks: Annotated[tuple[str, ...], Field(min_length=1)] = NETWORKS
+    image_size: Annotated[int, Field(ge=32, le=MAX_PIXELS)] = 224
+    rounds: Rounds = MIN_RUNS
+    networks: Annotated[tuple[str, ...], Field(min_length=1, max_length=len(NETWORKS))] = NETWORKS
 
     def __post_init__(self) -> None:
         for name in self.networks:
-            require(name in NETWORKS, f"networks={name!r} is not allowed: {', '.join(NETWORKS)}")
+            require(name in NETWORKS, f"networks={shown(name)} is not allowed: {', '.join(NETWORKS)}")
         require(set(self.networks) != {MOBILENET}, f"networks={list(self.networks)} is not allowed: others too")
 
 
@@ -173,7 +213,11 @@ class _Sections:
     tables: TablesParams = TablesParams()
 
     def __post_init__(self) -> None:
-        require(self.study != paths.TABLES.name, f"study={self.study!r} is not allowed: its outputs are not a study's")
+        _check_name(self.study, "study")
+        require(
+            self.study.casefold() != paths.TABLES.name,
+            f"study={self.study!r} is not allowed: its outputs are not a study's",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -200,10 +244,9 @@ class Params(_Sections):
 
 
 T = TypeVar("T")
-MAX_VALUES = 10_000  # a file of a few aliases can stand for billions of values
-MAX_SHOWN = 200  # characters of a value in an error
+MAX_STEP_BYTES = 2**38  # 256 GiB: no accelerator has more memory
 EXPECTED = {  # for error types that pydantic words for Python programmers
-    "string_pattern_mismatch": "letters, digits, - and _",
+    "string_pattern_mismatch": f"a letter, then letters, digits, - and _, at most {MAX_NAME} characters",
     "tuple_type": "it must be a list",
     "too_short": "it must not be empty",
 }
@@ -215,44 +258,73 @@ def load(path: Path = paths.PARAMS) -> Params:
     Raises ``UserError``, whose one line names the key, its value and what is allowed.
     """
     try:
-        raw = YAML(typ="safe", pure=True).load(path)  # YAML 1.2, as DVC reads it: 1e-4 is a number
+        return parse(plain_yaml.load(path))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run from the folder that holds it") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except RecursionError:
-        raise UserError(f"{path} is nested too deeply") from None
-    except (YAMLError, ValueError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    try:
-        return parse(raw)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
 
 def parse(raw: Any) -> Params:
     """The parameters in the content of a YAML file; raises ``ValueError`` with a one-line message."""
-    _check_plain(raw)
+    check_plain(raw)
     file = _checked(_File, raw)
+    _check_names(file.settings)
+    _check_shared_model(file.model)
     shared = {field.name: getattr(file, field.name) for field in dataclasses.fields(_Sections)}
     settings = {name: _setting(name, own, file.model, raw["train"]) for name, own in file.settings.items()}
     params = Params(**shared, settings=settings)
     _check_batch_sizes(params)
+    _check_memory(params)
     return params
 
 
-def _check_plain(raw: object) -> None:
-    """Refuse keys other than strings, and nested or recursive YAML aliases that stand for very many values."""
-    pending, count = [raw], 0
-    while pending:
-        value = pending.pop()
-        count += 1
-        require(count <= MAX_VALUES, f"it has more than {MAX_VALUES} values")
-        if isinstance(value, dict):
-            for key in value:
-                require(isinstance(key, str), f"key {key!r} is not allowed: it must be a string")
-        if isinstance(value, (dict, list)):
-            pending.extend(value.values() if isinstance(value, dict) else value)
+def _check_name(name: str, key: str) -> None:
+    is_text = name.casefold() not in NOT_NAMES
+    require(is_text, f"{key}={name!r} is not allowed: without quotes it would be a truth value or null in YAML")
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Some file systems do not tell ``A`` from ``a``, and the outputs of each setting need a folder."""
+    seen: dict[str, str] = {}
+    for name in names:
+        _check_name(name, "settings: name")
+        other = seen.setdefault(name.casefold(), name)
+        differs = "is not allowed: they differ in case only"
+        require(other == name, f"settings: name {name!r} beside {other!r} {differs}")
+
+
+def _check_shared_model(model: dict[str, Any]) -> None:
+    """Also the values that every setting overrides have the types of their keys."""
+    names = [field.name for field in dataclasses.fields(ModelConfig)]
+    for name, value in model.items():
+        if name == "preset":
+            continue  # the settings tell
+        require(name in names, f"unknown key model.{name}: allowed are preset, {', '.join(names)}")
+        try:
+            check_type(ModelConfig, name, value)
+        except ValueError as error:
+            raise ValueError(f"model: {error}") from None
+
+
+def _check_memory(params: Params) -> None:
+    """What a training step takes at least is known before any work starts: a worker's features of all blocks."""
+    for name, setting in params.settings.items():
+        model, size = setting.model, params.data.image_size
+        values = setting.model.in_channels * size**2
+        size = -(-size // {"cifar": 1, "imagenet": 2, "densenet": 4}[model.stem])
+        for _, channels in model.block_channels():
+            values += channels * size**2
+            size = max(size // 2, 1)
+        images = -(-setting.train.batch_size // params.ray.max_workers)
+        require(
+            4 * values * images <= MAX_STEP_BYTES,
+            f"settings.{name}: train.batch_size={setting.train.batch_size} is not allowed: a step would take at least "
+            f"{4 * values * images // 2**30} GiB in each of {params.ray.max_workers} workers, "
+            f"at most {MAX_STEP_BYTES // 2**30} are allowed",
+        )
 
 
 def _check_batch_sizes(params: Params) -> None:
@@ -278,10 +350,10 @@ def _setting(name: str, overrides: dict[str, Any], model: dict[str, Any], train:
     key = f"settings.{name}"
     merged = {**model, **overrides}
     own_train, preset = merged.pop("train", {}), merged.pop("preset", None)
-    require(isinstance(own_train, dict), f"{key}.train must be a mapping of keys to values, not {own_train!r}")
+    require(isinstance(own_train, dict), f"{key}.train must be a mapping of keys to values, not {shown(own_train)}")
     if preset is not None:
         is_preset = isinstance(preset, str) and preset in presets
-        require(is_preset, f"{key}: preset={preset!r} is not allowed: {', '.join(presets)}")
+        require(is_preset, f"{key}: preset={shown(preset)} is not allowed: {', '.join(presets)}")
         merged = {**dataclasses.asdict(presets[preset]), **merged}
     return _checked(Setting, {"name": name, "model": merged, "train": {**train, **own_train}}, key)
 
@@ -289,32 +361,39 @@ def _setting(name: str, overrides: dict[str, Any], model: dict[str, Any], train:
 def _checked(kind: type[T], raw: object, key: str = "") -> T:
     """An instance of the dataclass ``kind`` from the YAML values ``raw`` at ``key``."""
     try:  # as JSON: pydantic's strict mode takes a list for a tuple, or a mapping for a dataclass, from JSON only
-        return TypeAdapter(kind).validate_json(json.dumps(raw, default=str))
+        checked: T = _adapter(cast("Any", kind)).validate_json(json.dumps(raw, default=str))
+        return checked
     except ValidationError as error:
         first = min(error.errors(), key=lambda details: details["type"] == "missing")  # it may be a misspelt key
         raise ValueError(_message(first, kind, key)) from None
 
 
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
 def _message(error: Any, kind: type, prefix: str) -> str:
     """One line about ``error``, one of those that pydantic reports when it checks ``kind``."""
     location = [str(part) for part in error["loc"]]
-    hidden = ("", "model") if kind is Setting else ("",)  # a setting holds its model's keys directly
-    key = ".".join(part for part in (prefix, *location) if part not in hidden)
-    value = repr(error["input"])
-    shown = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}..."
+    own = (
+        location[1:] if kind is Setting and location[:1] == ["model"] else location
+    )  # a setting holds its model's keys
+    key = ".".join(part for part in (prefix, *own) if part)
+    value = shown(error["input"])
     match error["type"]:
         case "missing":
             return f"{key} is missing"
         case "unexpected_keyword_argument":
             return f"unknown key {key}: allowed are {', '.join(_field_names(kind, location[:-1]))}"
         case "dataclass_type" | "dict_type":
-            return f"{key or 'the file'} must be a mapping of keys to values, not {shown}"
+            return f"{key or 'the file'} must be a mapping of keys to values, not {value}"
         case "json_invalid":
             return f"{key or 'the file'} is nested too deeply or has text that is not Unicode"
         case "value_error":
             return f"{key}: {error['ctx']['error']}"
     expected = EXPECTED.get(error["type"], error["msg"].replace("Input should", "it must"))
-    subject = f"{location[0]}: name {shown}" if "[key]" in location else f"{key}={shown}"
+    subject = f"{location[0]}: name {value}" if "[key]" in location else f"{key}={value}"
     return f"{subject} is not allowed: {expected}"
 
 

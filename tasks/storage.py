@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -18,6 +19,8 @@ from typing import ClassVar, Protocol, Self
 from condensenet.config import require
 from condensenet.file_locks import try_lock
 from condensenet.files import Folder, Storage
+from condensenet.text import shown
+from tasks.errors import UserError
 from tasks.object_store import ObjectStore
 
 ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[\w.=+-]+)*)/?")
@@ -27,10 +30,27 @@ DONE = ".done"  # suffix of a folder that is being removed
 
 def check_address(address: str) -> None:
     """Raise ``ValueError`` if ``address`` is neither a folder nor a part of an object store."""
+    is_folder = "://" not in address and URL.match(address) is None and address == address.strip() != ""
     require(
-        address != "" and (URL.match(address) is None or ADDRESS.fullmatch(address) is not None),
-        f"storage={address!r} is not allowed: null, a folder, or s3://bucket/prefix",
+        is_folder or ADDRESS.fullmatch(address) is not None,
+        f"storage={shown(address)} is not allowed: null, a folder, or s3://bucket/prefix",
     )
+
+
+def check_usable(address: str | None, folder: Path) -> None:
+    """Make the ``folder`` that keeps trainings in progress; raises ``UserError`` if nothing can be written there.
+
+    ``address`` is ``ray.storage``, which names it unless it is null.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        key = folder if address is None else f"ray.storage={address}"
+        raise UserError(
+            f"{key} is not allowed: trainings in progress cannot be kept there ({error.strerror})"
+        ) from None
 
 
 def open_storage(address: str, relative_to: Path = Path()) -> SharedFolder | ObjectStore:

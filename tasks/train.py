@@ -28,7 +28,7 @@ from tasks.locks import owned
 from tasks.object_store import ObjectStore
 from tasks.outputs import as_json, read_json, write_json, write_text
 from tasks.params import Params, Setting, stage_arguments
-from tasks.storage import DONE, SharedFolder, open_storage
+from tasks.storage import DONE, SharedFolder, check_usable, open_storage
 from tasks.train_progress import SHOWN, ProgressRecorder
 from tasks.train_stopping import Stopper
 
@@ -99,6 +99,8 @@ def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper
     """Train ``setting``, or resume its training, and write the outputs; raises ``UserError``."""
     training = Training(params=params, setting=setting, manifest=manifest)
     storage = training.storage
+    if isinstance(training.root, SharedFolder):
+        check_usable(params.ray.storage, training.root.path)
     try:
         with (
             owned(training.folder),
@@ -205,7 +207,8 @@ def _fail(recorder: ProgressRecorder, report: str) -> NoReturn:
         with suppress(OSError):  # the disk may be full, which then is the failure to report
             tracking.record_failure(recorder.run, recorder.folder)
     if os.environ.get("CONDENSENET_TRACEBACK"):
-        say(report)
+        for line in report.splitlines():
+            say(line)
     raise UserError(report.partition("\n")[0] or f"training {recorder.setting.name} failed")
 
 

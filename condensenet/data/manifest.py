@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from condensenet.config import ModelConfig
+from condensenet.text import escaped
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -76,6 +77,8 @@ class Manifest:
             raw["files"] = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
             for name in ("classes", "mean", "std", "corrupt"):
                 raw[name] = tuple(raw[name])
+            for name in ("classes", "corrupt"):  # they come from file names, and go into messages, tables and metadata
+                raw[name] = tuple(escaped(text) for text in raw[name])
             return cls(**raw)
         except (AttributeError, KeyError, TypeError):
             raise ValueError(f"{path} is not a manifest of prepared images") from None

@@ -24,6 +24,7 @@ from condensenet.models.layers import (
     LearnedGroups,
     LearnedLinear,
     conv_1x1,
+    relu_of,
 )
 
 
@@ -59,7 +60,7 @@ def _stem(config: ModelConfig) -> nn.Module:
         return nn.Sequential(
             nn.Conv2d(config.in_channels, channels, 7, stride=2, padding=3, bias=False),
             nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),  # in place it would break under a backward hook
             nn.MaxPool2d(3, stride=2, padding=1),
         )
     stride = 2 if config.stem == "imagenet" else 1
@@ -109,7 +110,7 @@ class CondenseNet(nn.Module):
             features = dense_block(features)
             if block < len(self.transitions):
                 features = self.transitions[block](features)
-        features = F.relu(self.norm(features), inplace=True)
+        features = relu_of(self.norm, self.norm(features))
         return self.classifier(F.adaptive_avg_pool2d(features, 1).flatten(1))
 
     def learned_layers(self) -> Iterator[LearnedGroups]:

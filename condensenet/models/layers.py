@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from condensenet.config import ModelConfig
 from condensenet.models import condensing
@@ -29,6 +30,12 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
+def relu_of(norm: nn.Module, x: Tensor) -> Tensor:
+    """ReLU of the output ``x`` of ``norm``, in place unless a backward hook watches that output."""
+    watched = norm._backward_hooks or norm._backward_pre_hooks or _has_any_global_hook()
+    return F.relu(x, inplace=torch.compiler.is_compiling() or not watched)
+
+
 class NormReluConv(nn.Module):
     """Batch norm, ReLU, convolution without bias, padded to keep H x W."""
 
@@ -39,7 +46,7 @@ class NormReluConv(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.relu(self.norm(x), inplace=True))
+        return self.conv(relu_of(self.norm, self.norm(x)))
 
 
 class LearnedGroups(nn.Module):
@@ -166,7 +173,7 @@ class LearnedGroupConv(LearnedGroups):
         return self.conv.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(x), inplace=True)
+        x = relu_of(self.norm, self.norm(x))
         if self.dropout > 0:
             x = F.dropout(x, self.dropout, self.training)
         return F.conv2d(x, self.weight_in_use())
@@ -212,7 +219,7 @@ class CondensedGroupConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.index_select(1, self.index)
-        x = self.conv(F.relu(self.norm(x), inplace=True))
+        x = self.conv(relu_of(self.norm, self.norm(x)))
         return channel_shuffle(x, self.groups)
 
 

@@ -1,6 +1,7 @@
 """Model files. They hold only plain data and tensors, so they load with ``weights_only=True``.
 
-The same weights give the same bytes. Files are written atomically.
+The same weights give the same bytes. Files are written atomically. They hold a checksum of the rest, ``sha256``; a file
+without that key was written before there was one, and everything else about it is checked all the same.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ import dataclasses
 import io
 import re
 import warnings
+import zipfile
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
 
-from condensenet.config import ModelConfig
+from condensenet.config import ModelConfig, require
 from condensenet.files import write_atomically
 from condensenet.models.condensenet import CondenseNet
 from condensenet.models.layers import Form
+from condensenet.models.schema import check_state, content_digest
+from condensenet.text import escaped, shown
 
 KEYS = {"form", "config", "condensing_stage", "state_dict"}
-LOADING_ERROR = "Error(s) in loading state_dict for CondenseNet:"  # torch's heading above the mismatches
+CHECKSUM = "sha256"
+MIN_ITEMSIZE = 2  # bytes of a weight
 CODE = re.compile(r"(?<=GLOBAL )[\w.]+|TorchScript")  # in torch's error for a pickle that contains code
 
 
@@ -32,12 +36,13 @@ def save_model(model: CondenseNet, path: Path | str) -> None:
 
 def model_file(model: CondenseNet) -> bytes:
     """What ``save_model`` writes."""
-    content = {
+    content: dict[str, Any] = {
         "form": model.form,
         "config": dataclasses.asdict(model.config),
         "condensing_stage": model.condensing_stage,
         "state_dict": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
     }
+    content[CHECKSUM] = content_digest(content)
     buffer = io.BytesIO()  # torch would write the name of a temporary file into the archive
     torch.save(content, buffer)
     return buffer.getvalue()
@@ -48,14 +53,43 @@ def load_model(path: Path | str) -> CondenseNet:
 
     Raises ``OSError`` if the file cannot be read, and ``ValueError``, in one line, if it is not such a model.
     """
-    content = read_plain(path)
+    data = Path(path).read_bytes()
+    content = parse_plain(data, path)
     if not isinstance(content, dict) or not content.keys() >= KEYS:
         raise ValueError(f"{path} is not a model file of this library: it must hold {', '.join(sorted(KEYS))}")
     try:
-        return build_model(ModelConfig(**content["config"]), content["form"], content["state_dict"])
-    except (AttributeError, TypeError, RuntimeError) as error:  # another version's field; a wrong shape
-        reason = shorten(str(error).removeprefix(LOADING_ERROR), 300)
-        raise ValueError(f"{path} does not hold the model that its configuration describes: {reason}") from None
+        return _model(content, len(data))
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold the model that its configuration describes: {error}") from None
+
+
+def _model(content: dict[str, Any], size: int) -> CondenseNet:
+    """The model in a file's ``content`` of ``size`` bytes; raises ``ValueError`` that names what is wrong."""
+    config, form, state = _config(content["config"]), content["form"], content["state_dict"]
+    require(form in ("training", "grouped"), f"form={shown(form)} is not allowed: training or grouped")
+    weights = config.num_weights(form)
+    require(MIN_ITEMSIZE * weights <= size, f"a file of {size} bytes cannot hold its {weights} weights")
+    model = new_model(config, form)
+    check_state(model, state)
+    model.load_state_dict(state, assign=True)
+    stage = content["condensing_stage"]
+    fits = type(stage) is int and stage == model.condensing_stage
+    require(fits, f"condensing_stage={shown(stage)} is not that of its masks, {model.condensing_stage}")
+    if CHECKSUM in content:
+        same = content[CHECKSUM] == content_digest({name: content[name] for name in KEYS})
+        require(same, f"{CHECKSUM} differs from what was saved: one of its values was changed")
+    return model.eval()
+
+
+def _config(values: object) -> ModelConfig:
+    require(isinstance(values, dict) and all(isinstance(name, str) for name in values), "config is not a mapping")
+    assert isinstance(values, dict)
+    names = [field.name for field in dataclasses.fields(ModelConfig)]
+    for name in values:
+        require(name in names, f"config.{escaped(name)[:100]} is not known: it may be of a later version")
+    for name in ("block_depths", "growth_rates"):
+        require(name in values, f"config.{name} is missing")
+    return ModelConfig(**values)
 
 
 def read_plain(path: Path | str) -> Any:
@@ -66,6 +100,7 @@ def read_plain(path: Path | str) -> Any:
 def parse_plain(data: bytes, path: Path | str) -> Any:
     """Like ``read_plain``, from a file's content in memory; ``path`` names it in errors."""
     try:
+        _refuse_compressed(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that are rejected anyway
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -76,6 +111,13 @@ def parse_plain(data: bytes, path: Path | str) -> Any:
                 f"{path} contains code ({code[0]}), which is never run: only tensors and plain data are read"
             ) from None
         raise ValueError(f"{path} is not a file of plain tensors, or is incomplete") from None
+
+
+def _refuse_compressed(data: bytes) -> None:
+    """torch never compresses, but would read what stands for a thousand times its size."""
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            require(sum(entry.file_size for entry in archive.infolist()) <= len(data), "it is compressed")
 
 
 def build_model(config: ModelConfig, form: Form, state_dict: dict[str, Any]) -> CondenseNet:

@@ -44,6 +44,9 @@ def load(folder: Path | Storage | None, fingerprint: dict[str, Any], device: tor
     saved = distributed.broadcast_object(newest)
     if saved is None:
         return None
+    for name in ("fingerprint", "environment", "trainer"):
+        if not isinstance(saved.get(name), dict):
+            raise ValueError(f"the newest checkpoint in {folder} is not of this training: {name} is missing")
     if different := differences(fingerprint, saved.get("fingerprint", {})):
         raise ValueError(f"{folder} holds a training with other parameters, data or code: {different}")
     if different := differences(environment(device), saved["environment"]):

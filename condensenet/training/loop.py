@@ -32,6 +32,7 @@ from condensenet.models.condensenet import CondenseNet, group_lasso
 from condensenet.models.condensing import condensing_stage
 from condensenet.training import checkpoint, distributed
 from condensenet.training.averaging import WeightAverage
+from condensenet.training.checkpoint_schema import check_trainer
 from condensenet.training.cuda_graph import CudaGraphRunner, batches_counted_together
 from condensenet.training.evaluation import (
     StopRequested,
@@ -289,7 +290,8 @@ class Trainer:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from the state of a trainer of the same model, data and configuration."""
+        """Continue from the state of a trainer of the same model, data and configuration, else ``ValueError``."""
+        check_trainer(state_dict, self.state_dict(), self.model, self.steps_per_epoch, self.config.epochs)
         self.step, self.elapsed_s = state_dict["step"], state_dict["elapsed_s"]
         self.learning_rate = state_dict["learning_rate"]
         self.epoch_totals.copy_(state_dict["epoch_totals"])
@@ -312,7 +314,10 @@ class Trainer:
             if self.average is not None:
                 self.average.load_state_dict(self.model.state_dict())
             return
-        self.load_state_dict(saved)
+        try:
+            self.load_state_dict(saved)
+        except ValueError as error:
+            raise ValueError(f"the newest checkpoint in {self.checkpoints} is not of this training: {error}") from None
         log.info("resumed after step %d (epoch %d)", self.step, self.epoch + 1)
 
     def save(self) -> None:

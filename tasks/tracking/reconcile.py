@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+from condensenet.text import escaped
 from tasks import outputs, paths
 from tasks.console import say
 from tasks.errors import UserError
@@ -20,6 +22,7 @@ from tasks.tracking.snapshots import RESTORED, Snapshot
 if TYPE_CHECKING:
     from tasks.tracking.mlflow_store import Store
 
+MAX_REASON = 400  # characters of why the store is unavailable
 TICK_S = 0.25  # between two looks for new snapshots by a process that stays at it
 
 
@@ -94,7 +97,9 @@ def _store_errors() -> Iterator[None]:
         yield
     except Unreachable as error:
         waiting = _count(len(snapshots.completed()))
-        raise UserError(f"{_where()} is unavailable ({error}): {waiting} waiting in {snapshots.root()}") from None
+        raise UserError(
+            f"{_where()} is unavailable ({_brief(error)}): {waiting} waiting in {snapshots.root()}"
+        ) from None
 
 
 def executions() -> Iterator[dict[str, Any]]:
@@ -233,9 +238,14 @@ def _report(error: Unreachable) -> None:
     if not _memory.reported:
         _memory.reported = True
         say(
-            f"tracking: {_where()} is unavailable ({error}); results are kept in {snapshots.root()} "
+            f"tracking: {_where()} is unavailable ({_brief(error)}); results are kept in {snapshots.root()} "
             "and will be uploaded by the next stage or by: python -m tasks.track"
         )
+
+
+def _brief(error: Unreachable) -> str:
+    """Clients wrap errors in errors: the first words say what it is."""
+    return escaped(shorten(str(error), MAX_REASON, placeholder=" ..."))
 
 
 def _where() -> str:

@@ -21,6 +21,7 @@ from condensenet.models import condensenet, kernels
 from condensenet.models.fused import block as fused_block
 from condensenet.models.fused import can_fuse_block, can_fuse_pool, conditions, fused_average_pool, fused_dense_block
 from condensenet.models.fused.conditions import norms
+from condensenet.models.layers import NormReluConv
 
 pytestmark = [
     pytest.mark.skipif(not kernels.available(), reason="the compiled kernels are not built, or of another source"),
@@ -302,10 +303,16 @@ class Doubled(torch.nn.Conv2d):
         torch.nn.GroupNorm(4, 32),
         "forward",
         "hook on all modules",
+        "hook that changes the output in place",
+        "full backward hooks on all modules",
+        "norm without shift",
+        "norm without running statistics",
+        torch.nn.BatchNorm2d,
+        NormReluConv,
     ],
     ids=str,
 )
-def test_parts_put_into_a_layer_are_used(part, plain):
+def test_parts_put_into_a_layer_are_used(part, plain, monkeypatch):
     """What a module is told to do is done, with the kernels as without them."""
     model, (x, _) = network(SMALL, 1), batch(SMALL, 4, 8, 8)
     layer, handle = model.blocks[0][1], None
@@ -315,6 +322,19 @@ def test_parts_put_into_a_layer_are_used(part, plain):
         layer.conv_3x3.conv = part
     elif isinstance(part, torch.nn.GroupNorm):
         layer.conv_3x3.norm = part
+    elif isinstance(part, type):
+        forward = part.forward
+        monkeypatch.setattr(part, "forward", lambda module, x: 2 * forward(module, x) + 1)
+    elif part == "norm without shift":
+        layer.conv_3x3.norm.bias = None
+    elif part == "norm without running statistics":
+        layer.conv_3x3.norm.running_mean = layer.conv_3x3.norm.running_var = None
+    elif part == "hook that changes the output in place":
+        model.blocks[0].register_forward_hook(lambda module, _, out: out.mul_(2))
+    elif part == "full backward hooks on all modules":
+        x.requires_grad_()  # else there is nothing to tell the first one
+        for module in model.modules():
+            module.register_full_backward_hook(lambda *_: None)
     elif part == "forward":
         own = layer.conv_3x3.forward
         layer.conv_3x3.forward = lambda x: 2 * own(x)
@@ -322,9 +342,12 @@ def test_parts_put_into_a_layer_are_used(part, plain):
         double = lambda module, _, out: 2 * out if module is layer.conv_3x3 else None  # noqa: E731
         handle = torch.nn.modules.module.register_module_forward_hook(double)
     try:
-        actual = model(x)
+        actual = step(model, x, torch.arange(len(x)) % 5)
+        model.zero_grad()
         plain()
-        torch.testing.assert_close(actual, model(x), rtol=1e-4, atol=1e-4)
+        expected = step(model, x, torch.arange(len(x)) % 5)
+        for name in ("loss", "stem.weight"):
+            torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-4)
     finally:
         if handle is not None:
             handle.remove()
@@ -350,6 +373,26 @@ def test_recorded_operations_are_those_of_the_layers(plain):
     with FlopCounterMode(display=False) as expected:
         model(x).sum().backward()
     assert counted.get_total_flops() == expected.get_total_flops()
+
+
+@pytest.mark.slow
+def test_a_forked_process_goes_on():
+    """The threads of its parent are gone; waiting for them would take for ever."""
+    code = """
+import os, torch
+from condensenet import CondenseNet, ModelConfig
+torch.set_num_threads(2)
+net = CondenseNet(ModelConfig(block_depths=(1,), growth_rates=(8,)))
+step = lambda: net(torch.randn(64, 3, 32, 32)).sum().backward()
+step()
+child = os.fork()
+if child == 0:
+    step()
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "7\n", done.stderr
 
 
 def test_second_derivatives_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import threading
@@ -266,10 +267,25 @@ def test_a_damaged_list_is_refused_or_harmless(tmp_path: Path) -> None:
     assert int(done.stdout) > 150
 
 
-def test_a_library_of_something_else_stays_unused(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("damage", ["truncated", "zeros at the end", "empty", "missing"])
+def test_an_incomplete_library_stays_unused(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    origin = sys.modules["_ctypes"].__file__
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=origin))
+    """Loading it would end the process by SIGBUS."""
+    content, library = operator_library().read_bytes(), tmp_path / "library.so"
+    half = content[: len(content) // 2]
+    if damage != "missing":
+        library.write_bytes({"truncated": half, "empty": b""}.get(damage, half.ljust(len(content), b"\0")))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=str(library)))
+    assert compiled.load("condensenet.deploy.native._operators") is None
+    assert "is incomplete or was changed and is not used: reinstall the package" in caplog.text
+
+
+def test_a_library_of_something_else_stays_unused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    content, library = Path(sys.modules["_ctypes"].__file__).read_bytes(), tmp_path / "library.so"
+    library.write_bytes(content + hashlib.sha256(content).digest())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=str(library)))
     assert compiled.load("condensenet.deploy.native._operators") is None
     assert "is not part of this package and is not used" in caplog.text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -15,6 +17,7 @@ from report_outputs import digits, write_study
 from tasks import paths, tracking
 from tasks.params import Params
 from tasks.report import __main__ as report
+from tasks.report import markdown, page
 from tasks.report.markdown import escape
 from tasks.report.published import Published, read_published
 from tasks.report.results import read_study
@@ -52,6 +55,27 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def published(checkout: Path) -> Published:
     return read_published(checkout / "conf" / "published.yaml")
+
+
+HOSTILE = "a\nb\x1b[31m\u202ec<script>"  # a folder's name, and so a class's
+
+
+def test_names_from_outside_have_no_control_characters(
+    checkout: Path, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = digits(checkout)
+    write_study(params)
+    for name in params.settings:
+        table = params.paths.setting("evaluate", name) / paths.PER_CLASS
+        table.write_text(table.read_text().replace("class 0", f'"{HOSTILE}"'))
+    manifest = params.paths.data / paths.MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "source": {"origin": HOSTILE}}))
+    study = read_study(params)
+    texts = [markdown.render(study, published), page.render(study, published, defaultdict(list))]
+    for text in texts:
+        assert "a\\nb" in text.replace("\\\\", "\\")
+        assert all(line.isprintable() for line in text.replace("\u2002", " ").splitlines())
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ several models would take the cores from one another (measured on two cores: 2 t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ import numpy as np
 
 from condensenet.deploy.runtime import open_session
 from condensenet.machine import usable_cores
+from condensenet.text import shown
 
 MIN_RUNS, WARMUP = 50, 10  # rounds that count, and those before
+MAX_RUNS = 100_000  # more only takes longer: the median no longer changes
 MAX_THREADS = 1024  # the runtime itself has no limit
+MAX_INPUT_BYTES = 2**31  # of a batch of images; what a network makes of them takes several times as much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +109,14 @@ def measure_latency(
 
 def check_protocol(batch_sizes: Sequence[int], threads: Sequence[int], runs: int, warmup: int) -> None:
     """Raise a one-line ``ValueError`` for what ``measure_latency`` does not accept."""
-    if runs < MIN_RUNS or warmup < 1:
-        raise ValueError(f"{runs=}, {warmup=} is not allowed: at least {MIN_RUNS} runs after at least one of warm-up")
+    if not (MIN_RUNS <= runs <= MAX_RUNS and 1 <= warmup <= MAX_RUNS):
+        raise ValueError(
+            f"runs={shown(runs)}, warmup={shown(warmup)} is not allowed: at least {MIN_RUNS} runs after at least one "
+            f"of warm-up, at most {MAX_RUNS} of each"
+        )
     if min(batch_sizes, default=0) < 1 or not all(0 <= count <= MAX_THREADS for count in threads or [-1]):
         allowed = f"batches of 1 or more, threads of 0 (all) to {MAX_THREADS}"
-        raise ValueError(f"{batch_sizes=}, {threads=} is not allowed: {allowed}")
+        raise ValueError(f"batch_sizes={shown(batch_sizes)}, threads={shown(threads)} is not allowed: {allowed}")
 
 
 def input_shape(path: str | Path) -> tuple[int, ...]:
@@ -130,9 +137,11 @@ def _common_shape(sessions: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _random_images(shape: tuple[int, ...]) -> np.ndarray:
     try:
+        if 4 * math.prod(shape) > MAX_INPUT_BYTES:
+            raise MemoryError
         return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     except MemoryError:
-        raise ValueError(f"images {shape} do not fit into memory") from None
+        raise ValueError(f"images {shown(shape)} do not fit into memory") from None
 
 
 def _check_runs(name: str, session: Any, images: np.ndarray) -> None:

@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 from condensenet.deploy.lowering.network import Network, Pointwise, Size
 from condensenet.files import write_atomically
+from condensenet.text import escaped, shown
 
 Kind = Literal["portable", "measured"]
 FORMAT = "condensenet lowering plan 1"
+MAX_BYTES = 2**24  # the times of a network of a thousand layers take a fiftieth of it
+MAX_SIDE = 65_536  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +48,11 @@ class Plan:
         """Raises a one-line ``ValueError`` for a file that is not a plan, ``OSError`` for one that cannot be read."""
         text = Path(path).read_bytes()
         try:
+            if len(text) > MAX_BYTES:
+                raise ValueError(f"it has more than {MAX_BYTES} bytes")
             return cls.from_json(text.decode())
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not a plan: {' '.join(str(error).split())}") from None
+            raise ValueError(f"{path} is not a plan: {escaped(' '.join(str(error).split()))}") from None
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -71,7 +76,11 @@ _FIELDS = {  # name: (what is allowed, the check)
     "network": ("text", lambda value: isinstance(value, str)),
     "input_size": (
         "height and width",
-        lambda value: isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value),
+        lambda value: (
+            isinstance(value, list)
+            and len(value) == 2
+            and all(type(side) is int and 0 < side <= MAX_SIDE for side in value)
+        ),
     ),
     "variants": (
         "text by workload",
@@ -93,10 +102,10 @@ _FIELDS = {  # name: (what is allowed, the check)
 
 def _check(values: dict[str, Any]) -> None:
     if values.keys() != _FIELDS.keys():
-        raise ValueError(f"its keys are {', '.join(map(str, values)) or 'none'}; allowed: {', '.join(_FIELDS)}")
+        raise ValueError(f"its keys are {shown(list(values))}; allowed: {', '.join(_FIELDS)}")
     for name, (allowed, is_valid) in _FIELDS.items():
         if not is_valid(values[name]):
-            raise ValueError(f"{name}={str(values[name])[:60]!r} is not allowed: {allowed}")
+            raise ValueError(f"{name}={shown(values[name])} is not allowed: {allowed}")
 
 
 def digest(network: Network) -> str:

@@ -38,7 +38,8 @@ def fused_dense_block(layers: Sequence[DenseLayer], features: Tensor) -> Tensor:
     first = layers[0]
     groups_3x3 = first.conv_3x3.conv.groups
     result: list[Tensor] = _DenseBlock.apply(features, groups_3x3, first.conv_3x3.norm.eps, *tensors)
-    out, mean, variance, *inner = result
+    planes, mean, variance, *inner = result
+    out = planes.transpose(0, 1)
     _update_running(layers, out[:, 0].numel(), mean, variance, inner)
     return out
 
@@ -140,7 +141,8 @@ class _DenseBlock(torch.autograd.Function):
         images, inputs, height, width = features.shape
         size, growth = (images, height, width), len(layers[0].weight_3x3)
         channels, pixels = inputs + len(layers) * growth, images * height * width
-        out_CM, xhat_CM = features.new_empty(2, channels, pixels)
+        planes = features.new_empty(channels, *size)  # no view, so that a hook may change the result in place
+        out_CM, xhat_CM = planes.view(channels, pixels), features.new_empty(channels, pixels)
         mean, variance, rstd = features.new_empty(3, channels)
 
         def add(begin: int, end: int) -> None:
@@ -164,7 +166,7 @@ class _DenseBlock(torch.autograd.Function):
         ctx.size, ctx.groups_3x3, ctx.inputs = size, groups_3x3, inputs
         ctx.save_for_backward(xhat_CM, rstd, *kept, *tensors)
         ctx.mark_non_differentiable(mean, variance, *statistics)
-        return out_CM.view(channels, *size).transpose(0, 1), mean, variance, *statistics
+        return planes, mean, variance, *statistics
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -174,7 +176,7 @@ class _DenseBlock(torch.autograd.Function):
         split = len(rest) * len(_Inner._fields) // (len(_Inner._fields) + len(_Layer._fields))
         inners = [_Inner(*fields) for fields in _grouped(rest[:split], len(_Inner._fields))]
         layers = [_Layer(*fields) for fields in _grouped(rest[split:], len(_Layer._fields))]
-        gradient_CM = gradient.transpose(0, 1).reshape(channels, pixels).contiguous()
+        gradient_CM = gradient.reshape(channels, pixels).contiguous()
         dxhat_CM = torch.zeros_like(xhat_CM)
         mean_g, mean_gx = xhat_CM.new_zeros(2, channels)  # of dxhat, and of dxhat * xhat
         dy_KM = torch.empty_like(inners[0].y_KM)

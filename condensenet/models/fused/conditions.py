@@ -12,6 +12,9 @@ from torch.nn.modules.module import _has_any_global_hook
 from condensenet.models import kernels
 from condensenet.models.layers import DenseLayer, LearnedGroupConv, NormReluConv
 
+NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+FORWARDS = [(kind, kind.forward) for kind in (DenseLayer, LearnedGroupConv, NormReluConv, nn.BatchNorm2d, nn.Conv2d)]
+
 
 def can_fuse_block(layers: Sequence[DenseLayer], features: Tensor) -> bool:
     """Whether ``fused_dense_block`` computes the same as these layers do for ``features``, and is faster."""
@@ -21,6 +24,7 @@ def can_fuse_block(layers: Sequence[DenseLayer], features: Tensor) -> bool:
         and features[:, 0].numel() > 1
         and not torch.is_autocast_enabled("cpu")
         and not _has_any_global_hook()
+        and all(kind.forward is forward for kind, forward in FORWARDS)  # nobody has replaced one of a whole class
         and all(_is_plain(layer) for layer in layers)
         and len({norm.eps for layer in layers for norm in norms(layer)}) == 1
         and len({(layer.conv_3x3.conv.groups, layer.conv_3x3.conv.out_channels) for layer in layers}) == 1
@@ -87,6 +91,7 @@ def _is_plain(layer: DenseLayer) -> bool:
         and norm.track_running_stats
         and norm.affine
         and norm.momentum is not None
+        and all(getattr(norm, name) is not None for name in NORM_TENSORS)
         for norm in norms(layer)
     )
 

@@ -23,6 +23,17 @@ from torch import Tensor
 from condensenet import compiled
 
 SWITCH = "CONDENSENET_KERNELS"
+_threads_used: set[int] = set()  # by this process, in calls of the kernels
+
+
+def _after_fork() -> None:
+    """OpenMP's threads do not outlive a fork, and neither the kernels nor PyTorch could wait for them: one must do."""
+    if max(_threads_used, default=1) > 1:
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def available() -> bool:
@@ -198,6 +209,7 @@ def conv3x3_backward(
 
 def _call(name: str, *arguments: object) -> None:
     library = _library()
+    _threads_used.update([torch.get_num_threads()])
     function = getattr(library, f"{name}_{_lanes_of(library)}")
     function(ctypes.c_int(torch.get_num_threads()), *(_as_c(argument) for argument in arguments))
 

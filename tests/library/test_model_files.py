@@ -1,0 +1,224 @@
+"""Model files and checkpoints that were changed after they were written: refused in one line that names the entry."""
+
+from __future__ import annotations
+
+import copy
+import io
+import zipfile
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from networks import SMALL, condensed, random_network
+from training_example import AUGMENT, MODEL, TRAIN, write_stripes
+
+from condensenet import CondenseNet, convert, load_model
+from condensenet.models.storage import model_file, parse_plain
+from condensenet.training import checkpoint_files, fit
+
+BYTES = {"training": model_file(condensed(SMALL)), "grouped": model_file(convert(condensed(SMALL).eval()))}
+MASK = "blocks.0.0.conv_1x1.group_mask"
+WEIGHT = "blocks.0.0.conv_3x3.conv.weight"
+
+
+def write(path, content: dict[str, Any]):
+    torch.save(content, path)
+    return path
+
+
+def changed(form: str, name: str, change) -> dict[str, Any]:
+    """The content of a model file without a checksum, in which the tensor ``name`` is changed."""
+    content = torch.load(io.BytesIO(BYTES[form]), weights_only=True)
+    del content["sha256"]
+    content["state_dict"][name] = change(content["state_dict"][name])
+    return content
+
+
+def test_a_file_without_a_checksum_is_one_of_before_and_still_loads(tmp_path):
+    loaded = load_model(write(tmp_path / "model.pt", changed("training", WEIGHT, lambda weight: weight)))
+    assert model_file(loaded) == BYTES["training"]
+
+
+def test_one_changed_bit_of_a_weight_is_noticed(tmp_path):
+    content = torch.load(io.BytesIO(BYTES["training"]), weights_only=True)
+    content["state_dict"][WEIGHT].view(torch.int32)[0, 0, 0, 0] ^= 1
+    with pytest.raises(ValueError, match=r"sha256 differs from what was saved: one of its values was changed$"):
+        load_model(write(tmp_path / "model.pt", content))
+
+
+def with_nan(tensor):
+    return torch.full_like(tensor, torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "change", "message"),
+    [
+        ("training", WEIGHT, with_nan, f"state_dict.{WEIGHT} has a value that is not finite"),
+        ("training", WEIGHT, lambda t: t.to(torch.complex64), f"state_dict.{WEIGHT} is complex64, not float32"),
+        ("training", WEIGHT, lambda t: t.to_sparse(), f"state_dict.{WEIGHT} is sparse coo float32, not dense"),
+        ("training", WEIGHT, lambda t: t.bfloat16(), f"state_dict.{WEIGHT} is bfloat16, not float32"),
+        ("training", WEIGHT, lambda t: t[:-1].clone(), f"state_dict.{WEIGHT} has shape .*, not "),
+        (
+            "training",
+            WEIGHT,
+            lambda t: t[:1].clone().expand(t.shape),
+            f"state_dict.{WEIGHT} repeats some of its values",
+        ),
+        ("training", WEIGHT, lambda t: 3, f"state_dict.{WEIGHT} is int, not a tensor"),
+        ("training", WEIGHT, lambda t: [t], f"state_dict.{WEIGHT} is list, not a tensor"),
+        ("training", "\x1b[31m", None, r"state_dict.\\x1b\[31m is not known"),
+        ("training", MASK, lambda t: torch.full(t.shape, 77, dtype=torch.uint8), f"{MASK} is uint8, not bool"),
+        ("training", MASK, torch.zeros_like, f"{MASK} keeps 0 inputs per group: equal numbers of "),
+        ("training", MASK, lambda t: t.flip(0).logical_or(torch.arange(len(t))[:, None] == 0), f"{MASK} keeps .* and "),
+        ("training", "norm.running_var", lambda t: -t - 1, "state_dict.norm.running_var has a negative value"),
+        ("grouped", "blocks.0.0.conv_1x1.index", lambda t: t + 10**6, "conv_1x1.index has a value outside of "),
+    ],
+)
+def test_a_wrong_entry_is_named(tmp_path, form, name, change, message):
+    path = tmp_path / "model.pt"
+    if change is None:
+        content = changed(form, WEIGHT, lambda weight: weight)
+        content["state_dict"][name] = torch.zeros(1)
+    else:
+        content = changed(form, name, change)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(write(path, content))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("stage", [99, -1, 0.0, None, True, "1"])
+def test_a_wrong_condensing_stage_is_named(tmp_path, stage):
+    content = changed("training", WEIGHT, lambda weight: weight)
+    content["condensing_stage"] = stage
+    with pytest.raises(ValueError, match=r"condensing_stage=.* is not that of its masks, 1"):
+        load_model(write(tmp_path / "model.pt", content))
+
+
+def test_a_small_file_cannot_ask_for_a_large_network(tmp_path):
+    content = changed("training", WEIGHT, lambda weight: weight)
+    content["config"]["growth_rates"] = (512, 512)
+    with pytest.raises(ValueError, match=r"a file of \d+ bytes cannot hold its \d+ weights"):
+        load_model(write(tmp_path / "model.pt", content))
+
+
+def test_a_compressed_file_is_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    source, target = zipfile.ZipFile(io.BytesIO(BYTES["training"])), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED)
+    with source, target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+        target.writestr("archive/data/bomb", bytes(10**7))
+    with pytest.raises(ValueError, match="is not a file of plain tensors, or is incomplete"):
+        load_model(path)
+
+
+def test_a_whole_network_in_another_type_comes_back(tmp_path):
+    model = random_network(SMALL).bfloat16()
+    (tmp_path / "model.pt").write_bytes(model_file(model))
+    assert load_model(tmp_path / "model.pt").stem.weight.dtype is torch.bfloat16
+
+
+def load_or_say_why(path):
+    """The model, or None if it is refused in one line."""
+    try:
+        return load_model(path)
+    except ValueError as error:
+        if not str(error).isprintable():
+            raise
+        return None
+
+
+@given(st.sampled_from(["training", "grouped"]), st.data())
+def test_any_damaged_byte_is_noticed_or_harmless(tmp_path_factory, form, data):
+    """The parts of a file that are not what it holds, such as padding, may change."""
+    damaged = bytearray(BYTES[form])
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    path = tmp_path_factory.mktemp("damaged") / "model.pt"
+    path.write_bytes(damaged)
+    loaded = load_or_say_why(path)
+    assert loaded is None or model_file(loaded) == BYTES[form]
+
+
+LEAVES = st.one_of(
+    st.none(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from([torch.zeros(2), torch.zeros((), dtype=torch.complex64), torch.zeros(1).to_sparse()]),
+)
+ANYTHING = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner))
+
+
+@given(st.sampled_from(["form", "config", "condensing_stage", "state_dict", "sha256"]), ANYTHING)
+@example("config", {"block_depths": [10**9], "growth_rates": [8]})
+@example("config", {"block_depths": [2, 2], "growth_rates": [8, 16], "\n": 1})
+def test_anything_in_the_place_of_an_entry(tmp_path_factory, key, value):
+    content = torch.load(io.BytesIO(BYTES["training"]), weights_only=True)
+    content[key] = value
+    path = write(tmp_path_factory.mktemp("other") / "model.pt", content)
+    load_or_say_why(path)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes(data):
+    with pytest.raises(ValueError, match=r"is not a file of plain tensors|contains code"):
+        parse_plain(data, "model.pt")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """(the data, the content of a checkpoint after one of two epochs)."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("checkpoint")
+    data = write_stripes(folder / "data")
+    epochs = fit(CondenseNet(MODEL), data, AUGMENT, TRAIN, checkpoints=folder / "saved")
+    next(epochs)
+    epochs.close()
+    return data, checkpoint_files.load_newest(folder / "saved")
+
+
+def resumed(tmp_path, data, content):
+    checkpoint_files.save(tmp_path, 5, content)
+    return next(fit(CondenseNet(MODEL), data, AUGMENT, TRAIN, checkpoints=tmp_path))
+
+
+def replace(content: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    content = copy.deepcopy(content)
+    at = content
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return content
+
+
+def test_an_untouched_checkpoint_is_resumed(tmp_path, checkpoint):
+    data, content = checkpoint
+    assert resumed(tmp_path, data, content).epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("trainer",), None, "trainer is missing"),
+        (("environment",), 3, "environment is missing"),
+        (("trainer", "step"), 10**9, "trainer.step=1000000000 is not allowed: the training has "),
+        (("trainer", "step"), -1, "trainer.step=-1 is not allowed: a finite number, 0 or more"),
+        (("trainer", "step"), 1.5, "trainer.step=1.5 is not allowed"),
+        (("trainer", "elapsed_s"), float("nan"), "trainer.elapsed_s=nan is not allowed"),
+        (("trainer", "history"), [{}], "trainer.history.0 does not have the keys "),
+        (("trainer", "history"), [{}] * 9, "trainer.history does not have a row for each"),
+        (("trainer", "optimizer"), {"velocities": []}, "trainer.optimizer.velocities is list, not a list of "),
+        (("trainer", "optimizer", "velocities", 0), torch.zeros(1), r"trainer.optimizer.velocities.0 has shape \(1,\)"),
+        (("trainer", "model", "stem.weight"), torch.zeros(1), r"trainer.model.stem.weight has shape \(1,\)"),
+        (("trainer", "model", "norm.running_var"), None, "trainer.model.norm.running_var is NoneType, not a tensor"),
+        (("trainer", "surprise"), 1, "trainer.surprise is not known"),
+    ],
+)
+def test_a_replaced_entry_of_a_checkpoint_is_named(tmp_path, checkpoint, path, value, message):
+    data, content = checkpoint
+    with pytest.raises(ValueError, match=message) as caught:
+        resumed(tmp_path, data, replace(content, path, value))
+    assert str(caught.value).isprintable()
