@@ -133,38 +133,41 @@ class Shell:
     """One section's shell: folder and variables go from a command to the next."""
 
     def __init__(self, folder: Path, variables: dict[str, str], logs: Path) -> None:
-        self.folder, self.start_variables, self._logs = folder, variables, logs
-        self.variables = dict(variables)
-        self._started = 0
+        self.folder, self.variables, self._logs = folder, dict(variables), logs
 
     def run(self, command: str) -> str | None:
         """None, or the end of what the command printed if it failed."""
         after = self._logs / "after"
         script = f"set -euo pipefail\n{command}\n{{ pwd; env -0; }} > {shlex.quote(str(after))}"
-        log = self._log()
-        with log.open("wb") as file, suppress(subprocess.TimeoutExpired):
-            done = subprocess.run(
-                ["bash", "-c", script],
-                cwd=self.folder,
-                env=self.variables,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                timeout=LIMIT_S,
-                check=False,
-            )
-            if done.returncode == 0:
-                folder, _, variables = after.read_text().partition("\n")
-                self.folder = Path(folder)
-                self.variables = dict(each.split("=", 1) for each in variables.split("\0") if each)
-                return None
-        return log.read_text(errors="replace")[-3000:]
+        process, log = self._start(script)
+        try:
+            status = process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return f"{_end_of(log)}\nnot done after {LIMIT_S} s"
+        if status == 0:
+            folder, _, variables = after.read_text().partition("\n")
+            self.folder = Path(folder)
+            self.variables = dict(each.split("=", 1) for each in variables.split("\0") if each)
+            return None
+        return _end_of(log)
 
     def serve(self, command: str, address: str | None) -> str | None:
-        log = self._log()
+        process, log = self._start(command)
+        deadline = time.monotonic() + 240
+        time.sleep(0 if address else 8)
+        while process.poll() is None and time.monotonic() < deadline:
+            if address is None or answers(address):
+                return None
+            time.sleep(0.5)
+        return _end_of(log)
+
+    def _start(self, script: str) -> tuple[subprocess.Popen[bytes], Path]:
+        """The process, in a session of its own, and the file with what it prints."""
+        log = self._logs / f"{time.time_ns()}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                ["bash", "-c", command],
+                ["bash", "-c", script],
                 cwd=self.folder,
                 env=self.variables,
                 stdin=subprocess.DEVNULL,
@@ -172,17 +175,11 @@ class Shell:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 240
-        time.sleep(0 if address else 8)
-        while process.poll() is None and time.monotonic() < deadline:
-            if address is None or answers(address):
-                return None
-            time.sleep(0.5)
-        return log.read_text(errors="replace")[-3000:]
+        return process, log
 
-    def _log(self) -> Path:
-        self._started += 1
-        return self._logs / f"{time.time_ns()}.log"
+
+def _end_of(log: Path) -> str:
+    return log.read_text(errors="replace")[-3000:]
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
@@ -26,6 +27,7 @@ from cluster.mlflow_server import auth_config
 from cluster.mlflow_server import check as check_mlflow
 from cluster.services import postgres_binaries, services
 from cluster.settings import FOLDER, Cluster, Passwords, Ports
+from condensenet.file_locks import try_lock
 from tasks.errors import UserError
 
 WAIT_S = 120
@@ -196,6 +198,20 @@ def test_two_services_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> No
 def test_down_without_a_cluster_is_one_line(checkout: Path, tmp_path: Path) -> None:
     done = command("down", {**os.environ, FOLDER: str(tmp_path / "none")}, checkout)
     assert done.stderr == f"error: no cluster in {tmp_path / 'none'}: make cluster-up makes one\n"
+
+
+def test_who_asks_for_the_supervisor_disturbs_neither_it_nor_others_who_ask(tmp_path: Path) -> None:
+    assert supervisor.running(tmp_path) is None
+    with supervisor.alone(tmp_path):
+        assert supervisor.running(tmp_path) == os.getpid()
+        with pytest.raises(UserError, match="another supervisor is at work"), supervisor.alone(tmp_path):
+            pass
+    with (tmp_path / supervisor.LOCK).open() as asking:
+        try_lock(asking, shared=True)
+        assert supervisor.running(tmp_path) is None
+        threading.Timer(0.5, asking.close).start()
+        with supervisor.alone(tmp_path):
+            assert supervisor.running(tmp_path) == os.getpid()
 
 
 def test_a_socket_on_all_interfaces_is_seen() -> None:
