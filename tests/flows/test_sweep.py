@@ -96,6 +96,23 @@ def test_finished_points_stay_when_one_fails_and_are_not_run_again(served_stub: 
     assert run["name"] == "params.yaml · groups_1x1 × condensation_factor"
 
 
+def test_points_are_made_alone_and_the_whole_sweep_does_the_rest(served_stub: Workspace):
+    grid = {"model.groups_1x1": [1, 4], "model.condensation_factor": [2, 3]}
+    assert run_sweep(served_stub, grid=grid, points=["g2-c2"]).startswith(
+        "FAILED points: 'g2-c2' is not allowed: g1-c2, "
+    )
+    refused = run_sweep(served_stub, grid=grid, points=["g1-c3"])
+    assert refused.startswith("FAILED points: 'g1-c3' is not allowed: ")
+    assert "condensation_factor=3 does not divide" in refused
+    assert run_sweep(served_stub, grid=grid, points=["g4-c2"]).startswith("COMPLETED digits-sweep: 1 points are up to")
+    assert [path.name for path in (served_stub.path / "out/digits-sweep/train").iterdir()] == ["g4-c2"]
+    assert not (served_stub.path / "out/digits-sweep/report").exists()
+    assert run_sweep(served_stub, grid=grid).startswith("COMPLETED digits-sweep: 2 points are up to date")
+    assert (served_stub.path / "out/digits-sweep/report").exists()
+    begun = (served_stub.path / "state/events").read_text().split("\n")
+    assert [begun.count(f"begin {name}") for name in ("g1-c2", "g4-c2")] == [1, 1]
+
+
 def test_a_key_that_settings_do_not_have_is_refused_before_anything_runs(served_stub: Workspace):
     for wrong, named in (
         ({"grid": {"data.source": ["cifar10"]}}, "data.source"),
