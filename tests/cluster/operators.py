@@ -13,7 +13,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from ruamel.yaml import YAML
 from cluster.services import answers, listens, postgres_server
 from cluster.settings import Cluster, Passwords, Ports
 from tasks.ray_head import kill_all
-from tests.workspaces import copy_checkout
+from tests.workspaces import copy_checkout, free_ports
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MARK = "CONDENSENET_OPERATORS_TEST"  # in the environment of all that is started, so that all of it can be found
@@ -310,9 +309,7 @@ def _stand_in(path: Path, script: str) -> None:
 
 
 def _start_database(root: Path) -> Places:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        ports = Ports(postgres=probe.getsockname()[1])
+    ports = Ports(postgres=free_ports(1)[0])
     folder = root / "database"
     folder.chmod(0o711)
     cluster = Cluster(CHECKOUT, folder, ports, Passwords.of(folder))

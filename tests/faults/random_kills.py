@@ -16,7 +16,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -31,7 +30,7 @@ import psutil
 import torch
 
 from cluster.settings import FOLDER, USER, Cluster, Passwords, Ports
-from tests.workspaces import Workspace, copy_checkout
+from tests.workspaces import Workspace, copy_checkout, free_ports
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GRID = {"model.condensation_factor": [1, 2, 8], "model.growth_rates": [[4, 8, 8], [8, 8, 8], [8, 16, 16]]}
@@ -251,7 +250,7 @@ def cluster_of_its_own() -> Iterator[tuple[Workspace, Cluster]]:
     workspace = copy_checkout(CHECKOUT, root / "checkout")
     for library in CHECKOUT.glob("condensenet/**/*.so"):
         shutil.copy2(library, workspace.path / library.relative_to(CHECKOUT))
-    ports = free_ports()
+    ports = Ports(*free_ports(len(fields(Ports))))
     variables = {f"CLUSTER_{name.upper()}_PORT": str(port) for name, port in asdict(ports).items()}
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
@@ -266,16 +265,6 @@ def cluster_of_its_own() -> Iterator[tuple[Workspace, Cluster]]:
             say(f"kept: {root}")
         else:
             shutil.rmtree(root, ignore_errors=True)
-
-
-def free_ports() -> Ports:
-    probes = [socket.socket() for _ in fields(Ports)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    found = Ports(*(probe.getsockname()[1] for probe in probes))
-    for probe in probes:
-        probe.close()
-    return found
 
 
 def assert_nothing_runs(workspace: Workspace) -> None:
