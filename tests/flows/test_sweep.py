@@ -97,7 +97,7 @@ def test_finished_points_stay_when_one_fails_and_are_not_run_again(served_stub: 
 
 
 def test_two_flows_a_sweep_and_a_dvc_repro_at_once(served_stub: Workspace):
-    """The flows share the work, DVC by hand may find it busy, and the sweep has other parameters: nothing runs twice."""
+    """The flows share the work, DVC by hand may find it busy, the sweep has other parameters: nothing runs twice."""
     (served_stub.path / "slow").write_text("5\n")
     flows = [served_stub.start(sys.executable, "-m", "flows.reproduce") for _ in range(2)]
     wait_until((served_stub.path / "state/events").exists, 120)
