@@ -16,6 +16,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -101,6 +102,7 @@ class Sweep:
 
 def main() -> None:
     seed = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the services end with us
     with cluster_of_its_own() as (workspace, cluster):
         calm, wild = Sweep(workspace, cluster, "calm", 1), Sweep(workspace, cluster, "wild", 3 * len(TARGETS))
         began = time.monotonic()
