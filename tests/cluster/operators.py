@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ LEFT_OUT = {
     r"^sbatch": "needs Slurm",
     r"study=cifar10": "downloads CIFAR-10",
 }
+POINTS = '{"model.groups_1x1": [1, 2, 4], "model.condensation_factor": [1, 2, 4]}'
 IMAGENET = "-S study=imagenet -S data.path=/data/imagenet -S ray.num_workers=16 -S ray.use_gpu=true"
 FOREIGN = ("PREFECT_", "MLFLOW_", "RAY_", "AWS_", "CONDENSENET_", "CLUSTER_", "GIT_", "DVC_", "MAKE", "MFLAGS")
 
@@ -93,6 +95,7 @@ class Places:
             "<head>": "127.0.0.2",
             "<address>": "127.0.0.3",
             IMAGENET: "-S ray.num_workers=2",
+            POINTS: '{"model.groups_1x1": [4], "model.condensation_factor": [2, 4]}',
             "/shared/ray": str(self.root / "shared"),
             "/srv/mlflow": str(self.root / "srv"),
             "<server>": "127.0.0.1",
@@ -182,6 +185,7 @@ def _end_of(log: Path) -> str:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all ends that was started
     words = [word.lower() for word in sys.argv[1:]]
     up_to_date = subprocess.run(["make", "--question", "env"], cwd=CHECKOUT, capture_output=True, check=False)
     if up_to_date.returncode != 0:
