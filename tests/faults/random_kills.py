@@ -39,7 +39,6 @@ POINTS = [f"c{c}-growth_rates{'-'.join(map(str, rates))}" for c in (1, 2, 8) for
 IMPOSSIBLE = "c8-growth_rates4-8-8"  # 8 does not divide the 12 inputs of its second layer
 OVERRIDES = {"train.epochs": 12, "train.checkpoint_every_steps": 5, "ray.num_workers": 1}
 TARGETS = ("raylet", "gcs_server", "worker", "mlflow", "prefect", "flow")
-KILLS_EACH = 2
 MOMENT_S = (2.0, 30.0)  # after the sweep is at work again
 LIMIT_S = 1800.0
 LOST_S = 30.0  # a run that is said to go on, though it has no process
@@ -121,11 +120,9 @@ def main() -> None:
 
 
 def disturb(sweep: Sweep, moments: random.Random) -> None:
-    """Kill each target some times, in a random order, while the sweep is at work; stops if that is done before."""
-    targets = [target for target in TARGETS for _ in range(KILLS_EACH)]
-    moments.shuffle(targets)
+    """Kill each target once, in a random order, while the sweep is at work; stops if that is done before."""
     sweep.start()
-    for target in targets:
+    for target in moments.sample(TARGETS, len(TARGETS)):
         wait_for(lambda: sweep.is_done() or flow_process(sweep.workspace) is not None, "no run begins")
         until = time.monotonic() + moments.uniform(*MOMENT_S)
         while time.monotonic() < until and not sweep.is_done():
