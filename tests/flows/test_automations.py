@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from processes import command_line
 from workspaces import Workspace, ask, end_group, serve_prefect, wait_until
 
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
@@ -50,13 +50,8 @@ def test_a_run_whose_process_was_killed_goes_on(automated: Workspace) -> None:
 
 def flow_process(worker: int) -> psutil.Process:
     """The process of the flow that the worker runs."""
-    return next(child for child in psutil.Process(worker).children(recursive=True) if is_flow(child))
-
-
-def is_flow(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return "prefect.flow_engine" in process.cmdline() or "prefect.engine" in process.cmdline()
-    return False
+    children = psutil.Process(worker).children(recursive=True)
+    return next(child for child in children if "prefect.engine" in command_line(child))
 
 
 def state(workspace: Workspace) -> object:
