@@ -21,7 +21,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo tables test test-fast fuzz check format ui prefect-ui clean \
-  cluster-up cluster-check cluster-down cluster-lint operators-test constraints audit
+  cluster-up cluster-check cluster-down cluster-lint operators-test kills-test constraints audit
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -87,6 +87,9 @@ cluster-lint: $(LINT)/.done ## check the files for containers and schedulers by 
 
 operators-test: env ## run every command of docs/OPERATORS.md, in order
 	@python -m tests.cluster.operators
+
+kills-test: env ## a sweep on a cluster whose services are killed at random moments (SEED=0)
+	@python -m tests.faults.random_kills $(SEED)
 
 # A fresh resolution of the newest releases that pyproject.toml allows, installed and checked before it replaces the old
 # one. To raise a bound, edit pyproject.toml first; afterwards `make test`, since only what passed is to be pinned.

@@ -31,6 +31,7 @@ END_S = 25.0  # a training that is stopped saves first
 PAUSES_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 WELL_S = 120.0  # who ran that long starts again at once
 POLL_S = 0.2
+ASKED_S = 2.0
 LOCK, STATUS = "supervisor.lock", "status.json"
 
 
@@ -92,7 +93,7 @@ def main() -> None:
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: stop.set())
     cluster = Cluster.settled()
-    with _alone(cluster.folder):
+    with alone(cluster.folder):
         end_leftovers(cluster)
         supervise([Supervised(service, cluster) for service in services(cluster)], cluster.folder / STATUS, stop)
 
@@ -152,16 +153,19 @@ def end_leftovers(cluster: Cluster) -> None:
 def running(folder: Path) -> int | None:
     """The number of the supervisor's process, if one is at work in ``folder``."""
     with suppress(FileNotFoundError), (folder / LOCK).open("r+") as file:
-        return None if try_lock(file) else int(file.read() or 0)
+        return None if try_lock(file, shared=True) else int(file.read() or 0)  # shared: others may ask meanwhile
     return None
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock by which others know of this process."""
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the lock by which others know of this process; raises ``UserError`` if another supervisor does."""
     with (folder / LOCK).open("a+") as file:
-        if not try_lock(file):
-            raise UserError(f"another supervisor is at work in {folder}")
+        deadline = time.monotonic() + ASKED_S
+        while not try_lock(file):  # perhaps somebody is just asking
+            if time.monotonic() > deadline:
+                raise UserError(f"another supervisor is at work in {folder}")
+            time.sleep(POLL_S)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -7,7 +7,7 @@ from graphlib import TopologicalSorter
 
 from tasks.errors import UserError
 
-TABLES = "tables"
+TABLES, BENCHMARK, REPORT = "tables", "benchmark", "report"
 Graph = Mapping[str, frozenset[str]]  # stage -> the stages it depends on
 
 
@@ -39,9 +39,9 @@ def keep_settings(graph: Graph, all_settings: Iterable[str], selected: Collectio
     return {name: upstream for name, upstream in graph.items() if name in needed}
 
 
-def without_tables(graph: Graph) -> dict[str, frozenset[str]]:
-    """The graph without the stage ``tables``, on which nothing depends."""
-    return {name: upstream for name, upstream in graph.items() if name != TABLES}
+def without(graph: Graph, *verbs: str) -> dict[str, frozenset[str]]:
+    """The graph without the stages of these verbs, ``benchmark@g4-c2`` with ``benchmark``; no other may need them."""
+    return {name: upstream for name, upstream in graph.items() if name.partition("@")[0] not in verbs}
 
 
 def setting_of(stage: str) -> str | None:

@@ -57,6 +57,8 @@ def run_name() -> str:
 
 
 def sweep_name() -> str:
-    """``digits · groups_1x1 × condensation_factor``."""
+    """``digits · groups_1x1 × condensation_factor``; with ``points``: ``… · g4-c2``."""
     given = flow_run.get_parameters()
-    return f"{given.get('study') or paths.PARAMS} · {' × '.join(key.partition('.')[2] for key in given['grid'])}"
+    keys, points = (key.partition(".")[2] for key in given["grid"]), given.get("points")
+    names = [given.get("study") or str(paths.PARAMS), " × ".join(keys), *([", ".join(points)] if points else [])]
+    return " · ".join(names)

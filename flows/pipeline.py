@@ -22,7 +22,7 @@ from flows import study as studies
 from flows.artifacts import publish
 from flows.concurrency import StageSlots, own_ray
 from flows.display import Display
-from flows.graph import Graph, keep_settings, read_graph, setting_of, without_tables
+from flows.graph import TABLES, Graph, keep_settings, read_graph, setting_of, without
 from flows.parameters import Overrides, Setting, Study, run_name
 from flows.stage_process import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped, push_results, signals_ignored
 from tasks import params, tracking
@@ -100,11 +100,12 @@ def _reproduce(
 ) -> Any:
     log = get_run_logger()
     text = studies.compose_params(study, overrides, settings)
-    pipeline = run_pipeline(text, composed=study is not None, settings=settings, tables=tables, remote=remote)
+    left_out = () if tables else (TABLES,)
+    pipeline = run_pipeline(text, composed=study is not None, settings=settings, left_out=left_out, remote=remote)
     with pipeline as (loaded, graph, errors):
         if errors:
             return Failed(message="; ".join(errors))
-        full_graph = read_graph() if tables else without_tables(read_graph())
+        full_graph = without(read_graph(), *left_out)
         if len(graph) == len(full_graph):
             publish(loaded)
         else:
@@ -119,23 +120,23 @@ def run_pipeline(
     composed: bool,
     settings: Collection[str] | None = None,
     at_once: int | None = None,
-    tables: bool = False,
+    left_out: Collection[str] = (TABLES,),
     remote: bool = False,
     variables: Callable[[], Mapping[str, str]] = dict,
 ) -> Iterator[tuple[params.Params, Graph, list[str]]]:
     """Run the stages of ``params.yaml`` with the content ``text``, which stays in force inside the block.
 
     Yields the parameters, the stages that were to run, and an error line for each that failed. ``composed``: the text
-    is another study's, which may not replace uncommitted edits. ``at_once`` limits the trainings; ``variables``
-    gives what is added to the environment of the stages, and is called once the text is in force.
+    is another study's, which may not replace uncommitted edits. ``at_once`` limits the trainings; ``left_out`` are
+    verbs whose stages are not run. ``variables`` gives what is added to the environment of the stages, and is called
+    once the text is in force.
     """
     log, screen = get_run_logger(), display.get(Display())
     with studies.params_in_use(text, composed=composed) as changed_keys:
         if changed_keys:
             log.info("params.yaml changed: %s (the previous file is in state/params)", ", ".join(changed_keys))
         loaded = params.load()
-        graph = keep_settings(read_graph(), loaded.settings, settings or loaded.settings)
-        graph = graph if tables else without_tables(graph)
+        graph = keep_settings(without(read_graph(), *left_out), loaded.settings, settings or loaded.settings)
 
         def note(line: str) -> None:
             log.info(line)

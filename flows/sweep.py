@@ -14,7 +14,7 @@ from pydantic import Field
 from flows import grid as grids
 from flows import study as studies
 from flows.artifacts import artifact_key
-from flows.graph import setting_of
+from flows.graph import BENCHMARK, REPORT, TABLES, setting_of
 from flows.parameters import Grid, Overrides, Setting, Study, sweep_name
 from flows.pipeline import THREAD_PER_STAGE, run_pipeline
 from tasks import outputs, params, paths, tracking
@@ -24,6 +24,7 @@ from tasks.report.results import read_setting
 from tasks.report.summary import Value, make_row
 
 COLUMNS = ("setting", "test_error_pct", "macs", "params", "latency_ms")
+NOT_OF_POINTS = (TABLES, BENCHMARK, REPORT)
 TRADE_OFF = ("test_error_pct", "macs")
 Row = dict[str, Value]
 
@@ -36,6 +37,7 @@ def sweep(
     overrides: Overrides | None = None,
     at_once: Annotated[int, Field(ge=1)] | None = None,
     name: Setting | None = None,
+    points: Annotated[list[Setting], Field(min_length=1)] | None = None,
     remote: bool = False,
 ) -> Any:
     """Run the pipeline for every combination of the values in ``grid``, and show the trade-off.
@@ -49,33 +51,50 @@ def sweep(
         overrides: Values to change for all points, {"train.epochs": 7} or ["train.epochs=7"].
         at_once: At most so many trainings at once. Default: what suits the machine or the cluster.
         name: The sweep's own study, under which its outputs are. Default: <study>-sweep.
+        points: Only these, ["g4-c2"], as far as they need no others: without benchmark, for which all are timed on one
+            machine, and without the trade-off. Several machines can so share a sweep, with ``remote``.
         remote: Take what other runs have made from the DVC remote, and send there what is new.
     """
     try:
         composed = grids.compose(studies.compose_params(study, overrides), grid, base, name)
-        return _run(composed, grid, at_once, remote)
+        _check(points, composed)
+        return _run(composed, grid, points, at_once, remote)
     except UserError as error:
         return Failed(message=str(error))
 
 
-def _run(sweep: grids.Sweep, grid: Mapping[str, Any], at_once: int | None, remote: bool) -> Any:
+def _check(points: Sequence[str] | None, sweep: grids.Sweep) -> None:
+    for point in points or ():
+        if point not in sweep.settings:
+            why = sweep.impossible.get(point, ", ".join(sweep.settings))
+            raise UserError(f"points: {point!r} is not allowed: {why}")
+
+
+def _run(
+    sweep: grids.Sweep, grid: Mapping[str, Any], points: Sequence[str] | None, at_once: int | None, remote: bool
+) -> Any:
     log = get_run_logger()
     for point, reason in sweep.impossible.items():
         log.warning("%s is impossible: %s", point, reason)
-    parent = _Parent(sweep.study, grid)
+    parent = _Parent(sweep.study, grid, sweep.text)
     try:
-        with run_pipeline(sweep.text, composed=True, at_once=at_once, remote=remote, variables=parent.start) as (
-            loaded,
-            _,
-            errors,
-        ):
-            publish(loaded, results(loaded, errors), sweep.impossible)
-            parent.status = "FAILED" if errors else "FINISHED"
+        with run_pipeline(
+            sweep.text,
+            composed=True,
+            settings=points,
+            at_once=at_once,
+            left_out=NOT_OF_POINTS if points else (TABLES,),
+            remote=remote,
+            variables=parent.start,
+        ) as (loaded, _, errors):
+            if not points:
+                publish(loaded, results(loaded, errors), sweep.impossible)
+            parent.status = "FAILED" if errors else "RUNNING" if points else "FINISHED"
     finally:
         parent.end()
     if errors:
         return Failed(message="; ".join(errors))
-    done, impossible = len(sweep.settings), len(sweep.impossible)
+    done, impossible = len(points or sweep.settings), len(sweep.impossible)
     return f"{loaded.study}: {done} points are up to date" + (f", {impossible} are impossible" if impossible else "")
 
 
@@ -85,12 +104,13 @@ class _Parent:
 
     study: str
     grid: Mapping[str, Any]
+    text: str
     execution: str | None = None
     status: str = "FAILED"
 
     def start(self) -> dict[str, str]:
         """Returns the variable by which a point's run finds it."""
-        self.execution = tracking.start_sweep(self.study, self.grid)
+        self.execution = tracking.start_sweep(self.study, self.grid, self.text)
         return {tracking.SWEEP: self.execution}
 
     def end(self) -> None:

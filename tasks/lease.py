@@ -42,7 +42,8 @@ class Lease:
     ) -> None:
         self._storage, self._name, self._wait_s, self._on_wait = storage, name, wait_s, on_wait
         self._owner, self._renewals, self._renewed = uuid.uuid4().hex, 0, 0.0
-        self._lost, self._ended, self._renewing = threading.Event(), threading.Event(), threading.Lock()
+        self._lost, self._ended = threading.Event(), threading.Event()
+        self._renewing = threading.RLock()  # a signal's handler may write in the midst of a check
         self._thread = threading.Thread(target=self._keep, daemon=True)
 
     def __enter__(self) -> Self:

@@ -7,7 +7,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from condensenet.files import Folder
 from tasks.lease import Lease
 
-ATTEMPTS = 8  # each request, with growing pauses: half a minute in all
+ATTEMPTS = 8  # each request, with growing pauses: about 50 s in all (40 to 60 s, measured)
 WATCH_S = 1.0
 CHUNK_BYTES = 2**24
 FINAL = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "NO_SUCH_BUCKET", "SIGNATURE_DOES_NOT_MATCH")
@@ -70,6 +70,7 @@ class ObjectStore:
             filesystem().delete_file(f"{self.path}/{name}")
 
     def upload(self, path: Path, name: str) -> None:
+        self._check_lease()
         with (
             self._errors(name),
             path.open("rb") as file,
@@ -84,8 +85,10 @@ class ObjectStore:
             while chunk := stream.read(CHUNK_BYTES):
                 yield chunk
 
-    def owned(self, on_wait: Callable[[], None]) -> AbstractContextManager[object]:
-        return Lease(self, "stage.lease", None, on_wait)
+    @contextmanager
+    def owned(self, on_wait: Callable[[], None]) -> Iterator[ObjectStore]:
+        with Lease(self, "stage.lease", None, on_wait) as lease:
+            yield replace(self, lease=lease)
 
     @contextmanager
     def exclusive(self, name: str, wait_s: float) -> Iterator[ObjectStore]:
@@ -123,6 +126,7 @@ class ObjectStore:
 
     def remove(self) -> None:
         for part in ("checkpoints", ""):
+            self._check_lease()
             with suppress(FileNotFoundError), self._errors(part):
                 filesystem().delete_dir(f"{self.path}/{part}".rstrip("/"))
 

@@ -67,8 +67,10 @@ class TrainingStorage(Storage, Protocol):
     def within(self, name: str) -> Self:
         """The part called ``name``."""
 
-    def owned(self, on_wait: Callable[[], None]) -> AbstractContextManager[object]:
-        """While it is entered, no other stage is; beside the lock of the stage's own folder."""
+    def owned(self, on_wait: Callable[[], None]) -> AbstractContextManager[Self]:
+        """While it is entered, no other stage is; beside the lock of the stage's own folder. Yields the storage to
+        write to, which raises ``LeaseLost`` once another stage has taken over.
+        """
 
     def exclusive(self, name: str, wait_s: float) -> AbstractContextManager[Self]:
         """While it is entered, no other process is: yields the storage to write to. Raises ``ValueError``."""
@@ -97,8 +99,8 @@ class SharedFolder(Folder):
     def within(self, name: str) -> Self:
         return type(self)(self.path / name)
 
-    def owned(self, on_wait: Callable[[], None]) -> AbstractContextManager[object]:
-        return nullcontext()
+    def owned(self, on_wait: Callable[[], None]) -> AbstractContextManager[Self]:
+        return nullcontext(self)
 
     @contextmanager
     def exclusive(self, name: str, wait_s: float) -> Iterator[Self]:

@@ -24,6 +24,7 @@ from condensenet.training.fingerprint import differences, fingerprint
 from tasks import locks, node_data, outputs, paths, tracking, train_worker
 from tasks.console import say
 from tasks.errors import UserError, run_main
+from tasks.lease import LeaseLost
 from tasks.locks import owned
 from tasks.object_store import ObjectStore
 from tasks.outputs import as_json, read_json, write_json, write_text
@@ -104,17 +105,19 @@ def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper
     try:
         with (
             owned(training.folder),
-            storage.owned(lambda: say(f"waiting for another process that works in {storage}")),
+            storage.owned(lambda: say(f"waiting for another process that works in {storage}")) as ours,
         ):
-            _train(training, stopper)
+            _train(training, ours, stopper)
+    except LeaseLost as error:
+        raise UserError(f"{error}: run it again to go on once that has ended") from None
     except (ConnectionError, PermissionError) as error:
         if isinstance(storage, SharedFolder):
             raise
         raise UserError(f"ray.storage={params.ray.storage}: {error.strerror or error}") from None
 
 
-def _train(training: Training, stopper: Stopper | None) -> None:
-    params, setting, folder, storage = training.params, training.setting, training.folder, training.storage
+def _train(training: Training, storage: SharedFolder | ObjectStore, stopper: Stopper | None) -> None:
+    params, setting, folder = training.params, training.setting, training.folder
     _report_others(training)
     storage.write(FINGERPRINT, as_json(training.identity).encode())
     for place in (Folder(folder), storage):
@@ -185,7 +188,7 @@ def _on_ray(training: Training, recorder: ProgressRecorder, stopper: Stopper | N
     """Train on Ray's workers; ``recorder`` meanwhile shows and records what they write."""
     from tasks import ray_cluster  # before the recorder's thread imports anything
 
-    params, setting, folder, storage = training.params, training.setting, training.folder, training.storage
+    params, setting, folder, storage = training.params, training.setting, training.folder, recorder.storage
     job = _job(training)
     error = folder / train_worker.ERROR
     try:

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from tasks import train_worker
 from tasks.console import say
+from tasks.lease import LeaseLost
 from tasks.ray_watch import abandon
 from tasks.storage import TrainingStorage
 
@@ -63,7 +64,7 @@ class Stopper:
                 self.end()
             say("stopping: waiting for the workers to save")
             self._storage.write(train_worker.STOP, b"")
-        except OSError:  # a full disk, or a store that does not answer
+        except (OSError, LeaseLost):  # a full disk, a store that does not answer, or is another stage's now
             self.end()
 
     def _exit_message(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from workspaces import free_ports
 
 from tasks import object_store
 
@@ -24,18 +24,12 @@ filesystem.create_dir("%s")
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def object_server(
     log: Path, host: str = "127.0.0.1", port: int | None = None, prefix: Sequence[str] = ()
 ) -> Iterator[dict[str, str]]:
     """Run the server, by a command that begins with ``prefix``; yields the variables that lead to it."""
-    port = port or free_port()
+    port = port or free_ports(1)[0]
     variables = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "test",

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,15 +42,7 @@ class Workspace:
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """The command as the leader of a process group of its own."""
-        return subprocess.Popen(
-            command,
-            cwd=self.path,
-            env=self.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        return start(command, self.path, self.environment)
 
     def run(self, *command: str, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -83,6 +75,30 @@ class Workspace:
 
     def with_variables(self, **variables: str) -> Workspace:
         return Workspace(self.path, {**self.variables, **variables})
+
+
+def start(
+    command: Sequence[str], folder: Path, environment: dict[str, str], stderr: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    """The command as the leader of a process group of its own; what it prints can be read."""
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        start_new_session=True,
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback on which nobody listens, all different."""
+    with ExitStack() as open_until_all_are_found:
+        probes = [open_until_all_are_found.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def copy_checkout(checkout: Path, target: Path) -> Workspace:
@@ -139,9 +155,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
 @contextmanager
 def serve_prefect(home: Path) -> Iterator[dict[str, str]]:
     """A Prefect server on the database in ``home``; yields the variables that lead to it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     variables = {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",

@@ -7,6 +7,7 @@ add to the same run, also when DVC restored it from its cache.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -152,25 +153,23 @@ def record_tables(params: Params, facts: Mapping[str, Any]) -> None:
     upload()
 
 
-def start_sweep(study: str, grid: Mapping[str, Any]) -> str:
-    """Begin or go on with the sweep of ``study`` over ``grid``: the execution that its points' runs get as a parent."""
-    file = paths.state() / "sweeps" / f"{study}.json"
-    known = outputs.read_json_or_empty(file)
-    if known.get("grid") != grid:
-        known = {"execution_id": uuid.uuid4().hex, "started_at": _now(), "grid": grid}
-        outputs.write_json(file, known)
-    record_sweep(known["execution_id"], study, grid, [], status="RUNNING")
-    return str(known["execution_id"])
+def start_sweep(study: str, grid: Mapping[str, Any], text: str) -> str:
+    """Begin or go on with the sweep of ``study`` over ``grid``: the execution that its points' runs get as a parent.
+
+    It is named after its parameters, the ``text`` of ``params.yaml``: clones that share the work share the parent.
+    """
+    execution = hashlib.sha256(text.encode()).hexdigest()[:32]
+    record_sweep(execution, study, grid, [], status="RUNNING")
+    return execution
 
 
 def record_sweep(execution: str, study: str, grid: Mapping[str, Any], files: Sequence[Path], *, status: str) -> None:
     """The parent run of a sweep's points, with ``files`` that exist as artifacts."""
-    known = outputs.read_json_or_empty(paths.state() / "sweeps" / f"{study}.json")
     run = {
         "execution_id": execution,
         "study": study,
         "setting": "sweep",
-        "started_at": known["started_at"],
+        "started_at": _now(),  # counts only where the run is made
         "params": {key: json.dumps(values) for key, values in grid.items()},
     }
     _put(run, SWEEP_STAGE, artifacts=[(file, "") for file in files if file.exists()], status=status)

@@ -13,7 +13,7 @@ import os
 import re
 import shlex
 import shutil
-import socket
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +30,7 @@ from ruamel.yaml import YAML
 from cluster.services import answers, listens, postgres_server
 from cluster.settings import Cluster, Passwords, Ports
 from tasks.ray_head import kill_all
-from tests.workspaces import copy_checkout
+from tests.workspaces import copy_checkout, free_ports
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MARK = "CONDENSENET_OPERATORS_TEST"  # in the environment of all that is started, so that all of it can be found
@@ -49,6 +49,7 @@ LEFT_OUT = {
     r"^sbatch": "needs Slurm",
     r"study=cifar10": "downloads CIFAR-10",
 }
+POINTS = '{"model.groups_1x1": [1, 2, 4], "model.condensation_factor": [1, 2, 4]}'
 IMAGENET = "-S study=imagenet -S data.path=/data/imagenet -S ray.num_workers=16 -S ray.use_gpu=true"
 FOREIGN = ("PREFECT_", "MLFLOW_", "RAY_", "AWS_", "CONDENSENET_", "CLUSTER_", "GIT_", "DVC_", "MAKE", "MFLAGS")
 
@@ -94,6 +95,7 @@ class Places:
             "<head>": "127.0.0.2",
             "<address>": "127.0.0.3",
             IMAGENET: "-S ray.num_workers=2",
+            POINTS: '{"model.groups_1x1": [4], "model.condensation_factor": [2, 4]}',
             "/shared/ray": str(self.root / "shared"),
             "/srv/mlflow": str(self.root / "srv"),
             "<server>": "127.0.0.1",
@@ -133,38 +135,41 @@ class Shell:
     """One section's shell: folder and variables go from a command to the next."""
 
     def __init__(self, folder: Path, variables: dict[str, str], logs: Path) -> None:
-        self.folder, self.start_variables, self._logs = folder, variables, logs
-        self.variables = dict(variables)
-        self._started = 0
+        self.folder, self.variables, self._logs = folder, dict(variables), logs
 
     def run(self, command: str) -> str | None:
         """None, or the end of what the command printed if it failed."""
         after = self._logs / "after"
         script = f"set -euo pipefail\n{command}\n{{ pwd; env -0; }} > {shlex.quote(str(after))}"
-        log = self._log()
-        with log.open("wb") as file, suppress(subprocess.TimeoutExpired):
-            done = subprocess.run(
-                ["bash", "-c", script],
-                cwd=self.folder,
-                env=self.variables,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                timeout=LIMIT_S,
-                check=False,
-            )
-            if done.returncode == 0:
-                folder, _, variables = after.read_text().partition("\n")
-                self.folder = Path(folder)
-                self.variables = dict(each.split("=", 1) for each in variables.split("\0") if each)
-                return None
-        return log.read_text(errors="replace")[-3000:]
+        process, log = self._start(script)
+        try:
+            status = process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return f"{_end_of(log)}\nnot done after {LIMIT_S} s"
+        if status == 0:
+            folder, _, variables = after.read_text().partition("\n")
+            self.folder = Path(folder)
+            self.variables = dict(each.split("=", 1) for each in variables.split("\0") if each)
+            return None
+        return _end_of(log)
 
     def serve(self, command: str, address: str | None) -> str | None:
-        log = self._log()
+        process, log = self._start(command)
+        deadline = time.monotonic() + 240
+        time.sleep(0 if address else 8)
+        while process.poll() is None and time.monotonic() < deadline:
+            if address is None or answers(address):
+                return None
+            time.sleep(0.5)
+        return _end_of(log)
+
+    def _start(self, script: str) -> tuple[subprocess.Popen[bytes], Path]:
+        """The process, in a session of its own, and the file with what it prints."""
+        log = self._logs / f"{time.time_ns()}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                ["bash", "-c", command],
+                ["bash", "-c", script],
                 cwd=self.folder,
                 env=self.variables,
                 stdin=subprocess.DEVNULL,
@@ -172,20 +177,15 @@ class Shell:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 240
-        time.sleep(0 if address else 8)
-        while process.poll() is None and time.monotonic() < deadline:
-            if address is None or answers(address):
-                return None
-            time.sleep(0.5)
-        return log.read_text(errors="replace")[-3000:]
+        return process, log
 
-    def _log(self) -> Path:
-        self._started += 1
-        return self._logs / f"{time.time_ns()}.log"
+
+def _end_of(log: Path) -> str:
+    return log.read_text(errors="replace")[-3000:]
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all ends that was started
     words = [word.lower() for word in sys.argv[1:]]
     up_to_date = subprocess.run(["make", "--question", "env"], cwd=CHECKOUT, capture_output=True, check=False)
     if up_to_date.returncode != 0:
@@ -313,9 +313,7 @@ def _stand_in(path: Path, script: str) -> None:
 
 
 def _start_database(root: Path) -> Places:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        ports = Ports(postgres=probe.getsockname()[1])
+    ports = Ports(postgres=free_ports(1)[0])
     folder = root / "database"
     folder.chmod(0o711)
     cluster = Cluster(CHECKOUT, folder, ports, Passwords.of(folder))

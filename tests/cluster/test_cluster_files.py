@@ -22,7 +22,6 @@ from packaging.version import Version
 from cluster.dependencies import dependencies
 
 FOLDER = "cluster"
-ONCE = {"restart": "no"}
 
 
 @pytest.fixture(scope="module")

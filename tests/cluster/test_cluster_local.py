@@ -12,49 +12,37 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import psutil
 import pytest
 from processes import command_line
+from workspaces import free_ports, wait_until
 
 from cluster import check, sockets, supervisor
 from cluster.mlflow_server import auth_config
 from cluster.mlflow_server import check as check_mlflow
 from cluster.services import postgres_binaries, services
 from cluster.settings import FOLDER, Cluster, Passwords, Ports
+from condensenet.file_locks import try_lock
 from tasks.errors import UserError
 
 WAIT_S = 120
 
 
-def free_ports() -> dict[str, str]:
-    probes = [socket.socket() for _ in fields(Ports)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    variables = {
-        f"CLUSTER_{each.name.upper()}_PORT": str(probe.getsockname()[1])
-        for each, probe in zip(fields(Ports), probes, strict=True)
-    }
-    for probe in probes:
-        probe.close()
-    return variables
+def port_variables() -> dict[str, str]:
+    names = [each.name for each in fields(Ports)]
+    found = zip(names, free_ports(len(names)), strict=True)
+    return {f"CLUSTER_{name.upper()}_PORT": str(port) for name, port in found}
 
 
 def command(verb: str, environment: dict[str, str], checkout: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cluster.local", verb], env=environment, cwd=checkout, capture_output=True, text=True
     )
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +56,7 @@ def environment() -> Iterator[dict[str, str]]:
     folder = Path(tempfile.mkdtemp(prefix="cn-test-cluster-"))
     folder.chmod(0o711)
     try:
-        yield {**os.environ, FOLDER: str(folder / "cluster"), **free_ports()}
+        yield {**os.environ, FOLDER: str(folder / "cluster"), **port_variables()}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -131,8 +119,8 @@ def test_a_killed_service_is_started_again(cluster: Cluster) -> None:
     s3 = next(service for service in services(cluster) if service.name == "s3")
     pid, _ = json.loads((cluster.folder / "s3.pid").read_text())
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: _ready(cluster)["s3"] is False, "not noticed")
-    wait_until(lambda: _ready(cluster)["s3"] and s3.ready(), "not started again")
+    wait_until(lambda: _ready(cluster)["s3"] is False, WAIT_S, lambda: "not noticed")
+    wait_until(lambda: _ready(cluster)["s3"] and s3.ready(), WAIT_S, lambda: "not started again")
     assert json.loads((cluster.folder / "s3.pid").read_text())[0] != pid
 
 
@@ -160,7 +148,7 @@ def test_a_killed_supervisor_leaves_nothing_behind_after_down(
     root = psutil.Process(supervisor.running(cluster.folder))
     family = root.children(recursive=True)
     root.kill()
-    wait_until(lambda: supervisor.running(cluster.folder) is None, "still there")
+    wait_until(lambda: supervisor.running(cluster.folder) is None, WAIT_S, lambda: "still there")
     done = command("down", environment, checkout)
     assert done.returncode == 0, done.stderr
     assert psutil.wait_procs(family, timeout=10)[1] == []
@@ -171,7 +159,7 @@ def test_a_port_that_is_taken_is_one_line(checkout: Path, tmp_path: Path) -> Non
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        variables = {**os.environ, **free_ports(), "CLUSTER_MLFLOW_PORT": port, FOLDER: str(tmp_path / "c")}
+        variables = {**os.environ, **port_variables(), "CLUSTER_MLFLOW_PORT": port, FOLDER: str(tmp_path / "c")}
         done = command("up", variables, checkout)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -196,6 +184,20 @@ def test_two_services_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> No
 def test_down_without_a_cluster_is_one_line(checkout: Path, tmp_path: Path) -> None:
     done = command("down", {**os.environ, FOLDER: str(tmp_path / "none")}, checkout)
     assert done.stderr == f"error: no cluster in {tmp_path / 'none'}: make cluster-up makes one\n"
+
+
+def test_who_asks_for_the_supervisor_disturbs_neither_it_nor_others_who_ask(tmp_path: Path) -> None:
+    assert supervisor.running(tmp_path) is None
+    with supervisor.alone(tmp_path):
+        assert supervisor.running(tmp_path) == os.getpid()
+        with pytest.raises(UserError, match="another supervisor is at work"), supervisor.alone(tmp_path):
+            pass
+    with (tmp_path / supervisor.LOCK).open() as asking:
+        try_lock(asking, shared=True)
+        assert supervisor.running(tmp_path) is None
+        threading.Timer(0.5, asking.close).start()
+        with supervisor.alone(tmp_path):
+            assert supervisor.running(tmp_path) == os.getpid()
 
 
 def test_a_socket_on_all_interfaces_is_seen() -> None:

@@ -64,26 +64,65 @@ def test_the_deployment_names_no_machine(checkout: Path, file: str, entrypoints:
     assert str(checkout) not in text
 
 
-def test_a_clone_of_a_commit_runs_and_leaves_its_results_in_the_remote(served_stub: Workspace, tmp_path: Path) -> None:
-    """Twice, each in a workspace of its own: the second takes everything from the remote."""
+@pytest.fixture
+def cloned(served_stub: Workspace, tmp_path: Path) -> Workspace:
+    """A checkout whose commit has deployments in clones, and a DVC remote; workers in it have no compiler."""
     served_stub.dvc("remote", "add", "--default", "store", str(tmp_path / "remote"))
+    (served_stub.path / "slow").write_text("10\n")
     served_stub.commit("Name a remote")
     commit = served_stub.run("git", "rev-parse", "HEAD").stdout.strip()
     served_stub.run(*PREFECT, "work-pool", "create", "condensenet", "--type", "process", "--overwrite")
     named = served_stub.with_variables(CONDENSENET_REPOSITORY=f"file://{served_stub.path}", CONDENSENET_COMMIT=commit)
     named.run(*PREFECT, "deploy", "--all", "--prefect-file", "prefect-clone.yaml")
     (served_stub.path / "params.yaml").write_text("not what was committed\n")
-    without_compiler = served_stub.with_variables(CC="false")  # compiling is not what is tested, and takes a minute
-    worker = without_compiler.start(*PREFECT, "worker", "start", "--pool", "condensenet")
+    return served_stub.with_variables(CC="false")  # compiling is not what is tested, and takes a minute
+
+
+def trained(workspace: Workspace, run: object) -> set[str]:
+    return {line.partition(" ")[0] for line in logged(workspace, run) if line.endswith("epoch 1 of 1")}
+
+
+def test_a_clone_of_a_commit_runs_and_leaves_its_results_in_the_remote(cloned: Workspace) -> None:
+    """Twice, each in a workspace of its own: the second takes everything from the remote."""
+    worker = cloned.start(*PREFECT, "worker", "start", "--pool", "condensenet")
     try:
-        trained = []
+        made = []
         for _ in range(2):
             one = ("--param", 'settings=["g4-c4"]', "--watch", "--watch-timeout", "240")
-            served_stub.run(*PREFECT, "deployment", "run", "reproduce/clone", *one)
-            (run,) = ask(served_stub, "flow_runs", sort="START_TIME_DESC", limit=1)
+            cloned.run(*PREFECT, "deployment", "run", "reproduce/clone", *one)
+            (run,) = ask(cloned, "flow_runs", sort="START_TIME_DESC", limit=1)
             assert run["state_type"] == "COMPLETED"
             assert run["name"] == "digits · g4-c4"
-            trained.append({line for line in logged(served_stub, run["id"]) if line.endswith("epoch 1 of 1")})
+            made.append(trained(cloned, run["id"]))
     finally:
         end_group(worker)
-    assert trained == [{"g4-c4 epoch 1 of 1"}, set()]
+    assert made == [{"g4-c4"}, set()]
+
+
+def test_workers_that_share_nothing_but_the_remote_share_a_sweep(cloned: Workspace) -> None:
+    """A point for each of two workers, which take one run at a time; a run of the whole sweep then trains none."""
+    sweep = (*PREFECT, "deployment", "run", "sweep/clone", "--param", 'grid={"model.groups_1x1": [2, 4]}')
+    points = ("g2", "g4")
+    workers = [cloned.start(*PREFECT, "worker", "start", "--pool", "condensenet", "--limit", "1") for _ in points]
+    try:
+        for point in points:
+            cloned.run(*sweep, "--param", f'points=["{point}"]')
+        wait_until(lambda: len(ended(cloned)) == 2, 240)
+        cloned.run(*sweep, "--watch", "--watch-timeout", "240")
+        wait_until(lambda: len(ended(cloned)) == 3, 30)
+    finally:
+        for worker in workers:
+            end_group(worker)
+    *shares, whole = ended(cloned)
+    assert {run["state_type"] for run in (*shares, whole)} == {"COMPLETED"}
+    assert {run["name"] for run in shares} == {"digits · groups_1x1 · g2", "digits · groups_1x1 · g4"}
+    assert max(str(run["start_time"]) for run in shares) < min(str(run["end_time"]) for run in shares)  # at once
+    assert sorted(sorted(trained(cloned, run["id"])) for run in shares) == [["g2"], ["g4"]]
+    assert trained(cloned, whole["id"]) == set()
+
+
+def ended(workspace: Workspace) -> list[dict[str, object]]:
+    """The runs of ``sweep/clone`` that have ended, in the order of their start."""
+    deployed = {"flows": {"name": {"any_": ["sweep"]}}, "deployments": {"name": {"any_": ["clone"]}}}
+    runs = ask(workspace, "flow_runs", sort="START_TIME_ASC", **deployed)
+    return [run for run in runs if run["end_time"]]

@@ -19,7 +19,7 @@ from workspaces import Workspace, ask, serve_prefect, wait_until
 from flows import study as studies
 from flows.artifacts import artifact_key
 from flows.concurrency import POLL_S, StageSlots, own_ray, trainings_at_once
-from flows.graph import keep_settings, read_graph, without_tables
+from flows.graph import keep_settings, read_graph, without
 from flows.server import ensure_server
 from flows.stage_process import StageFailed, StageRunner, Stopped
 from tasks import params
@@ -71,8 +71,9 @@ def test_a_setting_alone_leaves_out_what_needs_the_others() -> None:
     assert keep_settings(graph, ["g2-c2", "g4-c2"], ["g2-c2", "g4-c2"]) == graph
 
 
-def test_tables_are_left_out_unless_asked_for() -> None:
-    assert without_tables({**GRAPH, "tables": frozenset()}) == GRAPH
+def test_stages_are_left_out_by_their_verbs() -> None:
+    graph = {**GRAPH, "tables": frozenset(), "benchmark@g4-c2": frozenset({"train@g4-c2"})}
+    assert without(graph, "tables", "benchmark") == GRAPH
 
 
 def test_a_broken_dvc_yaml_is_one_line(inside: Workspace) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-from workspaces import Workspace, ask
+from workspaces import Workspace, ask, wait_until
 
 from flows import grid as grids
 from flows.parameters import keys_of
@@ -94,6 +94,41 @@ def test_finished_points_stay_when_one_fails_and_are_not_run_again(served_stub: 
     assert [begun.count(f"begin {name}") for name in ("g1-c2", "g4-c2")] == [1, 2]
     (run, *_) = ask(served_stub, "flow_runs", sort="START_TIME_DESC", limit=1)
     assert run["name"] == "params.yaml · groups_1x1 × condensation_factor"
+
+
+def test_two_flows_a_sweep_and_a_dvc_repro_at_once(served_stub: Workspace):
+    """The flows share the work, DVC by hand may find it busy, the sweep has other parameters: nothing runs twice."""
+    (served_stub.path / "slow").write_text("5\n")
+    flows = [served_stub.start(sys.executable, "-m", "flows.reproduce") for _ in range(2)]
+    wait_until((served_stub.path / "state/events").exists, 120)
+    refused = run_sweep(served_stub, grid={"model.groups_1x1": [1, 4]})
+    by_hand = served_stub.run(sys.executable, "-m", "dvc", "repro", "report", check=False)
+    ended = [flow.communicate(timeout=240) for flow in flows]
+    assert [flow.returncode for flow in flows] == [0, 0], ended
+    assert refused.startswith("FAILED another flow is running here with other parameters")
+    assert by_hand.returncode == 0 or "busy" in by_hand.stderr
+    begun = (served_stub.path / "state/events").read_text().split("\n")
+    assert [begun.count(f"begin {name}") for name in ("g2-c2", "g4-c2")] == [1, 1]
+    assert "up to date" in served_stub.dvc("repro", "report")
+    (served_stub.path / "slow").unlink()
+    assert run_sweep(served_stub, grid={"model.groups_1x1": [1, 4]}).startswith("COMPLETED digits-sweep: 2 points")
+
+
+def test_points_are_made_alone_and_the_whole_sweep_does_the_rest(served_stub: Workspace):
+    grid = {"model.groups_1x1": [1, 4], "model.condensation_factor": [2, 3]}
+    assert run_sweep(served_stub, grid=grid, points=["g2-c2"]).startswith(
+        "FAILED points: 'g2-c2' is not allowed: g1-c2, "
+    )
+    refused = run_sweep(served_stub, grid=grid, points=["g1-c3"])
+    assert refused.startswith("FAILED points: 'g1-c3' is not allowed: ")
+    assert "condensation_factor=3 does not divide" in refused
+    assert run_sweep(served_stub, grid=grid, points=["g4-c2"]).startswith("COMPLETED digits-sweep: 1 points are up to")
+    assert [path.name for path in (served_stub.path / "out/digits-sweep/train").iterdir()] == ["g4-c2"]
+    assert not (served_stub.path / "out/digits-sweep/report").exists()
+    assert run_sweep(served_stub, grid=grid).startswith("COMPLETED digits-sweep: 2 points are up to date")
+    assert (served_stub.path / "out/digits-sweep/report").exists()
+    begun = (served_stub.path / "state/events").read_text().split("\n")
+    assert [begun.count(f"begin {name}") for name in ("g1-c2", "g4-c2")] == [1, 1]
 
 
 def test_a_key_that_settings_do_not_have_is_refused_before_anything_runs(served_stub: Workspace):

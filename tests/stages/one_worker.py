@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ class OneWorker(types.ModuleType):
     """Stands for ``tasks.ray_cluster``: one worker, in this process. ``fails`` makes Ray give up with that reason."""
 
     fails: str | None = None
+    afterwards: Callable[[], None] | None = None  # called once the worker has ended
 
     @contextmanager
     def cluster(self, _params: RayParams) -> Iterator[None]:
@@ -31,6 +32,8 @@ class OneWorker(types.ModuleType):
             worker({"job": job})
         except Exception as error:
             return str(error)
+        if self.afterwards:
+            self.afterwards()
         return self.fails
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -164,8 +166,22 @@ def test_suspended_owner_cannot_write_any_more(store, holder, fast):
     assert sorted(store.names()) == ["a", "b"]
 
 
+class Together(ObjectStore):
+    """Those who take a lease find it free, every one of them, and have written before any of them reads it again."""
+
+    barrier = threading.Barrier(5, timeout=60)
+
+    def write(self, name: str, content: bytes) -> None:
+        first = json.loads(content)["renewals"] == 1
+        if first:
+            self.barrier.wait()
+        super().write(name, content)
+        if first:
+            self.barrier.wait()
+
+
 def test_only_one_of_many_who_come_at_once_gets_it(store, fast):
-    leases = [Lease(store, "lease", 0.0) for _ in range(5)]
+    leases = [Lease(Together(store.path), "lease", 0.0) for _ in range(5)]
 
     def enter(each: Lease) -> bool:
         try:
@@ -180,6 +196,31 @@ def test_only_one_of_many_who_come_at_once_gets_it(store, fast):
     winner = leases[got.index(True)]
     winner.check()
     winner.__exit__()
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda ours, _: ours.write("b", b"ours"),
+        lambda ours, file: ours.upload(file, "b"),
+        lambda ours, _: ours.rename("b", "c"),
+        lambda ours, _: ours.delete("b"),
+        lambda ours, _: ours.remove(),
+    ],
+    ids=["write", "upload", "rename", "delete", "remove"],
+)
+def test_stage_that_lost_its_lease_changes_nothing_any_more(store, fast, tmp_path, action):
+    (tmp_path / "file").write_bytes(b"ours")
+    with store.owned(lambda: None) as ours:
+        ours.within("checkpoints").write("a", b"")
+        store.write("stage.lease", b'{"owner": "somebody else"}')
+        store.write("b", b"theirs")
+        time.sleep(1)
+        with pytest.raises(LeaseLost, match="another process has taken over s3://"):
+            action(ours, tmp_path / "file")
+    assert sorted(store.names()) == ["b", "checkpoints", "stage.lease"]
+    assert store.read("b") == b"theirs"
+    assert store.within("checkpoints").names() == ["a"]
 
 
 def test_owner_learns_that_its_lease_is_another_s(store, fast):

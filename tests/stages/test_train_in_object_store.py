@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from test_train import run
 from training_example import TRAIN
 
 from condensenet.data.manifest import MANIFEST, Manifest
-from tasks import object_store, paths
+from tasks import lease, object_store, paths
 from tasks.errors import UserError
 from tasks.object_store import ObjectStore
 from tasks.params import Params
@@ -49,6 +50,22 @@ def test_another_machine_goes_on_under_the_same_identity(remote, setting, ray, c
     out = run(remote, setting)
     assert "resumed after step 20" in capsys.readouterr().out
     assert json.loads((out / paths.RUN).read_text())["execution_id"] == identity["execution_id"]
+
+
+def test_stage_that_lost_its_lease_removes_nothing(remote, setting, ray, monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_S", 0.1)
+
+    def somebody_takes_over() -> None:
+        (name,) = trainings(remote).names()
+        trainings(remote).within(name).write("stage.lease", b'{"owner": "somebody else"}')
+        time.sleep(1)
+
+    ray.afterwards = somebody_takes_over
+    with pytest.raises(UserError, match=r"^another process has taken over s3://.*: run it again") as error:
+        run(remote, setting)
+    assert "\n" not in str(error.value)
+    (name,) = trainings(remote).names()
+    assert trainings(remote).within(name).within("checkpoints").names()
 
 
 def test_interrupted_training_with_other_parameters_is_named_and_left_alone(remote, setting, ray, capsys):

@@ -716,10 +716,10 @@ def environment() -> dict[str, str]:
 
 def test_the_points_of_a_sweep_are_children_of_one_run(client, monkeypatch, tmp_path):
     grid = {"model.groups_1x1": [2, 4]}
-    parent = tracking.start_sweep("digits", grid)
+    parent = tracking.start_sweep("digits", grid, "settings: both")
     monkeypatch.setenv(tracking.SWEEP, parent)
     children = [start(name) for name in ("g2-c2", "g4-c2")]
-    assert tracking.start_sweep("digits", grid) == parent  # the same sweep goes on
+    assert tracking.start_sweep("digits", grid, "settings: both") == parent  # the same sweep goes on
     file = tmp_path / "sweep.csv"
     file.write_text("setting\n")
     tracking.record_sweep(parent, "digits", grid, [file, tmp_path / "missing"], status="FINISHED")
@@ -731,7 +731,7 @@ def test_the_points_of_a_sweep_are_children_of_one_run(client, monkeypatch, tmp_
     assert [found.path for found in client.list_artifacts(runs["sweep"].info.run_id)] == ["sweep.csv"]
     for child in children:
         assert runs[child["setting"]].data.tags["mlflow.parentRunId"] == runs["sweep"].info.run_id
-    assert tracking.start_sweep("digits", {"model.groups_1x1": [1]}) != parent
+    assert tracking.start_sweep("digits", {"model.groups_1x1": [1]}, "settings: one") != parent
 
 
 def test_the_figures_of_a_device_are_read_back_by_execution(workspace: Path, client, monkeypatch) -> None:
