@@ -89,7 +89,7 @@ class ModelConfig:
     groups_3x3: int = 4
     condensation_factor: int = 4  # C: each group keeps 1/C of its inputs
     bottleneck: int = 4  # a 1x1 convolution has bottleneck * growth_rate outputs
-    num_classes: int = 10
+    num_classes: int = 10  # 0: no classifier, the network gives pooled features
     in_channels: int = 3
     stem: Stem = "cifar"  # cifar: 3x3/1; imagenet: 3x3/2; densenet: 7x7/2, BN, ReLU, 3x3/2 max pool
     reduction: float | None = None
@@ -112,9 +112,9 @@ class ModelConfig:
             groups_3x3=self.groups_3x3,
             condensation_factor=self.condensation_factor,
             bottleneck=self.bottleneck,
-            num_classes=self.num_classes,
             in_channels=self.in_channels,
         )
+        require(self.num_classes >= 0, f"num_classes={self.num_classes} is not allowed: it must be 0 or more")
         require(0 <= self.dropout < 1, f"dropout={self.dropout} is not allowed: it must be in [0, 1)")
         require(
             self.reduction is None or 0 < self.reduction <= 1,

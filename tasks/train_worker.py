@@ -105,12 +105,14 @@ def _train(job: Job, rank: int) -> None:
         _log_to(storage)
         storage.write(ENVIRONMENT, as_json(checkpoint.environment(device)).encode())
     torch.manual_seed(job.train.seed)
+    data = PreparedData(job.data)
     model = CondenseNet(job.model)
+    model.preprocessing = data.manifest.preprocessing
     history: list[EpochResult] = []
     with storage.appearance(STOP) if rank == 0 else nullcontext(None) as stop:
         for epoch in fit(
             model,
-            PreparedData(job.data),
+            data,
             job.augment,
             job.train,
             checkpoints=storage.within(CHECKPOINTS),

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from condensenet.data.augment import resized_crop_box
-
-EVALUATION_MARGIN = 256 / 224  # shorter side before the centre crop / size of the crop
+from condensenet.preprocessing import EVALUATION_MARGIN
 
 
 def decode(content: np.ndarray | bytes, channels: int) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from condensenet.config import ModelConfig
+from condensenet.preprocessing import Preprocessing, resize_shorter
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -58,6 +59,18 @@ class Manifest:
             raise ValueError(
                 f"in_channels={config.in_channels} is not allowed: images of {self.name} have {self.channels} channels"
             )
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What a network that is trained on these images expects of others."""
+        return Preprocessing(
+            image_size=self.image_size,
+            resize_shorter=resize_shorter(self.image_size),
+            channels=self.channels,
+            mean=self.mean,
+            std=self.std,
+            classes=self.classes,
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"

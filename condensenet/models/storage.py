@@ -19,6 +19,7 @@ from condensenet.config import ModelConfig
 from condensenet.files import write_atomically
 from condensenet.models.condensenet import CondenseNet
 from condensenet.models.layers import Form
+from condensenet.preprocessing import Preprocessing
 
 KEYS = {"form", "config", "condensing_stage", "state_dict"}
 LOADING_ERROR = "Error(s) in loading state_dict for CondenseNet:"  # torch's heading above the mismatches
@@ -38,6 +39,8 @@ def model_file(model: CondenseNet) -> bytes:
         "condensing_stage": model.condensing_stage,
         "state_dict": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
     }
+    if model.preprocessing is not None:
+        content["preprocessing"] = model.preprocessing.as_dict()
     buffer = io.BytesIO()  # torch would write the name of a temporary file into the archive
     torch.save(content, buffer)
     return buffer.getvalue()
@@ -52,10 +55,13 @@ def load_model(path: Path | str) -> CondenseNet:
     if not isinstance(content, dict) or not content.keys() >= KEYS:
         raise ValueError(f"{path} is not a model file of this library: it must hold {', '.join(sorted(KEYS))}")
     try:
-        return build_model(ModelConfig(**content["config"]), content["form"], content["state_dict"])
+        model = build_model(ModelConfig(**content["config"]), content["form"], content["state_dict"])
     except (AttributeError, TypeError, RuntimeError) as error:  # another version's field; a wrong shape
         reason = shorten(str(error).removeprefix(LOADING_ERROR), 300)
         raise ValueError(f"{path} does not hold the model that its configuration describes: {reason}") from None
+    if content.get("preprocessing") is not None:
+        model.preprocessing = Preprocessing.from_dict(content["preprocessing"])
+    return model
 
 
 def read_plain(path: Path | str) -> Any:
