@@ -160,6 +160,12 @@ class ModelConfig:
         """The number of inputs of the classifier."""
         return self.block_channels()[-1][1]
 
+    @property
+    def min_image_size(self) -> int:
+        """The least height and width in pixels of an image: every transition halves them, and a pixel must be left."""
+        last = 2 ** (len(self.block_depths) - 1)
+        return {"cifar": last, "imagenet": 2 * last - 1, "densenet": 4 * last - 3}[self.stem]
+
     def block_channels(self) -> list[tuple[int, int]]:
         """(input, output) channels of every block, before the transition that follows it."""
         channels, blocks = self.stem_channels, []

@@ -78,7 +78,10 @@ class Preprocessing:
         if not metadata.keys() >= set(names):
             return None
         texts = ("interpolation", "crop")
-        return cls(**{name: metadata[name] if name in texts else json.loads(metadata[name]) for name in names})
+        values: dict[str, Any] = {
+            name: metadata[name] if name in texts else json.loads(metadata[name]) for name in names
+        }
+        return cls(**values)
 
 
 def resize_shorter(image_size: int) -> int:

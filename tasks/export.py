@@ -119,7 +119,7 @@ def describe(model: CondenseNet, manifest: Manifest, run: dict[str, Any], settin
         "dataset": manifest.name,
         "dataset_fingerprint": manifest.fingerprint,
         **manifest.preprocessing.as_dict(),
-        "input": "image: float32 (batch, channel, row, column), resized and cropped as the values above say, each channel (pixel / 255 - mean) / std",
+        "input": "image: float32 (batch, channel, row, column), each channel (pixel / 255 - mean) / std",
         "output": "logits: float32 (batch, class), before softmax",
     }
     return {key: value for key, value in facts.items() if value is not None}  # no commit outside a repository

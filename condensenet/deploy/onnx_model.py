@@ -22,7 +22,8 @@ class OnnxModel:
     def __init__(self, path: str | Path, threads: int = 0) -> None:
         self.path = Path(path)
         self._session = open_session(self.path, threads)
-        inputs, outputs = ([value.name for value in values] for values in (self._session.get_inputs(), self._outputs()))
+        inputs = [value.name for value in self._session.get_inputs()]
+        outputs = [value.name for value in self._session.get_outputs()]
         if inputs != [INPUT] or OUTPUT not in outputs:
             raise ValueError(f"{path} is not an ONNX file of this package: it takes {', '.join(inputs)}, not {INPUT}")
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
@@ -40,6 +41,3 @@ class OnnxModel:
 
     def __call__(self, images: Tensor) -> Tensor:
         return torch.from_numpy(self._session.run([OUTPUT], {INPUT: images.numpy()})[0])
-
-    def _outputs(self) -> list:  # type: ignore[type-arg]
-        return list(self._session.get_outputs())

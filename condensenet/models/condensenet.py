@@ -139,7 +139,7 @@ class CondenseNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The outputs of dense blocks for images ``x``: (final features, list), or with ``intermediates_only`` the list.
+        """The outputs of dense blocks for images ``x``: (final features, list); with ``intermediates_only`` the list.
 
         ``indices`` chooses blocks: None for all, a number for the last so many, or a list, from 0 and in any order,
         negative ones from the end; the list comes in the order of the blocks. ``norm`` applies the last batch norm and

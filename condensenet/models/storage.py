@@ -51,7 +51,12 @@ def load_model(path: Path | str) -> CondenseNet:
 
     Raises ``OSError`` if the file cannot be read, and ``ValueError``, in one line, if it is not such a model.
     """
-    content = read_plain(path)
+    return parse_model(Path(path).read_bytes(), path)
+
+
+def parse_model(data: bytes, path: Path | str) -> CondenseNet:
+    """Like ``load_model``, from a file's content in memory; ``path`` names it in errors."""
+    content = parse_plain(data, path)
     if not isinstance(content, dict) or not content.keys() >= KEYS:
         raise ValueError(f"{path} is not a model file of this library: it must hold {', '.join(sorted(KEYS))}")
     try:
