@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from cli.models import default_size, is_preset
-from condensenet import CondenseNet, Cost, OnnxModel, count_cost, create_model, load
+from condensenet import CondenseNet, Cost, OnnxModel, count_cost, create_model, list_models, load
 from tasks.errors import UserError
 
 
@@ -16,7 +16,7 @@ def run(name: str, size: int | None, groups: int | None, condensation: int | Non
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if changes and not is_preset(name):
         raise UserError("--groups and --condensation go with a network's name: a file has its own G and C")
-    model = create_model(name, **changes) if is_preset(name) else load(name)
+    model = create_model(name, **changes) if is_preset(name) else _load(name)
     facts = _of_onnx(model, name, size) if isinstance(model, OnnxModel) else _of_network(model, size)
     if as_json:
         print(json.dumps({"model": name, **facts}, indent=1))
@@ -26,6 +26,13 @@ def run(name: str, size: int | None, groups: int | None, condensation: int | Non
     print(f"  MACs              {facts['macs']:>15,}   multiply-adds of convolutions and linear layers")
     print(f"  the paper's FLOPs {facts['paper_flops']:>15,}   and biases, activations, average pools")
     print(f"  parameters        {facts['params']:>15,}   after pruning")
+
+
+def _load(name: str) -> CondenseNet | OnnxModel:
+    try:
+        return load(name)
+    except FileNotFoundError:
+        raise UserError(f"{name} is neither a file nor a network: {', '.join(list_models())}") from None
 
 
 def _of_network(model: CondenseNet, size: int | None) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import tasks
@@ -33,13 +35,24 @@ def environment() -> dict[str, str]:
 
 
 def run_module(module: str, arguments: Sequence[str], folder: Path) -> None:
-    """Run ``python -m module`` in ``folder``; its output is ours, and so is its exit status if it fails."""
+    """Run ``python -m module`` in ``folder``; its output is ours, and so is its exit status if it fails.
+
+    Ctrl-C reaches it from the terminal, SIGTERM from here; either way it may first save what it has.
+    """
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=folder, env=environment())
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
-        done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=folder, env=environment(), check=False)
-    except KeyboardInterrupt:  # it got the signal too, and has said what it saved
-        sys.exit(130)
-    if done.returncode != 0:
-        sys.exit(done.returncode if done.returncode > 0 else 128 - done.returncode)
+        status = _wait(process)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if status != 0:
+        sys.exit(status if status > 0 else 128 - status)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    while True:
+        with suppress(KeyboardInterrupt):  # subprocess.run would kill it at once
+            return process.wait()
 
 
 def run_in_checkout(module: str, arguments: Sequence[str]) -> None:

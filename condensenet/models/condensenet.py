@@ -90,6 +90,10 @@ class CondenseNet(nn.Module):
     ``reset_classifier``, ``num_features`` and ``feature_info``. With ``num_classes=0`` there is no classifier, and the
     output is (N, ``num_features``). ``preprocessing`` says what images and class names the weights belong to, if that
     is known; files keep it.
+
+    ``torch.compile``, ``torch.export``, ``torch.jit.trace``, ``copy.deepcopy``, channels last and frozen parameters
+    work; ``torch.jit.script`` does not. Hooks are called, except on the convolution inside a learned layer of the
+    training form, which the layer replaces by one with its masked weight.
     """
 
     def __init__(self, config: ModelConfig, form: Form = "training") -> None:
