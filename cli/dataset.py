@@ -119,7 +119,7 @@ def _files_by_class(folder: Path) -> dict[str, list[Path]]:
         if len(found_files) < 2:
             kinds = ", ".join(SUFFIXES)
             raise UserError(
-                f"{folder / name} has {len(found_files) or 'no'} image{'' if found_files else 's'} ({kinds}): "
+                f"{folder / name} has {'one image' if found_files else 'no images'} ({kinds}): "
                 "each class needs two or more, or remove its folder"
             )
     return files

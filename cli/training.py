@@ -33,7 +33,7 @@ def run(folder: Path, out: Path | None, options: Options) -> None:
     """Train, convert, export and evaluate. Raises ``UserError`` before work starts; a stage that fails ends us."""
     started = time.monotonic()
     workspace = (out or Path("runs") / recipe.study_name(folder)).resolve()
-    loaded, text = _prepare_workspace(workspace, folder, options)
+    loaded, text = prepare_workspace(workspace, folder, options)
     (setting,) = loaded.settings.values()
     run_module("tasks.prepare", [], workspace)
     identity = _identity(workspace, text, loaded)
@@ -47,7 +47,7 @@ def run(folder: Path, out: Path | None, options: Options) -> None:
     _conclude(workspace, folder, loaded, setting, time.monotonic() - started)
 
 
-def _prepare_workspace(workspace: Path, folder: Path, options: Options) -> tuple[params.Params, str]:
+def prepare_workspace(workspace: Path, folder: Path, options: Options) -> tuple[params.Params, str]:
     """Find the images, choose what is not given and write ``params.yaml``; a mistake leaves no new folder behind."""
     _check_workspace(workspace, folder.resolve())
     initial = None if options.start is None else _initial(options.start)

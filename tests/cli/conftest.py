@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import typer
-from PIL import Image
+from photographs import write_photos
 
 from cli.app import app
 
@@ -29,14 +28,4 @@ def command() -> Command:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Three folders of eight pictures, told apart by their colour, of several sizes and formats."""
-    rng = np.random.default_rng(0)
-    root = tmp_path / "photos"
-    for label, name in enumerate(("blue", "green", "red")):
-        (root / name).mkdir(parents=True)
-        for number in range(8):
-            height, width = 20 + number, 24 + 2 * number
-            pixels = rng.integers(0, 100, (height, width, 3), dtype=np.uint8)
-            pixels[..., 2 - label] += 120
-            Image.fromarray(pixels).save(root / name / f"{number}.{('jpg', 'png')[number % 2]}")
-    return root
+    return write_photos(tmp_path / "photos")

@@ -193,7 +193,7 @@ def test_compiled_code_gives_the_same_logits(form):
 def test_scripting_is_refused_in_one_line():
     with (
         pytest.warns(FutureWarning),
-        pytest.raises(TypeError, match=r"use torch\.jit\.trace or torch\.export") as error,
+        pytest.raises(TypeError, match=r"use torch\.jit\.trace") as error,
     ):
         torch.jit.script(network("grouped"))
     assert "\n" not in str(error.value)

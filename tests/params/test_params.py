@@ -88,6 +88,9 @@ BAD = [
     (("settings", "g4-c4"), None, "settings.g4-c4 must be a mapping"),
     (("settings", 1), {}, "key 1 is not allowed: it must be a string"),
     (("study",), "a/b", "study='a/b' is not allowed"),
+    (("data", "image_size"), 3, "settings.g1-c1: 3 blocks after the stem 'cifar' need images of at least 4 pixels"),
+    (("study",), {"data": {}}, "the first line of its file in conf/study must be '# @package _global_'"),
+    (("settings", "g4-c4", "initial"), 3, "settings.g4-c4.initial=3 is not allowed"),
     (("surprise",), 1, "unknown key surprise: allowed are study"),
 ]
 
