@@ -88,8 +88,8 @@ def test_a_training_starts_from_the_model_that_its_setting_names(params, setting
     torch.testing.assert_close(tuned.stem.weight, start.stem.weight, atol=1e-3, rtol=0)
     with pytest.raises(UserError, match=r"settings.g2-c4.initial: .*missing.pt cannot be read"):
         run(params, replace(setting, initial="missing.pt"))
-    with pytest.raises(UserError, match=r"settings.g2-c4.initial: bottleneck=2 is not allowed: the network to start"):
-        run(params, replace(setting, initial="initial.pt", model=replace(setting.model, bottleneck=2)))
+    with pytest.raises(UserError, match=r"settings.g2-c4.initial: bottleneck=4 is not allowed: the network to start"):
+        run(params, replace(setting, initial="initial.pt", model=replace(setting.model, bottleneck=4)))
 
 
 def test_finished_training_leaves_nothing_and_trains_anew(params, setting, ray):
