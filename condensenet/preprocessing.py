@@ -19,9 +19,9 @@ EVALUATION_MARGIN = 256 / 224  # shorter side before the centre crop / size of t
 class Preprocessing:
     """From an image file to the network's input, and from a class's number to its name.
 
-    The image is decoded to ``channels`` (3: RGB, 1: grayscale). Unless it already has ``image_size`` x ``image_size``
-    pixels, its shorter side is resized to ``resize_shorter`` (bilinear, antialiased) and the centre is cropped. Each
-    channel becomes (pixel / 255 - mean) / std. ``classes`` are the names in the order of the logits; empty if unknown.
+    The image is decoded to ``channels`` (3: RGB, 1: grayscale). Its shorter side is resized to ``resize_shorter``
+    pixels (bilinear, antialiased) and the centre of ``image_size`` x ``image_size`` pixels is cropped. Each channel
+    becomes (pixel / 255 - mean) / std. ``classes`` are the names in the order of the logits; empty if unknown.
     """
 
     image_size: int
@@ -47,9 +47,8 @@ class Preprocessing:
             )
         require(min(self.std) > 0, f"std={list(self.std)} is not allowed: it must be above 0")
         require(
-            self.resize_shorter == resize_shorter(self.image_size),
-            f"resize_shorter={self.resize_shorter} is not supported with image_size={self.image_size}: "
-            f"it must be {resize_shorter(self.image_size)}",
+            self.resize_shorter >= self.image_size,
+            f"resize_shorter={self.resize_shorter} is not allowed: it must be image_size={self.image_size} or more",
         )
 
     def class_name(self, label: int) -> str:

@@ -62,10 +62,13 @@ class Manifest:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What a network that is trained on these images expects of others."""
+        """What a network that is trained on these images expects of others.
+
+        Images that all have the input's size are used whole, so others are resized to it without a margin to crop.
+        """
         return Preprocessing(
             image_size=self.image_size,
-            resize_shorter=resize_shorter(self.image_size),
+            resize_shorter=self.image_size if self.encoding == "raw" else resize_shorter(self.image_size),
             channels=self.channels,
             mean=self.mean,
             std=self.std,

@@ -23,9 +23,9 @@ def load_images(images: Sequence[Image], preprocessing: Preprocessing) -> Tensor
 
     Raises ``OSError`` for a file that cannot be read, ``ValueError`` for one that is no image, both with its name.
     """
-    pixels_NCSS = torch.stack(
-        [evaluation_view(_pixels(image, preprocessing), preprocessing.image_size) for image in images]
-    )
+    size, shorter_side = preprocessing.image_size, preprocessing.resize_shorter
+    views = [evaluation_view(_pixels(image, preprocessing), size, shorter_side) for image in images]
+    pixels_NCSS = torch.stack(views)
     return normalise(pixels_NCSS.numpy(), preprocessing)
 
 

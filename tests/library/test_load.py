@@ -161,7 +161,7 @@ def test_preprocessing_survives_json_and_metadata():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"resize_shorter": 20}, "resize_shorter=20 is not supported with image_size=16: it must be 18"),
+        ({"resize_shorter": 15}, "resize_shorter=15 is not allowed: it must be image_size=16 or more"),
         ({"channels": 2}, "channels=2 is not allowed"),
         ({"mean": (0.5,)}, "a number for each of the 3 channels"),
         ({"std": (0.0, 1.0, 1.0)}, "it must be above 0"),
@@ -176,10 +176,11 @@ def test_preprocessing_that_cannot_be_applied_is_rejected(change, message):
 
 
 def test_images_are_prepared_as_in_the_evaluation_of_training(tmp_path):
-    """By hand: pixels of the right size are only normalised; others go through the prepared form's own reader."""
+    """By hand: without a margin, pixels of the right size are only normalised; others go through the prepared form's own reader."""
     small = torch.arange(3 * 16 * 16, dtype=torch.uint8).reshape(3, 16, 16)
     mean, std = (torch.tensor(values)[:, None, None] for values in (PREPROCESSING.mean, PREPROCESSING.std))
-    torch.testing.assert_close(load_images([small], PREPROCESSING)[0], (small / 255 - mean) / std)
+    whole = dataclasses.replace(PREPROCESSING, resize_shorter=16)
+    torch.testing.assert_close(load_images([small], whole)[0], (small / 255 - mean) / std)
 
     from condensenet.data import PreparedWriter
 
@@ -268,3 +269,23 @@ def test_the_version_is_that_of_the_package():
     except PackageNotFoundError:
         pytest.skip("the package is not installed")
     assert (Path(condensenet.__file__).parent / "py.typed").is_file()
+
+
+def test_images_of_the_inputs_size_are_used_whole(tmp_path):
+    """As they are in evaluation; a larger one of the same content is resized to that size, without a margin."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), dtype=np.uint8)
+    write_prepared(
+        tmp_path, {name: (pixels, [0, 1, 2] * 2) for name in ("train", "test")}, name="noise", classes=CLASSES
+    )
+    data = PreparedData(tmp_path)
+    preprocessing = data.manifest.preprocessing
+    assert preprocessing.resize_shorter == 16
+    ((expected, _),) = evaluation_batches(data.split("test"), 8)
+    assert torch.equal(load_images(list(torch.from_numpy(pixels)), preprocessing), expected)
+    doubled = torch.full((3, 32, 32), 51, dtype=torch.uint8)
+    doubled[:, :, 16:] = 204
+    view = load_images([doubled], preprocessing)[0]
+    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+    halves = [(torch.tensor(value / 255) - mean) / std for value in (51, 204)]
+    torch.testing.assert_close(view[:, 0, 0], halves[0])
+    torch.testing.assert_close(view[:, 0, -1], halves[1])
