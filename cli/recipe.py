@@ -18,7 +18,7 @@ from tasks.errors import UserError
 
 LARGE_DATASET = 20_000  # images, from which photographs are used at 224 pixels instead of 128
 IMAGES_SHOWN = 60_000  # over the whole training, within these limits of epochs
-FEWEST_EPOCHS, MOST_EPOCHS = 30, 60
+FEWEST_EPOCHS, MOST_EPOCHS = 30, 40
 FINE_TUNING = 3  # times fewer epochs, of a tenth of the learning rate
 STEPS_PER_EPOCH = 6  # at least; it limits the batch size
 VALIDATION_SHARE, VALIDATION_FROM = 0.1, 200  # of this many training images on

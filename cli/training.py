@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
 import time
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,10 @@ from ruamel.yaml import YAML
 from cli import recipe
 from cli.dataset import Dataset, find, listed, warning
 from cli.recipe import Options
-from cli.workspaces import run_module
+from cli.workspaces import environment, run_module
 from condensenet.config import ModelConfig
 from condensenet.machine import usable_cores
-from tasks import outputs, params, paths
+from tasks import outputs, params, paths, tracking
 from tasks.errors import UserError
 
 __all__ = ["Options", "run"]
@@ -35,16 +37,22 @@ def run(folder: Path, out: Path | None, options: Options) -> None:
     workspace = (out or Path("runs") / recipe.study_name(folder)).resolve()
     loaded, text = prepare_workspace(workspace, folder, options)
     (setting,) = loaded.settings.values()
+    os.environ.update(environment())
+    with chdir(workspace), tracking.uploader():  # else every stage would import MLflow
+        _run_stages(workspace, text, loaded, setting.name)
+    _conclude(workspace, folder, loaded, setting, time.monotonic() - started)
+
+
+def _run_stages(workspace: Path, text: str, loaded: params.Params, setting: str) -> None:
     run_module("tasks.prepare", [], workspace)
     identity = _identity(workspace, text, loaded)
     if outputs.read_json_or_empty(workspace / TRAINED) == identity:
-        print("trained already: the outputs are brought up to date")
+        print("trained already: the outputs are brought up to date", flush=True)
     else:
-        run_module("tasks.train", [setting.name], workspace)
+        run_module("tasks.train", [setting], workspace)
         outputs.write_json(workspace / TRAINED, identity)
     for stage in ("convert", "export", "evaluate"):
-        run_module(f"tasks.{stage}", [setting.name], workspace)
-    _conclude(workspace, folder, loaded, setting, time.monotonic() - started)
+        run_module(f"tasks.{stage}", [setting], workspace)
 
 
 def prepare_workspace(workspace: Path, folder: Path, options: Options) -> tuple[params.Params, str]:

@@ -176,7 +176,7 @@ def test_preprocessing_that_cannot_be_applied_is_rejected(change, message):
 
 
 def test_images_are_prepared_as_in_the_evaluation_of_training(tmp_path):
-    """By hand: without a margin, pixels of the right size are only normalised; others go through the prepared form's own reader."""
+    """By hand: without a margin, pixels of the right size are only normalised; others as the data's reader has them."""
     small = torch.arange(3 * 16 * 16, dtype=torch.uint8).reshape(3, 16, 16)
     mean, std = (torch.tensor(values)[:, None, None] for values in (PREPROCESSING.mean, PREPROCESSING.std))
     whole = dataclasses.replace(PREPROCESSING, resize_shorter=16)
