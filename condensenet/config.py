@@ -111,7 +111,7 @@ class ModelConfig:
     groups_3x3: int = 4
     condensation_factor: int = 4  # C: each group keeps 1/C of its inputs
     bottleneck: int = 4  # a 1x1 convolution has bottleneck * growth_rate outputs
-    num_classes: int = 10
+    num_classes: int = 10  # 0: no classifier, the network gives pooled features
     in_channels: int = 3
     stem: Stem = "cifar"  # cifar: 3x3/1; imagenet: 3x3/2; densenet: 7x7/2, BN, ReLU, 3x3/2 max pool
     reduction: float | None = None
@@ -142,7 +142,7 @@ class ModelConfig:
         )
         for name in ("groups_1x1", "groups_3x3", "condensation_factor", "bottleneck", "in_channels"):
             between(1, MAX_CHANNELS, **{name: getattr(self, name)})
-        between(1, MAX_CLASSES, num_classes=self.num_classes)
+        between(0, MAX_CLASSES, num_classes=self.num_classes)  # 0: features, no classifier
         require(0 <= self.dropout < 1, f"dropout={shown(self.dropout)} is not allowed: it must be in [0, 1)")
         require(
             self.reduction is None or 0 < self.reduction <= 1,
@@ -214,6 +214,12 @@ class ModelConfig:
             for depth, rate in zip(self.block_depths, self.growth_rates, strict=True)
         )
         return stem + learned + spatial + self.num_features // halved * self.num_classes
+
+    @property
+    def min_image_size(self) -> int:
+        """The least height and width in pixels of an image: every transition halves them, and a pixel must be left."""
+        last = 2 ** (len(self.block_depths) - 1)
+        return {"cifar": last, "imagenet": 2 * last - 1, "densenet": 4 * last - 3}[self.stem]
 
     def block_channels(self) -> list[tuple[int, int]]:
         """(input, output) channels of every block, before the transition that follows it."""

@@ -118,9 +118,7 @@ def describe(model: CondenseNet, manifest: Manifest, run: dict[str, Any], settin
         "git_commit": run["git_commit"],
         "dataset": manifest.name,
         "dataset_fingerprint": manifest.fingerprint,
-        "classes": list(manifest.classes),
-        "mean": list(manifest.mean),
-        "std": list(manifest.std),
+        **manifest.preprocessing.as_dict(),
         "input": "image: float32 (batch, channel, row, column), each channel (pixel / 255 - mean) / std",
         "output": "logits: float32 (batch, class), before softmax",
     }

@@ -119,6 +119,10 @@ def read_data(params: Params, model: CondenseNet) -> PreparedData:
     with one_line():
         data = PreparedData(params.paths.data)
         data.manifest.check_model(model.config)
+        if model.preprocessing not in (None, data.manifest.preprocessing):
+            raise ValueError(
+                f"the model was trained on images prepared otherwise than {params.paths.data}: train again"
+            )
         if len(data.split("test")) == 0:
             raise ValueError(f"{params.paths.data} has no test images: the models cannot be compared")
     return data

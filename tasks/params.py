@@ -198,6 +198,7 @@ class Setting:
     name: str
     model: ModelConfig
     train: TrainConfig
+    initial: str | None = None  # a model file to start from, relative to the checkout; null: random weights
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -245,6 +246,7 @@ class Params(_Sections):
 
 T = TypeVar("T")
 MAX_STEP_BYTES = 2**38  # 256 GiB: no accelerator has more memory
+OWN_KEYS: dict[str, Any] = {"train": {}, "preset": None, "initial": None}  # of a setting, beside those of the model
 EXPECTED = {  # for error types that pydantic words for Python programmers
     "string_pattern_mismatch": f"a letter, then letters, digits, - and _, at most {MAX_NAME} characters",
     "tuple_type": "it must be a list",
@@ -270,6 +272,10 @@ def load(path: Path = paths.PARAMS) -> Params:
 def parse(raw: Any) -> Params:
     """The parameters in the content of a YAML file; raises ``ValueError`` with a one-line message."""
     check_plain(raw)
+    require(
+        not (isinstance(raw, dict) and isinstance(raw.get("study"), dict)),
+        "study holds other keys: the first line of its file in conf/study must be '# @package _global_'",
+    )
     file = _checked(_File, raw)
     _check_names(file.settings)
     _check_shared_model(file.model)
@@ -278,6 +284,7 @@ def parse(raw: Any) -> Params:
     params = Params(**shared, settings=settings)
     _check_batch_sizes(params)
     _check_memory(params)
+    _check_image_size(params)
     return params
 
 
@@ -345,17 +352,29 @@ def _check_batch_sizes(params: Params) -> None:
         )
 
 
+def _check_image_size(params: Params) -> None:
+    size = params.data.image_size
+    for name, setting in params.settings.items():
+        model = setting.model
+        require(
+            size >= model.min_image_size,
+            f"settings.{name}: {len(model.block_depths)} blocks after the stem {model.stem!r} need images of at least "
+            f"{model.min_image_size} pixels, data.image_size={size}: use fewer blocks or a larger image_size",
+        )
+
+
 def _setting(name: str, overrides: dict[str, Any], model: dict[str, Any], train: dict[str, Any]) -> Setting:
     """The setting with its ``overrides`` of ``model`` and ``train`` and, below both, its preset's values."""
     key = f"settings.{name}"
     merged = {**model, **overrides}
-    own_train, preset = merged.pop("train", {}), merged.pop("preset", None)
+    own_train, preset, initial = (merged.pop(name, default) for name, default in OWN_KEYS.items())
     require(isinstance(own_train, dict), f"{key}.train must be a mapping of keys to values, not {shown(own_train)}")
     if preset is not None:
         is_preset = isinstance(preset, str) and preset in presets
         require(is_preset, f"{key}: preset={shown(preset)} is not allowed: {', '.join(presets)}")
         merged = {**dataclasses.asdict(presets[preset]), **merged}
-    return _checked(Setting, {"name": name, "model": merged, "train": {**train, **own_train}}, key)
+    content = {"name": name, "model": merged, "train": {**train, **own_train}, "initial": initial}
+    return _checked(Setting, content, key)
 
 
 def _checked(kind: type[T], raw: object, key: str = "") -> T:
@@ -404,10 +423,25 @@ def _field_names(kind: type, location: list[str]) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
+def no_arguments() -> None:
+    """For a stage that has no setting: ``--help`` shows what it does, and any argument is an error."""
+    script = Path(sys.argv[0])
+    module = script.parent.name if script.stem == "__main__" else script.stem
+    usage = f"usage: python -m tasks.{module}"
+    if set(sys.argv[1:]) & {"-h", "--help"}:
+        print(f"{usage}\n\n{sys.modules['__main__'].__doc__}")
+        sys.exit()
+    if sys.argv[1:]:
+        raise UserError(f"{usage}, without {' '.join(sys.argv[1:])}")
+
+
 def stage_arguments() -> tuple[Params, Setting]:
     """The parameters and the setting that the command line names."""
+    usage = f"usage: python -m tasks.{Path(sys.argv[0]).stem} SETTING"
+    if set(sys.argv[1:]) & {"-h", "--help"}:
+        print(f"{usage}\n\n{sys.modules['__main__'].__doc__}")
+        sys.exit()
     params = load()
-    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
-        module = "tasks." + Path(sys.argv[0]).stem
-        raise UserError(f"usage: python -m {module} SETTING, one of {', '.join(params.settings)}")
+    if len(sys.argv) != 2:
+        raise UserError(f"{usage}, one of {', '.join(params.settings)}")
     return params, params.setting(sys.argv[1])

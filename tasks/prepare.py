@@ -17,6 +17,7 @@ from tasks.sources.write_streams import write_streams
 
 
 def main() -> None:
+    parameters.no_arguments()
     params = parameters.load()
     with locks.shared_machine():
         manifest = prepare(params, params.paths.data)

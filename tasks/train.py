@@ -93,7 +93,15 @@ class Training:
     @cached_property
     def identity(self) -> dict[str, Any]:
         augment = self.params.data.augment
-        return fingerprint(self.setting.model, self.setting.train, augment, self.manifest.fingerprint)
+        identity = fingerprint(self.setting.model, self.setting.train, augment, self.manifest.fingerprint)
+        if self.initial is None:
+            return identity
+        return {**identity, "initial": hashlib.sha256(self.initial).hexdigest()}
+
+    @cached_property
+    def initial(self) -> bytes | None:
+        """The content of the model file to start from. Raises ``UserError`` if it does not fit the setting."""
+        return None if self.setting.initial is None else read_initial(self.setting)
 
 
 def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper | None = None) -> None:
@@ -181,7 +189,24 @@ def _job(training: Training) -> train_worker.Job:
         augment=params.data.augment,
         threads=params.ray.threads_per_worker,
         use_gpu=params.ray.use_gpu,
+        initial=training.initial,
     )
+
+
+def read_initial(setting: Setting) -> bytes:
+    """The content of the model file that ``setting`` starts from, once it was found to fit; raises ``UserError``."""
+    from condensenet.models.storage import parse_model
+    from condensenet.training import check_start
+
+    path = paths.checkout() / str(setting.initial)
+    try:
+        content = path.read_bytes()
+        check_start(setting.model, parse_model(content, path))
+    except OSError as error:
+        raise UserError(f"settings.{setting.name}.initial: {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"settings.{setting.name}.initial: {error}") from None
+    return content
 
 
 def _on_ray(training: Training, recorder: ProgressRecorder, stopper: Stopper | None) -> None:

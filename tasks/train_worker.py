@@ -56,6 +56,7 @@ class Job:
     augment: AugmentConfig
     threads: int
     use_gpu: bool
+    initial: bytes | None = None  # the content of a model file to start from
 
     @property
     def storage(self) -> SharedFolder | ObjectStore:
@@ -95,8 +96,8 @@ def _train(job: Job, rank: int) -> None:
 
     from condensenet.data import PreparedData
     from condensenet.models.condensenet import CondenseNet
-    from condensenet.models.storage import model_file
-    from condensenet.training import checkpoint, fit
+    from condensenet.models.storage import model_file, parse_model
+    from condensenet.training import checkpoint, fit, start_from
 
     torch.set_num_threads(job.threads)
     torch.backends.cudnn.benchmark = job.use_gpu  # every step has the same shapes: cuDNN tries its kernels once
@@ -105,12 +106,16 @@ def _train(job: Job, rank: int) -> None:
         _log_to(storage)
         storage.write(ENVIRONMENT, as_json(checkpoint.environment(device)).encode())
     torch.manual_seed(job.train.seed)
+    data = PreparedData(job.data)
     model = CondenseNet(job.model)
+    model.preprocessing = data.manifest.preprocessing
+    if job.initial is not None:
+        start_from(model, parse_model(job.initial, "the initial model"))
     history: list[EpochResult] = []
     with storage.appearance(STOP) if rank == 0 else nullcontext(None) as stop:
         for epoch in fit(
             model,
-            PreparedData(job.data),
+            data,
             job.augment,
             job.train,
             checkpoints=storage.within(CHECKPOINTS),

@@ -26,6 +26,7 @@ SEED = 0
 
 
 def main() -> None:
+    parameters.no_arguments()
     params = parameters.load()
     outputs.existing(params.paths.data / paths.MANIFEST, "prepare")
     with locks.shared_machine(), one_line():

@@ -30,6 +30,9 @@ CHECKOUT = TESTS.parent
 FAST = (
     "library/*",
     "golden/*",
+    "cli/test_help.py",
+    "cli/test_commands.py",
+    "cli/test_dataset.py",
     "params/*",
     "report/*",
     "cluster/test_cluster_files.py",

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from condensenet.data.augment import resized_crop_box
-
-EVALUATION_MARGIN = 256 / 224  # shorter side before the centre crop / size of the crop
+from condensenet.preprocessing import EVALUATION_MARGIN
 
 
 def decode(content: np.ndarray | bytes, channels: int) -> Tensor:
@@ -52,14 +51,14 @@ def resize_shorter(image_CHW: Tensor, shorter_side: int) -> Tensor:
     return resize(image_CHW, max(round(height * scale), shorter_side), max(round(width * scale), shorter_side))
 
 
-def evaluation_view(image_CHW: Tensor, size: int) -> Tensor:
-    """The centre crop for evaluation, after resizing the shorter side to ``size * 256 / 224``.
+def evaluation_view(image_CHW: Tensor, size: int, shorter_side: int | None = None) -> Tensor:
+    """The centre crop for evaluation, after resizing the shorter side to ``shorter_side`` (default: size * 256 / 224).
 
     An image that already is ``size`` x ``size`` stays as it is.
     """
     if image_CHW.shape[1:] == (size, size):
         return image_CHW
-    image_CHW = resize_shorter(image_CHW, round(size * EVALUATION_MARGIN))
+    image_CHW = resize_shorter(image_CHW, shorter_side or round(size * EVALUATION_MARGIN))
     top, left = ((side - size) // 2 for side in image_CHW.shape[1:])
     return image_CHW[:, top : top + size, left : left + size]
 

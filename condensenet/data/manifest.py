@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from condensenet.config import ModelConfig
+from condensenet.preprocessing import Preprocessing, resize_shorter
 from condensenet.text import escaped
 
 MANIFEST = "manifest.json"
@@ -59,6 +60,21 @@ class Manifest:
             raise ValueError(
                 f"in_channels={config.in_channels} is not allowed: images of {self.name} have {self.channels} channels"
             )
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What a network that is trained on these images expects of others.
+
+        Images that all have the input's size are used whole, so others are resized to it without a margin to crop.
+        """
+        return Preprocessing(
+            image_size=self.image_size,
+            resize_shorter=self.image_size if self.encoding == "raw" else resize_shorter(self.image_size),
+            channels=self.channels,
+            mean=self.mean,
+            std=self.std,
+            classes=self.classes,
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"

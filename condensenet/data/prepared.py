@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from condensenet.data.manifest import MANIFEST, SPLITS, Manifest, fingerprint
+from condensenet.preprocessing import Preprocessing
 
 Batch = tuple[Tensor, Tensor]  # images float32 (N, C, H, W), normalised; labels int64 (N,)
 
@@ -100,13 +101,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def pixel_mean_and_std(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+def pixel_mean_and_std(manifest: Manifest | Preprocessing) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the training images per channel, in 0..255 units: float32 (C,)."""
     mean, std = (np.float32(255) * np.array(values, dtype=np.float32) for values in (manifest.mean, manifest.std))
     return mean, std
 
 
-def normalise(images: np.ndarray, manifest: Manifest) -> Tensor:
+def normalise(images: np.ndarray, manifest: Manifest | Preprocessing) -> Tensor:
     """float32 (N, C, H, W) from uint8 (N, C, H, W), by the mean and standard deviation of the training images."""
     mean, std = pixel_mean_and_std(manifest)
     result = images.astype(np.float32)  # in NumPy, which stays in this thread: several threads load images at once

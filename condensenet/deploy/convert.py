@@ -43,7 +43,9 @@ def convert(model: CondenseNet) -> CondenseNet:
     }
     for prefix, module in learned.items():
         state.update({f"{prefix}.{name}": value for name, value in grouped_state(module).items()})
-    return build_model(model.config, "grouped", state).train(model.training)
+    grouped = build_model(model.config, "grouped", state).train(model.training)
+    grouped.preprocessing = model.preprocessing
+    return grouped
 
 
 def grouped_state(module: LearnedGroups) -> State:

@@ -107,7 +107,9 @@ def halve_classifier(model: CondenseNet) -> CondenseNet:
         state["classifier.index"] = mask[0].nonzero()[:, 0]
         weight = weight[:, mask[0]]
     state.update({"classifier.linear.weight": weight, "classifier.linear.bias": bias})
-    return build_model(config, model.form, state).train(model.training)
+    halved = build_model(config, model.form, state).train(model.training)
+    halved.preprocessing = model.preprocessing
+    return halved
 
 
 def _gather_every_input(module: NormReluConv, groups: int) -> State:

@@ -6,9 +6,10 @@ Shapes: N images, C channels, H x W pixels; ``features`` are (N, C, H, W), and C
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from math import sqrt
-from typing import cast
+from typing import Any, NoReturn, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from condensenet.models.layers import (
     conv_1x1,
     relu_of,
 )
+from condensenet.preprocessing import Preprocessing
 
 
 class DenseBlock(nn.Sequential):
@@ -69,6 +71,8 @@ def _stem(config: ModelConfig) -> nn.Module:
 
 def _classifier(config: ModelConfig, form: Form) -> nn.Module:
     inputs, outputs = config.num_features, config.num_classes
+    if outputs == 0:
+        return nn.Identity()
     if not config.condense_classifier:
         return nn.Linear(inputs, outputs)
     if form == "training":
@@ -82,6 +86,15 @@ class CondenseNet(nn.Module):
     ``form="training"`` has full weights and masks, from which ``condense_to`` gradually drops connections.
     ``form="grouped"`` is what ``convert`` turns it into: index layers and ordinary group convolutions. Raises
     ``ValueError`` for any other form.
+
+    It can be used as timm's networks are: ``forward_features``, ``forward_head``, ``forward_intermediates``,
+    ``reset_classifier``, ``num_features`` and ``feature_info``. With ``num_classes=0`` there is no classifier, and the
+    output is (N, ``num_features``). ``preprocessing`` says what images and class names the weights belong to, if that
+    is known; files keep it.
+
+    ``torch.compile``, ``torch.export``, ``torch.jit.trace``, ``copy.deepcopy``, channels last and frozen parameters
+    work; ``torch.jit.script`` does not. Hooks are called, except on the convolution inside a learned layer of the
+    training form, which the layer replaces by one with its masked weight.
     """
 
     def __init__(self, config: ModelConfig, form: Form = "training") -> None:
@@ -90,6 +103,7 @@ class CondenseNet(nn.Module):
             raise ValueError(f"{form=} is not allowed: training or grouped")
         self.config = config
         self.form: Form = form
+        self.preprocessing: Preprocessing | None = None
         self.stem = _stem(config)
         self.blocks = nn.ModuleList()
         self.transitions = nn.ModuleList()
@@ -105,13 +119,122 @@ class CondenseNet(nn.Module):
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The features before pooling, after the last batch norm and ReLU: (N, num_features, h, w)."""
         features = self.stem(images)
         for block, dense_block in enumerate(self.blocks):
             features = dense_block(features)
             if block < len(self.transitions):
                 features = self.transitions[block](features)
-        features = relu_of(self.norm, self.norm(features))
-        return self.classifier(F.adaptive_avg_pool2d(features, 1).flatten(1))
+        return relu_of(self.norm, self.norm(features))
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits (N, num_classes) of what ``forward_features`` gives; ``pre_logits``: pooled (N, num_features)."""
+        pooled = F.adaptive_avg_pool2d(features, 1).flatten(1)
+        return pooled if pre_logits else self.classifier(pooled)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The outputs of dense blocks for images ``x``: (final features, list); with ``intermediates_only`` the list.
+
+        ``indices`` chooses blocks: None for all, a number for the last so many, or a list, from 0 and in any order,
+        negative ones from the end; the list comes in the order of the blocks. ``norm`` applies the last batch norm and
+        ReLU to the last block's output. ``stop_early`` skips the blocks after the last one chosen, and needs
+        ``intermediates_only``. ``feature_info`` has the channels and strides. Raises ``ValueError``.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"{output_fmt=} is not allowed: NCHW")
+        if stop_early and not intermediates_only:
+            raise ValueError("stop_early=True is not allowed without intermediates_only=True: later blocks are needed")
+        chosen = self._chosen_blocks(indices)
+        features, outputs, last = self.stem(x), [], len(self.blocks) - 1
+        for block, dense_block in enumerate(self.blocks):
+            features = dense_block(features)
+            if block in chosen:
+                outputs.append(F.relu(self.norm(features)) if norm and block == last else features)
+            if stop_early and block >= max(chosen, default=-1):
+                break
+            if block < last:
+                features = self.transitions[block](features)
+        return outputs if intermediates_only else (F.relu(self.norm(features)), outputs)
+
+    def _chosen_blocks(self, indices: int | Sequence[int] | None) -> set[int]:
+        count = len(self.blocks)
+        if indices is None:
+            return set(range(count))
+        if isinstance(indices, int):
+            if not 0 < indices <= count:
+                raise ValueError(f"{indices=} is not allowed: there are {count} blocks")
+            return set(range(count - indices, count))
+        if not all(-count <= index < count for index in indices):
+            raise ValueError(f"indices={list(indices)} is not allowed: there are {count} blocks")
+        return {index % count for index in indices}
+
+    @property
+    def num_classes(self) -> int:
+        return self.config.num_classes
+
+    @property
+    def num_features(self) -> int:
+        """The number of pooled features, which the classifier reads."""
+        return self.config.num_features
+
+    @property
+    def head_hidden_size(self) -> int:
+        """As ``num_features``: nothing lies between pooling and classifier."""
+        return self.config.num_features
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Of every block's output: ``num_chs`` channels, ``reduction`` of height and width, and the ``module``."""
+        stride = {"cifar": 1, "imagenet": 2, "densenet": 4}[self.config.stem]
+        return [
+            {"num_chs": channels, "reduction": stride * 2**block, "module": f"blocks.{block}"}
+            for block, (_, channels) in enumerate(self.config.block_channels())
+        ]
+
+    def get_classifier(self) -> nn.Module:
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new, untrained classifier in place; ``num_classes=0`` removes it.
+
+        In training form a condensed classifier is condensed again by further training; in grouped form the new one
+        reads every feature. The names of the classes in ``preprocessing`` are forgotten. Raises ``ValueError`` for
+        another ``global_pool`` than ``avg``.
+        """
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"{global_pool=} is not allowed: the network has average pooling (avg)")
+        condense = self.config.condense_classifier and self.form == "training"
+        self.config = dataclasses.replace(self.config, num_classes=num_classes, condense_classifier=condense)
+        weight = next(self.parameters())
+        self.classifier = _classifier(self.config, self.form).to(weight.device, weight.dtype).train(self.training)
+        initialise(self.classifier)
+        if self.preprocessing is not None:
+            self.preprocessing = dataclasses.replace(self.preprocessing, classes=())
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Regular expressions by which timm's optimizers tell the depth of a parameter."""
+        layers = r"^blocks\.(\d+)" if coarse else [(r"^blocks\.(\d+)\.(\d+)", None), (r"^transitions\.(\d+)", (99998,))]
+        return {"stem": r"^stem", "blocks": layers}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Not supported: raises ``ValueError`` if ``enable``."""
+        if enable:
+            raise ValueError("gradient checkpointing is not supported by CondenseNet")
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What ``torch.jit.script`` calls first: it cannot compile the blocks, and would say so in 40 lines."""
+        raise TypeError("torch.jit.script cannot compile a CondenseNet: use torch.jit.trace or torch.export")
 
     def learned_layers(self) -> Iterator[LearnedGroups]:
         """All layers that condense, in the order of the forward pass; none in grouped form."""
@@ -128,7 +251,8 @@ class CondenseNet(nn.Module):
                 assert isinstance(transition, Transition)
                 if transition.conv_1x1 is not None:
                     yield f"transition {block + 1}", transition.conv_1x1
-        yield "classifier", self.classifier
+        if self.config.num_classes > 0:
+            yield "classifier", self.classifier
 
     @property
     def num_condensing_stages(self) -> int:

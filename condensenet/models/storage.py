@@ -21,9 +21,11 @@ from condensenet.files import write_atomically
 from condensenet.models.condensenet import CondenseNet
 from condensenet.models.layers import Form
 from condensenet.models.schema import check_state, content_digest
+from condensenet.preprocessing import Preprocessing
 from condensenet.text import escaped, shown
 
 KEYS = {"form", "config", "condensing_stage", "state_dict"}
+PREPROCESSING = "preprocessing"
 CHECKSUM = "sha256"
 MIN_ITEMSIZE = 2  # bytes of a weight
 CODE = re.compile(r"(?<=GLOBAL )[\w.]+|TorchScript")  # in torch's error for a pickle that contains code
@@ -42,6 +44,8 @@ def model_file(model: CondenseNet) -> bytes:
         "condensing_stage": model.condensing_stage,
         "state_dict": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
     }
+    if model.preprocessing is not None:
+        content[PREPROCESSING] = model.preprocessing.as_dict()
     content[CHECKSUM] = content_digest(content)
     buffer = io.BytesIO()  # torch would write the name of a temporary file into the archive
     torch.save(content, buffer)
@@ -53,7 +57,11 @@ def load_model(path: Path | str) -> CondenseNet:
 
     Raises ``OSError`` if the file cannot be read, and ``ValueError``, in one line, if it is not such a model.
     """
-    data = Path(path).read_bytes()
+    return parse_model(Path(path).read_bytes(), path)
+
+
+def parse_model(data: bytes, path: Path | str) -> CondenseNet:
+    """Like ``load_model``, from a file's content in memory; ``path`` names it in errors."""
     content = parse_plain(data, path)
     if not isinstance(content, dict) or not content.keys() >= KEYS:
         raise ValueError(f"{path} is not a model file of this library: it must hold {', '.join(sorted(KEYS))}")
@@ -76,8 +84,12 @@ def _model(content: dict[str, Any], size: int) -> CondenseNet:
     fits = type(stage) is int and stage == model.condensing_stage
     require(fits, f"condensing_stage={shown(stage)} is not that of its masks, {model.condensing_stage}")
     if CHECKSUM in content:
-        same = content[CHECKSUM] == content_digest({name: content[name] for name in KEYS})
+        same = content[CHECKSUM] == content_digest(
+            {name: content[name] for name in content if name in (*KEYS, PREPROCESSING)}
+        )
         require(same, f"{CHECKSUM} differs from what was saved: one of its values was changed")
+    if content.get(PREPROCESSING) is not None:
+        model.preprocessing = Preprocessing.from_dict(content[PREPROCESSING])
     return model.eval()
 
 

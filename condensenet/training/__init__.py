@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from condensenet.training.history import EpochResult, TrainingFailed, TrainingPaused
+    from condensenet.training.initial import check_start, start_from
     from condensenet.training.loop import Trainer, fit, kept_pct
     from condensenet.training.optimizer import cosine_learning_rate
 
@@ -15,9 +16,11 @@ _MODULES = {  # imported on first use: ``fingerprint`` and the exceptions must n
     "Trainer": "loop",
     "TrainingPaused": "history",
     "TrainingFailed": "history",
+    "check_start": "initial",
     "cosine_learning_rate": "optimizer",
     "fit": "loop",
     "kept_pct": "loop",
+    "start_from": "initial",
 }
 __all__ = [*_MODULES]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tasks import locks, outputs, paths, tracking
 from tasks.console import say
 from tasks.errors import run_main
-from tasks.params import load
+from tasks.params import load, no_arguments
 from tasks.report import markdown, page, summary
 from tasks.report.figures import saving
 from tasks.report.figures.connection_maps import connection_figures
@@ -22,6 +22,7 @@ Figures = dict[str, list[ReportFigure]]
 
 
 def main() -> None:
+    no_arguments()
     params, published = load(), read_published()
     with locks.shared_machine():
         study = read_study(params)

@@ -16,10 +16,12 @@ from tasks.sources.base import Part, Source, data_path
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")  # in any case; other files are skipped and counted
 
 
+USUAL_NAMES = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation", "testing")}
+
+
 def read(data: DataParams) -> Source:
     root = data_path(data)
-    classes = _classes(root / data.train)
-    test_classes = _classes(root / data.test)
+    classes, test_classes = _classes(root / data.train, "train"), _classes(root / data.test, "test")
     if test_classes != classes:
         unmatched = sorted(set(classes) ^ set(test_classes))
         split = data.train if unmatched[0] in classes else data.test
@@ -35,13 +37,24 @@ def read(data: DataParams) -> Source:
     return Source(classes=classes, train=parts[0], test=parts[1], facts={"folders": facts})
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
+def _classes(folder: Path, key: str) -> tuple[str, ...]:
     if not folder.is_dir():
-        raise UserError(f"{folder} does not exist: it must hold one folder per class")
+        raise UserError(f"{folder} does not exist: it must hold one folder per class{_instead(folder, key)}")
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise UserError(f"{folder}: it has no class folders")
     return tuple(names)
+
+
+def _instead(folder: Path, key: str) -> str:
+    """What else may be meant by ``data.train`` or ``data.test``."""
+    if not folder.parent.is_dir():
+        return ""
+    others = sorted(entry.name for entry in os.scandir(folder.parent) if entry.is_dir())
+    likely = [name for name in others if name.lower() in USUAL_NAMES[key]]
+    if likely:
+        return f" (there is {likely[0]}: data.{key}: {likely[0]})"
+    return f" (data.{key} names it; there are {', '.join(others[:5])})" if others else ""
 
 
 def _files(folder: Path, classes: tuple[str, ...]) -> tuple[list[str], np.ndarray, int]:

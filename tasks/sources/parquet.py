@@ -48,7 +48,9 @@ def _shards(root: Path, pattern: str, key: str) -> list[Path]:
         except (ValueError, IndexError, NotImplementedError):  # an empty name, ".", an absolute path
             matches = []
         if not matches:
-            raise UserError(f"data.{key}={glob.strip()} matches no file in {root}")
+            there = sorted(path.name for path in root.glob("*.parquet"))
+            hint = f": there are {', '.join(there[:5])}" if there else ""
+            raise UserError(f"data.{key}={glob.strip()} matches no file in {root}{hint}")
         files += matches
     return files
 

@@ -15,6 +15,7 @@ from tasks.tables.markdown import render
 
 
 def main() -> None:
+    params.no_arguments()
     loaded, published = params.load(), read_published()
     costs, facts = cost_rows(published), time_networks(loaded.tables)
     write(published, costs, facts)

@@ -96,6 +96,8 @@ def test_using_the_library_imports_no_more_than_it_must(checkout):
 def test_every_package_is_installed(checkout):
     listed = tomllib.loads((checkout / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = (
-        path.parent for name in ("condensenet", "tasks", "flows") for path in (checkout / name).rglob("__init__.py")
+        path.parent
+        for name in ("cli", "condensenet", "tasks", "flows")
+        for path in (checkout / name).rglob("__init__.py")
     )
     assert sorted(listed) == sorted(".".join(folder.relative_to(checkout).parts) for folder in folders)

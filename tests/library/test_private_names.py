@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TOOLS = {"dvc", "mlflow", "onnxruntime", "prefect", "ray"}
-FOLDERS = ("benchmarks", "cluster", "condensenet", "flows", "tasks")
+FOLDERS = ("benchmarks", "cli", "cluster", "condensenet", "flows", "tasks")
 STANDARD_LIBRARY = {"_asdict", "_exit", "_fields", "_name", "_replace"}  # of named tuples, os and ctypes
 
 

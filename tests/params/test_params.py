@@ -124,6 +124,9 @@ BAD = [
     (("data", "augment"), {"crop": "pad", "pad": 9}, "data: augment.pad=9 is not allowed: at most image_size=8"),
     (("benchmark", "runs"), 10**7, "benchmark.runs=10000000 is not allowed: it must be less than or equal to 100000"),
     (("benchmark", "threads"), [1, 10**6], "benchmark.threads.1=1000000 is not allowed: it must be less than or"),
+    (("data", "image_size"), 3, "settings.g1-c1: 3 blocks after the stem 'cifar' need images of at least 4 pixels"),
+    (("study",), {"data": {}}, "the first line of its file in conf/study must be '# @package _global_'"),
+    (("settings", "g4-c4", "initial"), 3, "settings.g4-c4.initial=3 is not allowed"),
     (("surprise",), 1, "unknown key surprise: allowed are study"),
 ]
 

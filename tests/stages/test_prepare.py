@@ -255,6 +255,9 @@ def test_grey_images_for_a_network_of_one_channel() -> None:
     ("files", "message"),
     [
         ({}, "raw/train does not exist"),
+        ({"train/a/x.jpg": b"", "val/a/x.jpg": b""}, "one folder per class (there is val: data.test: val)"),
+        ({"training/a/x.jpg": b""}, "one folder per class (there is training: data.train: training)"),
+        ({"train/a/x.jpg": b"", "other/a/x.jpg": b""}, "(data.test names it; there are other, train)"),
         ({"train/x.jpg": b""}, "raw/train: it has no class folders"),
         ({"train/a/x.jpg": b"", "test/b/x.jpg": b""}, "its classes are not those of"),
         ({"train/a/x.txt": b"", "test/a/x.txt": b""}, "raw/train: it holds no images"),

@@ -73,6 +73,25 @@ def test_outputs(params, setting, ray, capsys):
     assert "g2-c4: epoch 4 of 4, condensing stage 3 of 3, loss" in capsys.readouterr().out
 
 
+def test_the_model_says_how_its_images_are_prepared(params, setting, ray):
+    manifest = train.read_manifest(params, setting)
+    assert load_model(run(params, setting) / paths.MODEL).preprocessing == manifest.preprocessing
+
+
+def test_a_training_starts_from_the_model_that_its_setting_names(params, setting, ray):
+    first = run(params, setting) / paths.MODEL
+    Path("initial.pt").write_bytes(first.read_bytes())
+    start, tuning = load_model("initial.pt"), replace(TRAIN, epochs=1, learning_rate=1e-6)
+    tuned = load_model(run(params, replace(setting, initial="initial.pt", train=tuning)) / paths.MODEL)
+    for ours, theirs in zip(tuned.learned_layers(), start.learned_layers(), strict=True):
+        assert torch.equal(ours.group_mask, theirs.group_mask)
+    torch.testing.assert_close(tuned.stem.weight, start.stem.weight, atol=1e-3, rtol=0)
+    with pytest.raises(UserError, match=r"settings.g2-c4.initial: .*missing.pt cannot be read"):
+        run(params, replace(setting, initial="missing.pt"))
+    with pytest.raises(UserError, match=r"settings.g2-c4.initial: bottleneck=4 is not allowed: the network to start"):
+        run(params, replace(setting, initial="initial.pt", model=replace(setting.model, bottleneck=4)))
+
+
 def test_finished_training_leaves_nothing_and_trains_anew(params, setting, ray):
     out = run(params, setting)
     first, weights = json.loads((out / paths.RUN).read_text()), (out / paths.MODEL).read_bytes()

@@ -1,0 +1,133 @@
+"""``condensenet doctor``: what works on this machine. Nothing is changed, and no server is started."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from condensenet import __version__, operator_library
+from condensenet.machine import hardware
+from condensenet.models import kernels
+from tasks.tracking import address
+
+NEEDED = ("torch", "torchvision", "numpy")
+EXTRAS = {
+    "onnxruntime": "export",
+    "onnx": "export",
+    "ray": "pipeline",
+    "mlflow": "pipeline",
+    "prefect": "pipeline",
+    "dvc": "pipeline",
+    "timm": "timm",
+    "huggingface_hub": "hub",
+}
+SERVERS = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "RAY_ADDRESS")
+INSTRUCTION_SETS = {16: "AVX-512", 8: "AVX2", 4: "SSE2 or NEON"}
+FLAGS = ("avx512f", "avx2", "amx_bf16", "avx512_bf16", "asimd")
+Status = Literal["ok", "note", "broken"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``note``: it works without, less well; ``broken``: something does not work as it is set up."""
+
+    status: Status
+    subject: str
+    detail: str
+
+
+def run(as_json: bool) -> int:
+    """Print all findings; returns 1 if something is broken, else 0."""
+    findings = [*_versions(), *_machine(), *_compiled(), *_gpu(), *_servers()]
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            print(f"{finding.status:<6}  {finding.subject:<20}  {finding.detail}")
+    return int(any(finding.status == "broken" for finding in findings))
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("ok", "condensenet", f"{__version__}, Python {platform.python_version()}")
+    for package in NEEDED:
+        found = _version(package)
+        yield Finding("ok" if found else "broken", package, found or "not installed")
+    for package, extra in EXTRAS.items():
+        found = _version(package)
+        yield Finding("ok" if found else "note", package, found or f"not installed: pip install 'condensenet[{extra}]'")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _machine() -> Iterator[Finding]:
+    facts = hardware()
+    yield Finding("ok", "CPU", f"{facts['cpu']}, {facts['cores']} usable cores, {facts['memory_gib']} GiB of memory")
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text(errors="replace").split()) if cpuinfo.is_file() else set()
+    yield Finding("ok", "instruction set", ", ".join(flag for flag in FLAGS if flag in flags) or facts["architecture"])
+
+
+def _compiled() -> Iterator[Finding]:
+    remedy = (
+        "a C compiler with OpenMP is needed at installation: pip install again, or python setup.py build_ext --inplace"
+    )
+    lanes = kernels.lanes()
+    if lanes is not None:
+        yield Finding("ok", "training kernels", f"in use, {INSTRUCTION_SETS[lanes]}")
+    elif os.environ.get("CONDENSENET_KERNELS") == "off":
+        yield Finding("note", "training kernels", "turned off by CONDENSENET_KERNELS=off")
+    else:
+        yield Finding("note", "training kernels", f"not built, training on CPUs is slower: {remedy}")
+    if operator_library() is None:
+        yield Finding("note", "native operator", f"not built, ONNX files in native form do not run: {remedy}")
+    else:
+        yield Finding("ok", "native operator", "built")
+
+
+def _gpu() -> Iterator[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Finding("note", "GPU", "none that PyTorch can use: training runs on the CPU")
+        return
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield Finding("ok", f"GPU {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+
+
+def _servers() -> Iterator[Finding]:
+    for variable in SERVERS:
+        given = os.environ.get(variable)
+        if not given:
+            yield Finding("ok", variable, "not set: everything runs on this machine")
+            continue
+        url = given if "://" in given else f"tcp://{given}"
+        reachable = _answers(url)
+        detail = "reachable" if reachable else "nothing answers there"
+        yield Finding("ok" if reachable else "broken", variable, f"{address.shown(given)}: {detail}")
+
+
+def _answers(url: str) -> bool:
+    """Whether something listens at ``url``; a file or ``auto`` needs no server."""
+    import socket
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    if parts.hostname is None or parts.port is None:
+        return address.answers(url)
+    try:
+        socket.create_connection((parts.hostname, parts.port), 3).close()
+    except OSError:
+        return False
+    return True

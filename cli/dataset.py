@@ -1,0 +1,204 @@
+"""One's own images as a study's ``data``: what is there, what the test images are, how large the images are.
+
+Without test images of its own, a fifth of each class is held out, always the same. Such a split is laid out in the
+workspace, as links to the files or as two Parquet files; the images themselves are never changed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from tasks import sources
+from tasks.errors import UserError
+from tasks.params import DataParams
+from tasks.sources.base import hold_out
+from tasks.sources.imagefolder import SUFFIXES, USUAL_NAMES
+
+TEST_SHARE = 0.2
+MAX_TEST_IMAGES = 10_000  # held out; more make a figure little better
+HOLD_OUT_KEY = "test"
+SAMPLED = 64  # images that are looked at
+IMBALANCE = 10  # the largest class over the smallest, beyond which a warning is due
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Where the images are, as ``data`` in ``params.yaml`` takes it, and what they are like."""
+
+    source: str
+    path: Path
+    train: str
+    test: str
+    classes: tuple[str, ...]
+    images_by_class: tuple[int, ...]  # training images
+    shorter_side: int  # median of a sample
+    square: int | None  # the side in pixels, if all sampled images are squares of the same size
+    channels: int  # 1 if all sampled images are grayscale, else 3
+
+    @property
+    def train_images(self) -> int:
+        return sum(self.images_by_class)
+
+
+def find(folder: Path, workspace: Path) -> Dataset:
+    """The data set in ``folder``; a split that it lacks is made in ``workspace``. Raises ``UserError``."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: it must hold a folder of images for each class, or Parquet files")
+    if any(folder.glob("*.parquet")):
+        return _parquet(folder, workspace)
+    train, test = _split_folders(folder)
+    if test is None:
+        return _held_out(folder / train if train else folder, workspace)
+    return _described("imagefolder", folder, train or "train", test)
+
+
+def warning(dataset: Dataset) -> str | None:
+    """A line about classes of very different sizes, if there are any."""
+    counts = dict(zip(dataset.classes, dataset.images_by_class, strict=True))
+    small, large = min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
+    if counts[large] <= IMBALANCE * counts[small]:
+        return None
+    return (
+        f"warning: {small} has {counts[small]} training images, {large} {counts[large]}: rare classes will be "
+        "predicted too rarely; add images of them, or leave images of the others out"
+    )
+
+
+def _split_folders(folder: Path) -> tuple[str | None, str | None]:
+    """The names of the folders with training and test images, None for one that is not there."""
+    names = {entry.name.lower(): entry.name for entry in os.scandir(folder) if entry.is_dir()}
+
+    def first(key: str) -> str | None:
+        return next((names[name] for name in USUAL_NAMES[key] if name in names), None)
+
+    train, test = first("train"), first("test")
+    if train is None and test is not None and len(names) < 3:
+        raise UserError(f"{folder}: there is {test}, but no train: put the training images into {folder / 'train'}")
+    return (train, test) if train else (None, None)
+
+
+def _held_out(folder: Path, workspace: Path) -> Dataset:
+    """Link the images of ``folder``, a folder per class, into ``images/train`` and ``images/test``."""
+    files = _files_by_class(folder)
+    labels = np.repeat(np.arange(len(files)), [len(each) for each in files.values()])
+    held = hold_out(labels, _test_count(len(labels)), HOLD_OUT_KEY)
+    root = workspace / "images"
+    shutil.rmtree(root, ignore_errors=True)
+    flat = [(name, file) for name, each in files.items() for file in each]
+    for (name, file), is_test in zip(flat, held.tolist(), strict=True):
+        link = root / ("test" if is_test else "train") / name / file.relative_to(folder / name)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file.resolve())
+    for name in files:  # a small class may have no test image
+        (root / "test" / name).mkdir(parents=True, exist_ok=True)
+    return _described("imagefolder", root, "train", "test")
+
+
+def _files_by_class(folder: Path) -> dict[str, list[Path]]:
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not classes:
+        loose = sum(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+        found = f"{loose} images, but no folders" if loose else "no folders"
+        raise UserError(
+            f"{folder} has {found}: put the images of each class into a folder of their own, {folder}/CLASS/"
+        )
+    if len(classes) == 1:
+        raise UserError(f"{folder} has one class only, {classes[0].name}: a classifier needs two or more folders")
+    files = {path.name: sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) for path in classes}
+    for name, found_files in files.items():
+        if len(found_files) < 2:
+            kinds = ", ".join(SUFFIXES)
+            raise UserError(
+                f"{folder / name} has {'one image' if found_files else 'no images'} ({kinds}): "
+                "each class needs two or more, or remove its folder"
+            )
+    return files
+
+
+def _test_count(images: int) -> int:
+    return min(max(1, round(TEST_SHARE * images)), MAX_TEST_IMAGES)
+
+
+def _parquet(folder: Path, workspace: Path) -> Dataset:
+    """Shards named train* and test* or val*; without such names a fifth of all rows is held out."""
+    train, test = _shards(folder, "train"), _shards(folder, "test")
+    if train and test:
+        return _described("parquet", folder, train, test)
+    if test and not train:
+        raise UserError(f"{folder} has {test}, but no train*.parquet: name the training files so")
+    everything = ",".join(sorted(path.name for path in folder.glob("*.parquet")))
+    return _described("parquet", _split_rows(folder, train or everything, workspace), "train.parquet", "test.parquet")
+
+
+def _shards(folder: Path, key: str) -> str | None:
+    """A glob for the files of ``key`` if there are any."""
+    for name in USUAL_NAMES[key]:
+        if any(folder.glob(f"{name}*.parquet")):
+            return f"{name}*.parquet"
+    return None
+
+
+def _split_rows(folder: Path, pattern: str, workspace: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source = sources.read(_params("parquet", folder, pattern, pattern))
+    held = hold_out(source.train.labels, _test_count(len(source.train.labels)), HOLD_OUT_KEY)
+    root = workspace / "images"
+    root.mkdir(parents=True, exist_ok=True)
+    files = sorted(path for name in pattern.split(",") for path in folder.glob(name))
+    table = pa.concat_tables([pq.read_table(file) for file in files])
+    for name, rows in (("train", ~held), ("test", held)):
+        pq.write_table(table.filter(pa.array(rows)), root / f"{name}.parquet")
+    return root
+
+
+def _params(source: str, path: Path, train: str, test: str) -> DataParams:
+    return DataParams(source=source, path=str(path.resolve()), train=train, test=test)  # type: ignore[arg-type]
+
+
+def _described(source: str, path: Path, train: str, test: str) -> Dataset:
+    read = sources.read(_params(source, path, train, test))
+    counts = np.bincount(read.train.labels, minlength=len(read.classes)).tolist()
+    for name, count in zip(read.classes, counts, strict=True):
+        if count == 0:
+            raise UserError(f"{path}: class {name} has no training image: add some, or remove it everywhere")
+    sample = list(_sample(read.train.images()))  # type: ignore[operator]
+    if not sample:
+        raise UserError(f"{path}: none of the first {SAMPLED} training images can be read")
+    sizes = {image.size for image in sample}
+    width, height = next(iter(sizes))
+    return Dataset(
+        source=source,
+        path=path,
+        train=train,
+        test=test,
+        classes=read.classes,
+        images_by_class=tuple(counts),
+        shorter_side=round(median(min(image.size) for image in sample)),
+        square=width if len(sizes) == 1 and width == height else None,
+        channels=1 if all(image.mode in ("1", "L") for image in sample) else 3,
+    )
+
+
+def _sample(images: Iterator[tuple[str, bytes]]) -> Iterator[Image.Image]:
+    """Some images whose headers can be read; the stage prepare names those that cannot."""
+    for _, content in islice(images, SAMPLED):
+        try:
+            yield Image.open(io.BytesIO(content))
+        except (UnidentifiedImageError, OSError):
+            continue
+
+
+def listed(names: Sequence[str], shown: int = 5) -> str:
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

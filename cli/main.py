@@ -1,0 +1,29 @@
+"""The entry point. A user's mistake is one line on stderr and exit status 1."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    try:
+        from cli.app import app
+    except ImportError as error:
+        sys.exit(f"error: the command needs typer: pip install 'condensenet[cli]' ({error})")
+    from tasks.errors import UserError
+
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except (UserError, ValueError, ImportError, OSError) as error:  # the library's errors are one line too
+        if os.environ.get("CONDENSENET_TRACEBACK"):
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()

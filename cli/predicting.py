@@ -1,0 +1,34 @@
+"""``condensenet predict``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from condensenet import OnnxModel, Prediction, load, predict
+from tasks.errors import UserError
+
+
+def run(name: str, images: Sequence[Path], top: int, as_json: bool) -> None:
+    missing = [path for path in images if not path.is_file()]
+    if missing:
+        why = "is a folder: name the files in it" if missing[0].is_dir() else "does not exist"
+        raise UserError(f"{missing[0]} {why}")
+    model = load(name)
+    if model.preprocessing is None:
+        kind = "export it again from a model.pt that has it" if isinstance(model, OnnxModel) else "train it here"
+        raise UserError(f"{name} does not say how images are prepared for it, nor its classes: {kind}")
+    predictions = predict(model, images, top=top)
+    if as_json:
+        for path, best in zip(images, predictions, strict=True):
+            print(json.dumps({"image": str(path), "predictions": [dataclasses.asdict(each) for each in best]}))
+        return
+    width = max(len(str(path)) for path in images)
+    for path, best in zip(images, predictions, strict=True):
+        print(f"{path!s:<{width}}  {'  '.join(_shown(each) for each in best)}")
+
+
+def _shown(prediction: Prediction) -> str:
+    return f"{prediction.name} {100 * prediction.probability:.1f}%"

@@ -1,0 +1,180 @@
+"""``condensenet train``: a workspace with ``params.yaml``, in which the pipeline's stages run one after the other."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import time
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from cli import recipe
+from cli.dataset import Dataset, find, listed, warning
+from cli.recipe import Options
+from cli.workspaces import environment, run_module
+from condensenet.config import ModelConfig
+from condensenet.machine import usable_cores
+from tasks import outputs, params, paths, tracking
+from tasks.errors import UserError
+
+__all__ = ["Options", "run"]
+
+HEADER = (
+    "# Written by `condensenet train`. Its stages read it; to change a value, run the command with other options.\n"
+)
+TRAINED = Path("state/trained.json")  # what the finished training was of
+INITIAL = "initial.pt"
+
+
+def run(folder: Path, out: Path | None, options: Options) -> None:
+    """Train, convert, export and evaluate. Raises ``UserError`` before work starts; a stage that fails ends us."""
+    started = time.monotonic()
+    workspace = (out or Path("runs") / recipe.study_name(folder)).resolve()
+    loaded, text = prepare_workspace(workspace, folder, options)
+    (setting,) = loaded.settings.values()
+    os.environ.update(environment())
+    with chdir(workspace), tracking.uploader():  # else every stage would import MLflow
+        _run_stages(workspace, text, loaded, setting.name)
+    _conclude(workspace, folder, loaded, setting, time.monotonic() - started)
+
+
+def _run_stages(workspace: Path, text: str, loaded: params.Params, setting: str) -> None:
+    run_module("tasks.prepare", [], workspace)
+    identity = _identity(workspace, text, loaded)
+    if outputs.read_json_or_empty(workspace / TRAINED) == identity:
+        print("trained already: the outputs are brought up to date", flush=True)
+    else:
+        run_module("tasks.train", [setting], workspace)
+        outputs.write_json(workspace / TRAINED, identity)
+    for stage in ("convert", "export", "evaluate"):
+        run_module(f"tasks.{stage}", [setting], workspace)
+
+
+def prepare_workspace(workspace: Path, folder: Path, options: Options) -> tuple[params.Params, str]:
+    """Find the images, choose what is not given and write ``params.yaml``; a mistake leaves no new folder behind."""
+    _check_workspace(workspace, folder.resolve())
+    initial = None if options.start is None else _initial(options.start)
+    is_new = not (workspace / paths.PARAMS).exists()
+    try:
+        if is_new:
+            outputs.write_text(workspace / paths.PARAMS, HEADER)
+        dataset = find(folder, workspace)
+        loaded, text = _compose(folder, dataset, options, None if initial is None else initial[0])
+        _write(workspace, text, None if initial is None else initial[1])
+    except UserError:
+        if is_new:
+            shutil.rmtree(workspace)
+        raise
+    _announce(dataset, loaded)
+    return loaded, text
+
+
+def _check_workspace(workspace: Path, folder: Path) -> None:
+    """It is new, empty or one of ours, and not where the images are."""
+    if workspace == folder or folder in workspace.parents:
+        raise UserError(f"--out {workspace} is not allowed: it is in the folder of the images")
+    file = workspace / paths.PARAMS
+    is_ours = file.is_file() and file.read_text().startswith(HEADER)
+    if workspace.exists() and not is_ours and (not workspace.is_dir() or any(workspace.iterdir())):
+        raise UserError(f"--out {workspace} is not allowed: it exists and is no workspace of `condensenet train`")
+
+
+def _initial(start: Path) -> tuple[ModelConfig, bytes]:
+    """The configuration of the model to fine-tune, and the content of its file for the workspace."""
+    from cli.models import pytorch_model
+    from condensenet.models.storage import model_file
+
+    model = pytorch_model(str(start))
+    if model.form != "training":
+        raise UserError(
+            f"--from {start} is not allowed: a grouped form cannot be trained; take the one before conversion"
+        )
+    return model.config, model_file(model)
+
+
+def _compose(folder: Path, dataset: Dataset, options: Options, start: ModelConfig | None) -> tuple[params.Params, str]:
+    """What ``params.yaml`` means and its text; raises ``UserError``."""
+    import torch
+
+    size = options.size or recipe.choose_size(dataset)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    try:
+        network = recipe.network(dataset, size, options, start)
+        content = recipe.parameters(recipe.study_name(folder), dataset, options, network, size, gpus, usable_cores())
+        if start is not None and start.in_channels != dataset.channels:
+            content["data"]["channels"] = start.in_channels
+        loaded = params.parse(content)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return loaded, HEADER + _as_yaml(content)
+
+
+def _as_yaml(content: dict[str, Any]) -> str:
+    text = io.StringIO()
+    YAML().dump(content, text)
+    return text.getvalue()
+
+
+def _write(workspace: Path, text: str, initial: bytes | None) -> None:
+    """Put the parameters into the workspace, unless it holds a model that was trained with others."""
+    file = workspace / paths.PARAMS
+    if (workspace / TRAINED).is_file() and file.read_text() != text:
+        raise UserError(
+            f"{workspace} holds a model that was trained otherwise (other images or options): give another --out, or "
+            "remove it"
+        )
+    outputs.write_text(file, text)
+    if initial is not None:
+        from condensenet.files import write_atomically
+
+        write_atomically(workspace / INITIAL, initial)
+
+
+def _announce(dataset: Dataset, loaded: params.Params) -> None:
+    (setting,) = loaded.settings.values()
+    model, train, data = setting.model, setting.train, loaded.data
+    print(
+        f"{dataset.train_images:,} training images of {len(dataset.classes)} classes ({listed(dataset.classes)}), "
+        f"used at {data.image_size}x{data.image_size} pixels"
+    )
+    print(
+        f"CondenseNet with blocks of {'-'.join(map(str, model.block_depths))} layers, G={model.groups_1x1}, "
+        f"C={model.condensation_factor}; {train.epochs} epochs, batches of {train.batch_size}",
+        flush=True,
+    )
+    if (line := warning(dataset)) is not None:
+        print(line, flush=True)
+
+
+def _identity(workspace: Path, text: str, loaded: params.Params) -> dict[str, str]:
+    """What a finished training was of: parameters, initial weights and images."""
+    manifest = outputs.read_json_or_empty(workspace / loaded.paths.data / paths.MANIFEST)
+    initial = workspace / INITIAL
+    return {
+        "params": hashlib.sha256(text.encode()).hexdigest(),
+        "initial": hashlib.sha256(initial.read_bytes()).hexdigest() if initial.is_file() else "",
+        "data": str(manifest.get("fingerprint")),
+    }
+
+
+def _conclude(workspace: Path, folder: Path, loaded: params.Params, setting: params.Setting, seconds: float) -> None:
+    """Copy the models to the top of the workspace, and say how good they are and what to do with them."""
+    study = loaded.paths
+    shutil.copyfile(workspace / study.setting("train", setting.name) / paths.MODEL, workspace / paths.MODEL)
+    shutil.copyfile(workspace / study.form(setting.name, paths.LOWERED), workspace / paths.ONNX)
+    metrics = outputs.read_json(workspace / study.setting("evaluate", setting.name) / paths.METRICS)
+    error_pct = metrics["onnxruntime"]["top1_error_pct"]
+    shown = _relative(workspace)
+    print(f"\ntest error {error_pct:.1f}% on {metrics['images']} images, in {seconds:.0f} s")
+    print(f"  {shown / paths.ONNX}  for ONNX Runtime; {shown / paths.MODEL} for PyTorch and to go on from")
+    print(f"  condensenet predict {shown / paths.ONNX} IMAGE...")
+    print(f"  condensenet bench {shown / paths.MODEL};  condensenet ui {shown}")
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,243 @@
+"""One's own images: what is found in a folder, what is chosen for it, and what mistakes are told in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from cli import recipe, training
+from cli.dataset import Dataset, find, warning
+from cli.recipe import Options
+from condensenet import create_model, presets, save_model
+from tasks import params, sources
+from tasks.errors import UserError
+from tasks.prepare import prepare
+
+PHOTOS = Dataset(
+    source="imagefolder",
+    path=Path("photos"),
+    train="train",
+    test="test",
+    classes=("a", "b", "c"),
+    images_by_class=(16, 16, 16),
+    shorter_side=375,
+    square=None,
+    channels=3,
+)
+
+
+def sources_of(dataset: Dataset) -> sources.Source:
+    return sources.read(
+        params.DataParams(source=dataset.source, path=str(dataset.path), train=dataset.train, test=dataset.test)
+    )
+
+
+def test_a_fifth_of_each_class_is_held_out_by_links(photos, tmp_path):
+    dataset = find(photos, tmp_path / "run")
+    assert dataset.classes == ("blue", "green", "red")
+    assert sum(dataset.images_by_class) == 24 - 5
+    assert set(dataset.images_by_class) == {6, 7}  # 5 of 24 in three equal classes
+    assert (dataset.square, dataset.channels) == (None, 3)
+    links = sorted(path for path in (tmp_path / "run/images").rglob("*") if path.is_symlink())
+    assert sorted(link.resolve() for link in links) == sorted(path.resolve() for path in photos.rglob("*.*"))
+    again = find(photos, tmp_path / "other")
+    names = [{path.relative_to(d.path) for path in d.path.rglob("*.*")} for d in (dataset, again)]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(("train", "test"), [("train", "val"), ("Training", "test"), ("train", "validation")])
+def test_a_split_that_is_there_is_used_as_it_is(photos, tmp_path, train, test):
+    root = tmp_path / "split"
+    for name in (train, test):
+        shutil.copytree(photos, root / name)
+    dataset = find(root, tmp_path / "run")
+    assert (dataset.path, dataset.train, dataset.test) == (root, train, test)
+    assert dataset.images_by_class == (8, 8, 8)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_train_alone_is_split(photos, tmp_path):
+    root = tmp_path / "split"
+    shutil.copytree(photos, root / "train")
+    assert sum(find(root, tmp_path / "run").images_by_class) == 19
+
+
+def write_parquet(photos: Path, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(photos.rglob("*.*"))
+    names = sorted({file.parent.name for file in files})
+    table = pa.table(
+        {
+            "image": [{"bytes": file.read_bytes(), "path": file.name} for file in files],
+            "label": [names.index(file.parent.name) for file in files],
+        }
+    )
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(names)}), path)
+
+
+def test_parquet_files_are_split_by_rows_unless_they_are_named(photos, tmp_path):
+    write_parquet(photos, tmp_path / "one/images.parquet")
+    dataset = find(tmp_path / "one", tmp_path / "run")
+    assert (dataset.source, sum(dataset.images_by_class)) == ("parquet", 19)
+    assert len(sources_of(dataset).test.labels) == 5
+    for name in ("train-0", "val-0"):
+        write_parquet(photos, tmp_path / f"two/{name}.parquet")
+    dataset = find(tmp_path / "two", tmp_path / "run")
+    assert (dataset.train, dataset.test) == ("train*.parquet", "val*.parquet")
+    (tmp_path / "two/train-0.parquet").unlink()
+    with pytest.raises(UserError, match=r"but no train\*\.parquet"):
+        find(tmp_path / "two", tmp_path / "run")
+
+
+def test_mistakes_in_a_folder_are_one_line(photos, tmp_path):
+    def fails(message: str, folder: Path = photos) -> None:
+        with pytest.raises(UserError, match=message) as error:
+            find(folder, tmp_path / "run")
+        assert "\n" not in str(error.value)
+
+    fails("is not a folder", photos / "red/0.jpg")
+    fails(r"has 8 images, but no folders: put the images of each class into a folder", photos / "red")
+    (photos / "empty").mkdir()
+    fails(r"empty has no images \(.jpg, .*each class needs two or more, or remove its folder")
+    shutil.copy(photos / "red/0.jpg", photos / "empty")
+    fails(r"empty has one image \(")
+    for name in ("empty", "green", "blue"):
+        shutil.rmtree(photos / name)
+    fails("has one class only, red")
+    shutil.copytree(photos, tmp_path / "split/test")
+    fails("there is test, but no train", tmp_path / "split")
+
+
+def test_classes_that_a_split_lacks_are_named(photos, tmp_path):
+    for name in ("train", "val"):
+        shutil.copytree(photos, tmp_path / "split" / name)
+    shutil.rmtree(tmp_path / "split/val/green")
+    with pytest.raises(UserError, match=r"the first is 'green' \(in train\)"):
+        find(tmp_path / "split", tmp_path / "run")
+    (tmp_path / "split/val/green").mkdir()
+    for file in (tmp_path / "split/train/green").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match="class green has no training image"):
+        find(tmp_path / "split", tmp_path / "run")
+
+
+def test_very_uneven_classes_are_a_warning():
+    assert warning(PHOTOS) is None
+    line = warning(dataclasses.replace(PHOTOS, images_by_class=(200, 10, 30)))
+    assert line is not None
+    assert line.startswith("warning: b has 10 training images, a 200: ")
+
+
+# What is chosen
+
+
+@pytest.mark.parametrize(
+    ("change", "size", "blocks"),
+    [
+        ({"square": 8, "shorter_side": 8}, 8, 3),
+        ({"square": 32, "shorter_side": 32}, 32, 3),
+        ({"shorter_side": 40}, 32, 3),
+        ({"shorter_side": 100}, 64, 4),
+        ({}, 128, 4),
+        ({"images_by_class": (10_000,) * 3}, 224, 5),
+    ],
+)
+def test_the_network_grows_with_the_images(change, size, blocks):
+    dataset = dataclasses.replace(PHOTOS, **change)
+    assert recipe.choose_size(dataset) == size
+    network = recipe.choose_network(size)
+    assert len(network.block_depths) == blocks
+    assert network.min_image_size <= size
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("images", [4, 48, 1000, 100_000])
+def test_a_batch_fits_the_images_and_the_workers(images, workers):
+    dataset = dataclasses.replace(PHOTOS, images_by_class=(images, images, images))
+    config = recipe.network(dataset, 128, Options(), None)
+    content = recipe.parameters("p", dataset, Options(workers=workers), config, 128, gpus=0, cores=2)
+    parsed = params.parse(content)
+    (setting,) = parsed.settings.values()
+    assert setting.train.batch_size % workers == 0
+    assert setting.train.batch_size <= 3 * images - parsed.data.validation_images
+    assert recipe.FEWEST_EPOCHS <= setting.train.epochs <= recipe.MOST_EPOCHS
+
+
+def test_options_come_before_what_is_chosen():
+    options = Options(model="condensenet-86", groups=2, condensation=8, epochs=3, batch_size=10, learning_rate=0.5)
+    config = recipe.network(PHOTOS, 32, options, None)
+    expected = dataclasses.replace(
+        presets["condensenet-86"], groups_1x1=2, condensation_factor=8, num_classes=3, in_channels=3
+    )
+    assert config == expected
+    content = recipe.parameters("p", PHOTOS, options, config, 32, gpus=0, cores=2)
+    assert [content["train"][key] for key in ("epochs", "batch_size", "learning_rate")] == [3, 10, 0.5]
+    assert list(content["settings"]) == ["g2-c8"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(model="resnet"), "--model resnet is not allowed: condensenet-50, "),
+        (Options(groups=3), "groups_1x1=3 does not divide"),
+        (Options(size=8, model="condensenet-74-g4"), "need images of at least 31 pixels, data.image_size=8"),
+        (Options(batch_size=9, workers=2), "must be divisible by ray.num_workers=2"),
+        (Options(learning_rate=-1.0), "learning_rate=-1.0 is not allowed"),
+    ],
+)
+def test_wrong_options_are_one_line_and_leave_nothing(photos, tmp_path, options, message):
+    with pytest.raises(UserError, match=message) as error:
+        training.run(photos, tmp_path / "run", options)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workspace_is_never_a_folder_with_other_things(photos, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("years of work")
+    for out, message in ((tmp_path / "mine", "is no workspace of"), (photos / "run", "in the folder of the images")):
+        with pytest.raises(UserError, match=message):
+            training.run(photos, out, Options())
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_fine_tuning_takes_the_network_of_the_checkpoint(photos, tmp_path):
+    model = create_model("condensenet-50", num_classes=10)
+    save_model(model, tmp_path / "model.pt")
+    workspace = tmp_path / "run"
+    options = Options(start=tmp_path / "model.pt")
+    loaded, text = training.prepare_workspace(workspace, photos, options)
+    (setting,) = loaded.settings.values()
+    assert setting.model == dataclasses.replace(model.config, num_classes=3)
+    assert setting.initial == "initial.pt"
+    assert YAML(typ="safe", pure=True).load(text) == YAML(typ="safe", pure=True).load(workspace / "params.yaml")
+    assert params.load(workspace / "params.yaml") == loaded
+    with pytest.raises(UserError, match="--groups is not allowed with --from"):
+        training.run(photos, tmp_path / "other", dataclasses.replace(options, groups=2))
+
+
+def test_a_finished_model_is_not_replaced_by_another(photos, tmp_path):
+    training.prepare_workspace(tmp_path / "run", photos, Options())
+    (tmp_path / "run" / training.TRAINED).parent.mkdir()
+    (tmp_path / "run" / training.TRAINED).write_text("{}")
+    training.prepare_workspace(tmp_path / "run", photos, Options())  # the same
+    with pytest.raises(UserError, match="holds a model that was trained otherwise"):
+        training.prepare_workspace(tmp_path / "run", photos, Options(epochs=2))
+
+
+def test_what_is_chosen_can_be_prepared(photos, tmp_path, monkeypatch):
+    loaded, _ = training.prepare_workspace(tmp_path / "run", photos, Options())
+    monkeypatch.chdir(tmp_path / "run")
+    manifest = prepare(loaded, loaded.paths.data)
+    assert dict(manifest.splits) == {"train": 19, "validation": 0, "test": 5}
+    assert np.allclose(manifest.preprocessing.mean, manifest.mean)
+    assert manifest.preprocessing.image_size == loaded.data.image_size == 32
