@@ -11,7 +11,7 @@ from typing import Any
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
 
 DIGEST_LENGTH = 12
-SOURCES = ("compiled.py", "config.py", "data", "models", "simd", "training")  # in this library, as in dvc.yaml
+SOURCES = ("compiled.py", "config.py", "data", "models", "preprocessing.py", "simd", "training")  # in this library, as in dvc.yaml
 
 
 def fingerprint(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from condensenet.deploy.lowering import blocks, pointwise, spatial
 from condensenet.deploy.lowering.network import Block, Layer, Network, Pointwise
-from condensenet.text import shown
+from condensenet.text import escaped, shown
 
 Workload = Layer | Block | Pointwise
 Variants = Mapping[str, str]  # by name of the workload
@@ -48,8 +48,8 @@ def check_variants(network: Network, variants: Variants) -> None:
     """Raise a one-line ``ValueError`` unless ``variants`` names a valid variant for each workload."""
     expected = dict(workloads(network))
     if variants.keys() != expected.keys():
-        different = sorted(variants.keys() ^ expected.keys())
-        raise ValueError(f"the plan's workloads are not those of the network: {shown(different[:3])}")
+        different = [escaped(name[:100]) for name in sorted(variants.keys() ^ expected.keys())]
+        raise ValueError(f"the plan's workloads are not those of the network: {'; '.join(different[:3])}")
     for name, workload in expected.items():
         allowed = valid_variants(workload)
         if variants[name] not in allowed:
