@@ -11,7 +11,8 @@ from typing import Any
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
 
 DIGEST_LENGTH = 12
-SOURCES = ("compiled.py", "config.py", "data", "models", "preprocessing.py", "simd", "training")  # in this library, as in dvc.yaml
+# In this library, as in dvc.yaml.
+SOURCES = ("compiled.py", "config.py", "data", "models", "preprocessing.py", "simd", "training")
 
 
 def fingerprint(
