@@ -46,6 +46,7 @@ class DataParams:
     image_size: PositiveInt = 32  # height and width in pixels of the network's input
     channels: Literal[1, 3] = 3  # images are decoded to 3 (RGB) or 1 (grayscale)
     shorter_side: int | None = None  # larger images are stored with this shorter side (null: unchanged)
+    raw: bool = False  # store pixels, which training need not decode, instead of image files; needs shorter_side
     validation_images: NonNegativeInt = 0  # held out of the training images; 0: epochs are validated on the test images
     max_corrupt: NonNegativeInt = 0  # corrupt images to skip and list; one more is an error
     allow_empty_classes: bool = False  # accept classes without training images, as in a small sample
@@ -55,6 +56,10 @@ class DataParams:
         require(
             self.shorter_side is None or self.shorter_side >= self.image_size,
             f"shorter_side={self.shorter_side} is not allowed: null, or at least image_size={self.image_size}",
+        )
+        require(
+            not self.raw or self.shorter_side is not None,
+            "raw=true is not allowed with shorter_side=null: whole photographs as pixels take too much space",
         )
         require(
             self.source not in ("imagefolder", "parquet") or self.path is not None,

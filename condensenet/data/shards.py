@@ -1,6 +1,6 @@
 """Writing one file of images: a shard of a split, or all of it. The content is hashed on the fly.
 
-Shapes: N images, C channels, V pixel value.
+Shapes: N images.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from condensenet.data.manifest import FileEntry
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What a file of images holds. Of raw images neither ``lengths`` nor ``sizes`` is needed; they may be empty."""
+    """What a file of images holds. Of raw images neither lengths nor sizes are needed: they may be missing."""
 
     file: FileEntry
-    labels: Sequence[int]  # N
-    lengths: Sequence[int]  # N: bytes of each image
-    sizes: Sequence[tuple[int, int]]  # N: height and width
+    labels_N: np.ndarray  # int64
+    lengths_N: np.ndarray  # int64: bytes
+    sizes_N2: np.ndarray  # int32: height and width
 
 
 class ShardWriter:
@@ -56,7 +56,12 @@ class ShardWriter:
         """Flush the file to disk and close it."""
         sync_and_close(self._file)
         entry = FileEntry(bytes=self._bytes, sha256=self._sha.hexdigest())
-        return Shard(file=entry, labels=self.labels, lengths=self._lengths, sizes=self._sizes)
+        return Shard(
+            file=entry,
+            labels_N=np.array(self.labels, dtype=np.int64),
+            lengths_N=np.array(self._lengths, dtype=np.int64),
+            sizes_N2=np.array(self._sizes, dtype=np.int32).reshape(-1, 2),
+        )
 
     def close(self) -> None:
         self._file.close()

@@ -14,9 +14,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,7 +55,7 @@ def assemble(
     ``histogram_CV`` is that of the training images. Raises ``ValueError`` if there are none, or if a file does not read
     back as it was written.
     """
-    counts = {split: tuple(len(shard.labels) for shard in shards.get(split, ())) for split in SPLITS}
+    counts = {split: tuple(len(shard.labels_N) for shard in shards.get(split, ())) for split in SPLITS}
     if not sum(counts["train"]):
         raise ValueError(f"the data {about.name} has no training images")
     files: dict[str, FileEntry] = {}
@@ -63,7 +63,7 @@ def assemble(
         if sum(counts[split]):
             files |= _index(folder, split, about, shards[split])
     mean, std = mean_and_std(histogram_CV)
-    sizes = {size for split in shards.values() for shard in split for size in shard.sizes}
+    sizes_N2 = np.concatenate([shard.sizes_N2 for split in shards.values() for shard in split])
     manifest = Manifest(
         name=about.name,
         classes=about.classes,
@@ -78,7 +78,7 @@ def assemble(
         source=dict(source or {}),
         corrupt=tuple(corrupt),
         shards={split: each for split, each in counts.items() if sum(each)},
-        input_sized=sizes == {(about.image_size, about.image_size)},
+        input_sized=len(sizes_N2) > 0 and bool((sizes_N2 == about.image_size).all()),
     )
     write(folder / MANIFEST, manifest.to_json().encode())
     PreparedData(folder).verify()  # read back: a bad disk must not replace good images
@@ -91,14 +91,11 @@ def _index(folder: Path, split: str, about: Description, shards: Sequence[Shard]
     """Write the labels and the places of the images; returns all files of the split."""
     names = images_files(split, len(shards))
     entries = {name: shard.file for name, shard in zip(names, shards, strict=True)}
-    labels, lengths, sizes = (
-        list(chain.from_iterable(getattr(shard, key) for shard in shards)) for key in ("labels", "lengths", "sizes")
-    )
-    arrays = {"labels": np.asarray(labels, dtype=np.int64)}
+    arrays = {"labels": np.concatenate([shard.labels_N for shard in shards])}
     if about.encoding == "encoded":
-        arrays["offsets"] = np.cumsum([0, *lengths], dtype=np.int64)
+        arrays["offsets"] = np.concatenate([[0], np.cumsum(np.concatenate([shard.lengths_N for shard in shards]))])
     elif about.encoding == "pixels":
-        arrays["sizes"] = np.asarray(sizes, dtype=np.int32)
+        arrays["sizes"] = np.concatenate([shard.sizes_N2 for shard in shards])
     for name, values in arrays.items():
         entries[f"{split}.{name}.npy"] = save_array(folder / f"{split}.{name}.npy", values)
     return entries
@@ -208,6 +205,25 @@ def _check_arrays(split: str, images: np.ndarray, labels: Sequence[int] | np.nda
         raise ValueError(f"{split}: labels are {min(labels)} to {max(labels)}, but must be 0 to {num_classes - 1}")
 
 
+@contextmanager
+def resumable_folder(root: Path, key: str) -> Iterator[Path]:
+    """A folder beside ``root`` for work in progress: after a failure or a kill the next with the same ``key`` gets it.
+
+    Those that other writers have left are removed. Raises ``ValueError`` if another process has entered it.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    folder = root.parent / f".{root.name}.partial-{key}"
+    _remove_abandoned(root, keep=folder)
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not try_lock(descriptor):
+            raise ValueError(f"{folder} is in use: the same data is being prepared by another process")
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
 def _put_in_place(folder: Path, root: Path) -> None:
     if root.exists():
         old = folder.with_name(folder.name + ".old")
@@ -218,9 +234,9 @@ def _put_in_place(folder: Path, root: Path) -> None:
         folder.rename(root)
 
 
-def _remove_abandoned(root: Path) -> None:
+def _remove_abandoned(root: Path, keep: Path | None = None) -> None:
     """Remove the temporary folders of killed writers beside ``root``; those of living writers are locked."""
-    for folder in root.parent.glob(f".{root.name}.partial-*"):
+    for folder in set(root.parent.glob(f".{root.name}.partial-*")) - {keep}:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             if try_lock(descriptor):
