@@ -36,10 +36,11 @@ class DataParams:
     """Where the images come from and how they are prepared.
 
     ``path`` is relative to the checkout. It is a file or folder for ``cifar10`` and ``cifar100`` (null: download), and
-    for ``parquet`` and ``imagefolder`` the folder of both splits, which ``train`` and ``test`` name.
+    for ``parquet`` and ``imagefolder`` the folder of both splits, which ``train`` and ``test`` name, and for
+    ``imagenet`` the folder of the official archives.
     """
 
-    source: Literal["digits", "cifar10", "cifar100", "imagefolder", "parquet"]
+    source: Literal["digits", "cifar10", "cifar100", "imagefolder", "imagenet", "parquet"]
     path: str | None = None
     train: str = "train"  # imagefolder: subfolder; parquet: file name or glob, or several separated by commas
     test: str = "test"
@@ -62,7 +63,7 @@ class DataParams:
             "raw=true is not allowed with shorter_side=null: whole photographs as pixels take too much space",
         )
         require(
-            self.source not in ("imagefolder", "parquet") or self.path is not None,
+            self.source not in ("imagefolder", "imagenet", "parquet") or self.path is not None,
             f"path=null is not allowed with source={self.source!r}: give the folder of the images",
         )
 

@@ -30,8 +30,8 @@ class Manifest:
     """The description of one prepared data set.
 
     ``mean`` and ``std`` are those of the training images' pixels, per channel, in 0..1 units. ``splits`` holds the
-    number of images in train, validation and test, which may be 0, and ``shards`` those in each file of a split (without
-    an entry it has one file). ``corrupt`` names the images that were left out.
+    number of images in train, validation and test, which may be 0, and ``shards`` those in each file of a split
+    (without an entry it has one file). ``corrupt`` names the images that were left out.
     ``fingerprint`` identifies the content: folders with the same fingerprint hold the same images in the same order.
     """
 

@@ -1,7 +1,7 @@
 """Reading prepared images.
 
-Raw images are memory-mapped: all processes on a machine share one copy. Others are read one by one, which leaves them in
-the system's file cache, but not in the memory of the process.
+Raw images are memory-mapped: all processes on a machine share one copy. Others are read one by one, which leaves them
+in the system's file cache, but not in the memory of the process.
 
 Shapes: N images, C channels, H height, W width; prepared raw images are square, S x S.
 """

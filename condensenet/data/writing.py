@@ -1,9 +1,9 @@
 """Writing prepared images: into a folder that takes its place only when it is complete and verified.
 
 A folder of prepared images holds, for each split that has images:
-``<split>.images.bin``, or a file ``<split>-<number>-of-<count>.images.bin`` for each of several shards: raw uint8 pixels,
-channels first; concatenated encoded images; or uint8 pixels of images of several sizes, channels last;
-``<split>.offsets.npy`` (encoded only: int64, where each image starts in the shards one after the other, and the end) or
+``<split>.images.bin``, or a file ``<split>-<number>-of-<count>.images.bin`` for each of several shards: raw uint8
+pixels, channels first; concatenated encoded images; or uint8 pixels of images of several sizes, channels last;
+``<split>.offsets.npy`` (encoded only: int64, where each image starts in the shards one after another, and the end) or
 ``<split>.sizes.npy`` (pixels only: int32, height and width), and ``<split>.labels.npy`` (int64).
 
 Shapes: N images, C channels, H height, W width, V pixel value; prepared raw images are square, S x S.
@@ -144,9 +144,7 @@ class PreparedWriter:
             if not split.labels:
                 split.path.unlink()
                 del shards[name]
-        return assemble(
-            self._folder, self.root, self._about, shards, self.histogram_CV, source=source, corrupt=corrupt
-        )
+        return assemble(self._folder, self.root, self._about, shards, self.histogram_CV, source=source, corrupt=corrupt)
 
 
 def write_prepared(

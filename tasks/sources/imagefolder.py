@@ -54,14 +54,14 @@ def _files(folder: Path, classes: tuple[str, ...]) -> tuple[list[str], np.ndarra
             for parent, _, names in os.walk(folder / name)
             for file in names
         ]
-        images = sorted(file for file in class_files if _is_image(file))
+        images = sorted(file for file in class_files if is_image(file))
         files += images
         counts.append(len(images))
         skipped += len(class_files) - len(images)
     return files, np.repeat(np.arange(len(classes), dtype=np.int64), counts), skipped
 
 
-def _is_image(file: str) -> bool:
+def is_image(file: str) -> bool:
     """Not, among others, the ``._`` files that macOS leaves beside images."""
     return file.lower().endswith(SUFFIXES) and not os.path.basename(file).startswith(".")
 

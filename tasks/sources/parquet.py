@@ -112,7 +112,8 @@ def _select(files: list[Path], ends: np.ndarray, indices: np.ndarray) -> Stream:
     """``ends``: the number of images in the first file, the first two and so on."""
     numbers = np.searchsorted(ends, indices, side="right")
     starts = np.concatenate([[0], ends])
-    return partial(_stream, [(files[number], indices[numbers == number] - starts[number]) for number in np.unique(numbers)])
+    parts = [(files[number], indices[numbers == number] - starts[number]) for number in np.unique(numbers)]
+    return partial(_stream, parts)
 
 
 def _stream(parts: list[tuple[Path, np.ndarray]]) -> Iterator[tuple[str, bytes]]:
@@ -132,7 +133,8 @@ def _rows(path: Path, wanted: np.ndarray) -> Iterator[tuple[int, dict[str, Any] 
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
             inside = wanted[(wanted >= start) & (wanted < end)]
-            for batch in file.iter_batches(ROWS_AT_A_TIME, [group], ["image"], use_threads=False) if len(inside) else ():
+            groups = [group] if len(inside) else []
+            for batch in file.iter_batches(ROWS_AT_A_TIME, groups, ["image"], use_threads=False) if groups else ():
                 here = inside[(inside >= start) & (inside < start + len(batch))]
                 yield from zip(here.tolist(), batch.column(0).take(pa.array(here - start)).to_pylist(), strict=True)
                 start += len(batch)

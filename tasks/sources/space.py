@@ -41,8 +41,8 @@ def check_space(folder: Path, needed: float) -> None:
     free = shutil.disk_usage(folder).free
     if needed * MARGIN > free:
         raise UserError(
-            f"{folder.parent}: the prepared images need about {shown(needed * MARGIN)}, but {shown(free)} is free: make "
-            "room, or store smaller images (data.shorter_side)"
+            f"{folder.parent}: the prepared images need about {shown(needed * MARGIN)}, but {shown(free)} is free: "
+            "make room, or store smaller images (data.shorter_side)"
         )
 
 
