@@ -1,7 +1,7 @@
 """ImageNet as its archives are distributed; they are read where they lie, and nothing is extracted.
 
-``data.path`` holds ``ILSVRC2012_img_train.tar`` (a tar file of a tar file for each class), ``ILSVRC2012_img_val.tar`` and
-the development kit, ``ILSVRC2012_devkit_t12.tar.gz``, whose ground truth gives the label of each validation image.
+``data.path`` holds ``ILSVRC2012_img_train.tar`` (a tar file of a tar file for each class), ``ILSVRC2012_img_val.tar``
+and the development kit, ``ILSVRC2012_devkit_t12.tar.gz``, whose ground truth labels the validation images.
 Classes are the sorted WordNet IDs, and images are sorted by class and name: as in folders with one for each class.
 """
 
