@@ -18,7 +18,7 @@ from torch import Tensor
 
 from condensenet.config import AugmentConfig
 from condensenet.data import randomness
-from condensenet.data.augment import augment_batch, resized_crop_uniforms
+from condensenet.data.augment import augment_batch, random_crop_and_flip, resized_crop_uniforms
 from condensenet.data.decoding import decode, evaluation_view, training_view, training_view_of_rows
 from condensenet.data.prepared import Batch, ImageSplit, normalise
 from condensenet.data.resident import ResidentSplit, Split, StreamedSplit
@@ -109,11 +109,25 @@ class _EvaluationLoader:
         return normalise(self.pixels(indices), self.split.manifest)
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
-        if self.split.manifest.encoding == "raw":
+        manifest = self.split.manifest
+        if manifest.encoding == "raw":
             return self.split.raw(indices)
-        size, as_it_is = self.split.manifest.image_size, self.split.manifest.input_sized
-        images = (self.decode(index) for index in indices.tolist())
-        return np.stack([(image if as_it_is else evaluation_view(image, size)).numpy() for image in images])
+        images = np.empty((len(indices), manifest.channels, manifest.image_size, manifest.image_size), dtype=np.uint8)
+        self.put_views(images, indices)
+        return images
+
+    def fill(self, images_NCHW: np.ndarray, indices: np.ndarray) -> None:
+        """Put into ``images_NCHW`` what ``pixels`` gives, without a copy in between where that is possible."""
+        if self.split.manifest.encoding == "raw":
+            images_NCHW[:] = self.pixels(indices)
+        else:
+            self.put_views(images_NCHW, indices)
+
+    def put_views(self, images_NCHW: np.ndarray, indices: np.ndarray) -> None:
+        manifest = self.split.manifest
+        for position, index in enumerate(indices.tolist()):
+            image = self.decode(index)
+            images_NCHW[position] = image if manifest.input_sized else evaluation_view(image, manifest.image_size)
 
     def decode(self, index: int) -> Tensor:
         """One stored image in full size, whatever its encoding: uint8 (C, H, W)."""
@@ -135,14 +149,29 @@ class _TrainingLoader(_EvaluationLoader):
     epoch: int
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
-        images = self.crops(indices) if self.augment.crop == "resized" else super().pixels(indices)
-        return augment_batch(images, indices, self.augment, self.seed, self.epoch)
+        if self.augment.crop != "resized":
+            return augment_batch(super().pixels(indices), indices, self.augment, self.seed, self.epoch)
+        manifest = self.split.manifest
+        images = np.empty((len(indices), manifest.channels, manifest.image_size, manifest.image_size), dtype=np.uint8)
+        self.put_views(images, indices)
+        return images
 
-    def crops(self, indices: np.ndarray) -> np.ndarray:
+    def fill(self, images_NCHW: np.ndarray, indices: np.ndarray) -> None:
+        if self.augment.crop == "resized":
+            self.put_views(images_NCHW, indices)
+        else:
+            images_NCHW[:] = self.pixels(indices)
+
+    def put_views(self, images_NCHW: np.ndarray, indices: np.ndarray) -> None:
+        if self.augment.crop != "resized":
+            super().put_views(images_NCHW, indices)
+            return
         size = self.split.manifest.image_size
         uniforms_NA4 = resized_crop_uniforms(indices, self.seed, self.epoch)
-        pairs = zip(indices.tolist(), uniforms_NA4, strict=True)
-        return np.stack([self.crop(index, size, uniforms).numpy() for index, uniforms in pairs])
+        flipped_N = random_crop_and_flip(indices, self.augment, self.seed, self.epoch).flipped_N
+        for position, index in enumerate(indices.tolist()):
+            image = self.crop(index, size, uniforms_NA4[position])
+            images_NCHW[position] = image.flip(2) if flipped_N[position] else image
 
     def crop(self, index: int, size: int, uniforms_A4: np.ndarray) -> Tensor:
         if self.split.manifest.encoding == "pixels":
@@ -201,8 +230,10 @@ def _buffer(split: ImageSplit | StreamedSplit, count: int) -> Tensor:
 
 
 def _fill(images: Tensor, indices: np.ndarray, loader: _EvaluationLoader) -> None:
-    is_pixels = images.dtype == torch.uint8
-    images.copy_(torch.from_numpy(loader.pixels(indices)) if is_pixels else loader(indices))
+    if images.dtype == torch.uint8:
+        loader.fill(images.numpy(), indices)
+    else:
+        images.copy_(loader(indices))
 
 
 def _finished_batch(
