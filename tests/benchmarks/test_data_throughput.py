@@ -36,7 +36,7 @@ def test_every_form_loads_a_batch(tmp_path: Path) -> None:
     times = data_throughput.cpu_times(sides, rounds=2)
     assert all(len(each) == 2 and min(each) > 0 for each in times.values())
     stored = [data_throughput.stored_bytes(data) for data in prepared.values()]
-    assert stored[0] > stored[1] > stored[2]
+    assert stored[1] > stored[2]
     assert stored[3] > 256 * 256 * 3
 
 
