@@ -11,7 +11,6 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -173,7 +172,8 @@ def _described(source: str, path: Path, train: str, test: str) -> Dataset:
     for name, count in zip(read.classes, counts, strict=True):
         if count == 0:
             raise UserError(f"{path}: class {name} has no training image: add some, or remove it everywhere")
-    sample = list(_sample(read.train.images()))  # type: ignore[operator]
+    first = np.arange(min(SAMPLED, len(read.train.labels)))
+    sample = list(_sample(read.train.images(first)()))  # type: ignore[operator]
     if not sample:
         raise UserError(f"{path}: none of the first {SAMPLED} training images can be read")
     sizes = {image.size for image in sample}
@@ -193,7 +193,7 @@ def _described(source: str, path: Path, train: str, test: str) -> Dataset:
 
 def _sample(images: Iterator[tuple[str, bytes]]) -> Iterator[Image.Image]:
     """Some images whose headers can be read; the stage prepare names those that cannot."""
-    for _, content in islice(images, SAMPLED):
+    for _, content in images:
         try:
             yield Image.open(io.BytesIO(content))
         except (UnidentifiedImageError, OSError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TypeVar
 
@@ -23,16 +23,35 @@ def say(line: str) -> None:
         print(escaped(line), flush=True)
 
 
-def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """Yield ``items`` and show how many of ``total`` are done."""
+def progress(
+    items: Iterable[T], total: int, label: str, amount: Callable[[T], int] = lambda item: 1, done: int = 0
+) -> Iterator[T]:
+    """Yield ``items`` and show how many of ``total`` are done, how many a second and how long the rest will take.
+
+    An item counts as ``amount``. ``done`` of them were done before.
+    """
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(items, total=total, desc=label, leave=False)
+        with tqdm(total=total, initial=done, desc=label, leave=False) as bar:
+            for item in items:
+                yield item
+                bar.update(amount(item))
         return
-    last = time.monotonic()
-    for done, item in enumerate(items, 1):
+    started = last = time.monotonic()
+    before = done
+    for item in items:
         yield item
-        if time.monotonic() - last >= PLAIN_INTERVAL_S and done < total:
-            last = time.monotonic()
-            say(f"{label}: {done} of {total}")
+        done += amount(item)
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL_S and done < total:
+            last = now
+            rate = (done - before) / (now - started)
+            say(f"{label}: {done} of {total}, {rate:.3g}/s, {duration((total - done) / rate)} left")
+
+
+def duration(seconds: float) -> str:
+    """Such as 40 s, 12 min or 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

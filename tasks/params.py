@@ -65,16 +65,18 @@ class DataParams:
     """Where the images come from and how they are prepared.
 
     ``path`` is relative to the checkout. It is a file or folder for ``cifar10`` and ``cifar100`` (null: download), and
-    for ``parquet`` and ``imagefolder`` the folder of both splits, which ``train`` and ``test`` name.
+    for ``parquet`` and ``imagefolder`` the folder of both splits, which ``train`` and ``test`` name, and for
+    ``imagenet`` the folder of the official archives.
     """
 
-    source: Literal["digits", "cifar10", "cifar100", "imagefolder", "parquet"]
+    source: Literal["digits", "cifar10", "cifar100", "imagefolder", "imagenet", "parquet"]
     path: str | None = None
     train: str = "train"  # imagefolder: subfolder; parquet: file name or glob, or several separated by commas
     test: str = "test"
     image_size: Pixels = 32  # height and width in pixels of the network's input
     channels: Annotated[Literal[1, 3], BeforeValidator(_whole)] = 3  # images are decoded to 3 (RGB) or 1 (grayscale)
     shorter_side: Pixels | None = None  # larger images are stored with this shorter side (null: unchanged)
+    raw: bool = False  # store pixels, which training need not decode, instead of image files; needs shorter_side
     validation_images: Images = 0  # held out of the training images; 0: epochs are validated on the test images
     max_corrupt: Images = 0  # corrupt images to skip and list; one more is an error
     allow_empty_classes: bool = False  # accept classes without training images, as in a small sample
@@ -94,7 +96,11 @@ class DataParams:
             f"augment.pad={self.augment.pad} is not allowed: at most image_size={self.image_size}",
         )
         require(
-            self.source not in ("imagefolder", "parquet") or self.path is not None,
+            not self.raw or self.shorter_side is not None,
+            "raw=true is not allowed with shorter_side=null: whole photographs as pixels take too much space",
+        )
+        require(
+            self.source not in ("imagefolder", "imagenet", "parquet") or self.path is not None,
             f"path=null is not allowed with source={self.source!r}: give the folder of the images",
         )
 

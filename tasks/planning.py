@@ -32,7 +32,7 @@ from tasks.errors import UserError
 from tasks.params import Params, Setting
 
 KNOWN = {"digits": (1437, 360), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
-ENCODED = ("imagefolder", "parquet")  # sources whose images are kept as they are
+ENCODED = ("imagefolder", "imagenet", "parquet")  # sources whose images are kept as they are
 STATE_COPIES = 3  # of the parameters: themselves, gradients, momentum
 CHECKPOINT_COPIES = 2  # parameters and momentum; two checkpoints are kept while a third is written
 CHECKPOINTS = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ def summary(manifest: Manifest) -> str:
 
 def prepare(params: Params, root: Path) -> Manifest:
     """Prepare the images of ``params.data`` in the folder ``root``; raises ``UserError``."""
+    _warn_of_gpus(params)
     source = sources.read(params.data)
     _check_settings(params, len(source.classes))
     check_not_empty(source, allow_empty_classes=params.data.allow_empty_classes)
@@ -40,6 +42,16 @@ def prepare(params: Params, root: Path) -> Manifest:
         if isinstance(source.train.images, np.ndarray):
             return _write_arrays(params, source, held_out, root)
         return write_streams(params.study, params.data, source, held_out, root)
+
+
+def _warn_of_gpus(params: Params) -> None:
+    """Say before the work, not after it, that the training which comes next lacks GPUs."""
+    if not params.ray.use_gpu or "RAY_ADDRESS" in os.environ:  # a cluster's are counted when training starts
+        return
+    import torch
+
+    if (count := torch.cuda.device_count()) < params.ray.min_workers:
+        say(f"warning: training needs {params.ray.min_workers} GPUs (ray.use_gpu=true), this machine has {count}")
 
 
 def _check_settings(params: Params, num_classes: int) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from condensenet.data.manifest import Manifest
-from condensenet.files import Folder
+from condensenet.files import Folder, write_atomically
 from condensenet.training.fingerprint import differences, fingerprint
 from tasks import locks, node_data, outputs, paths, tracking, train_worker
 from tasks.console import say
@@ -256,7 +255,7 @@ def _report_others(training: Training) -> None:
 def _write_outputs(folder: Path, out: Path, metrics: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in (paths.MODEL, paths.RUN, paths.HISTORY):
-        shutil.copyfile(folder / name, out / name)
+        write_atomically(out / name, (folder / name).read_bytes())  # not in place: DVC's cache may have the same file
     write_json(out / paths.METRICS, metrics)
 
 

@@ -121,6 +121,7 @@ def _train(job: Job, rank: int) -> None:
             checkpoints=storage.within(CHECKPOINTS),
             device=device,
             stop=stop,
+            loader_threads=job.threads,
         ):
             history.append(epoch)
             if rank == 0:
@@ -170,6 +171,7 @@ def _start_process_group(job: Job) -> int | None:
 
     context = ray.train.get_context()
     rank, address = context.get_world_rank(), ray.util.get_node_ip_address()
+    os.environ["LOCAL_WORLD_SIZE"] = str(context.get_local_world_size())
     size = usable_workers(context.get_world_size(), job.train.batch_size)
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # else both trust what the host's name resolves to
         os.environ.setdefault(variable, interface(address))

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,14 +18,15 @@ from torch import Tensor
 
 from condensenet.config import AugmentConfig
 from condensenet.data import randomness
-from condensenet.data.augment import augment_batch, resized_crop_uniforms
-from condensenet.data.decoding import decode, evaluation_view, training_view
+from condensenet.data.augment import augment_batch, random_crop_and_flip, resized_crop_uniforms
+from condensenet.data.decoding import decode, evaluation_view, training_view, training_view_of_rows
 from condensenet.data.prepared import Batch, ImageSplit, normalise
 from condensenet.data.resident import ResidentSplit, Split, StreamedSplit
 from condensenet.machine import usable_cores
 
-IMAGES_PER_TASK = 16  # that one thread decodes at a time
-PREFETCHED_BATCHES = 2
+IMAGES_PER_TASK = 16  # at most, that one thread decodes at a time
+TASKS_AHEAD = 3  # for each thread, so that none is idle while a batch is used
+PREFETCHED_BATCHES = 2  # at least
 SMALL_IMAGE_SIZE = 64  # raw images of up to this many pixels a side are loaded on demand, without threads
 GROUP_BYTES = 2**18  # of float32 images: what stays in a core's cache until it is used
 
@@ -107,16 +109,33 @@ class _EvaluationLoader:
         return normalise(self.pixels(indices), self.split.manifest)
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
-        if self.split.manifest.encoding == "raw":
+        manifest = self.split.manifest
+        if manifest.encoding == "raw":
             return self.split.raw(indices)
-        size = self.split.manifest.image_size
-        return np.stack([evaluation_view(self.decode(index), size).numpy() for index in indices.tolist()])
+        images = np.empty((len(indices), manifest.channels, manifest.image_size, manifest.image_size), dtype=np.uint8)
+        self.put_views(images, indices)
+        return images
+
+    def fill(self, images_NCHW: np.ndarray, indices: np.ndarray) -> None:
+        """Put into ``images_NCHW`` what ``pixels`` gives, without a copy in between where that is possible."""
+        if self.split.manifest.encoding == "raw":
+            images_NCHW[:] = self.pixels(indices)
+        else:
+            self.put_views(images_NCHW, indices)
+
+    def put_views(self, images_NCHW: np.ndarray, indices: np.ndarray) -> None:
+        manifest = self.split.manifest
+        for position, index in enumerate(indices.tolist()):
+            image = self.decode(index)
+            images_NCHW[position] = image if manifest.input_sized else evaluation_view(image, manifest.image_size)
 
     def decode(self, index: int) -> Tensor:
         """One stored image in full size, whatever its encoding: uint8 (C, H, W)."""
         manifest = self.split.manifest
         if manifest.encoding == "raw":
             return torch.from_numpy(self.split.raw(np.array([index]))[0])
+        if manifest.encoding == "pixels":
+            return torch.from_numpy(self.split.pixels(index)).permute(2, 0, 1)
         try:
             return decode(self.split.encoded(index), manifest.channels)
         except ValueError as error:
@@ -130,14 +149,35 @@ class _TrainingLoader(_EvaluationLoader):
     epoch: int
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
-        images = self.crops(indices) if self.augment.crop == "resized" else super().pixels(indices)
-        return augment_batch(images, indices, self.augment, self.seed, self.epoch)
+        if self.augment.crop != "resized":
+            return augment_batch(super().pixels(indices), indices, self.augment, self.seed, self.epoch)
+        manifest = self.split.manifest
+        images = np.empty((len(indices), manifest.channels, manifest.image_size, manifest.image_size), dtype=np.uint8)
+        self.put_views(images, indices)
+        return images
 
-    def crops(self, indices: np.ndarray) -> np.ndarray:
+    def fill(self, images_NCHW: np.ndarray, indices: np.ndarray) -> None:
+        if self.augment.crop == "resized":
+            self.put_views(images_NCHW, indices)
+        else:
+            images_NCHW[:] = self.pixels(indices)
+
+    def put_views(self, images_NCHW: np.ndarray, indices: np.ndarray) -> None:
+        if self.augment.crop != "resized":
+            super().put_views(images_NCHW, indices)
+            return
         size = self.split.manifest.image_size
         uniforms_NA4 = resized_crop_uniforms(indices, self.seed, self.epoch)
-        pairs = zip(indices.tolist(), uniforms_NA4, strict=True)
-        return np.stack([training_view(self.decode(index), size, uniforms).numpy() for index, uniforms in pairs])
+        flipped_N = random_crop_and_flip(indices, self.augment, self.seed, self.epoch).flipped_N
+        for position, index in enumerate(indices.tolist()):
+            image = self.crop(index, size, uniforms_NA4[position])
+            images_NCHW[position] = image.flip(2) if flipped_N[position] else image
+
+    def crop(self, index: int, size: int, uniforms_A4: np.ndarray) -> Tensor:
+        if self.split.manifest.encoding == "pixels":
+            rows, columns = self.split.sizes[index].tolist()
+            return training_view_of_rows(partial(self.split.pixels, index), rows, columns, size, uniforms_A4)
+        return training_view(self.decode(index), size, uniforms_A4)
 
 
 def _load(
@@ -162,16 +202,20 @@ def _load_on_demand(split: ImageSplit, batches: list[np.ndarray], loader: _Evalu
 def _prefetch(
     split: ImageSplit | StreamedSplit, batches: Iterable[np.ndarray], loader: _EvaluationLoader, threads: int
 ) -> Iterator[Batch]:
-    """Decode in threads, a few batches ahead, and yield the batches in order."""
+    """Decode in threads, a few batches ahead, and yield the batches in order.
+
+    Small batches are cut into small tasks, and more of them are begun ahead, so that all threads have work.
+    """
     pending: deque[tuple[np.ndarray, Tensor, list[Future[None]]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
             for indices in batches:
                 images = _buffer(split, len(indices))
-                chunks = [slice(start, start + IMAGES_PER_TASK) for start in range(0, len(indices), IMAGES_PER_TASK)]
+                step = min(IMAGES_PER_TASK, -(-len(indices) // threads))
+                chunks = [slice(start, start + step) for start in range(0, len(indices), step)]
                 tasks = [pool.submit(_fill, images[chunk], indices[chunk], loader) for chunk in chunks]
                 pending.append((indices, images, tasks))
-                if len(pending) > PREFETCHED_BATCHES:
+                if len(pending) > max(PREFETCHED_BATCHES, TASKS_AHEAD * threads // len(chunks)):
                     yield _finished_batch(split, *pending.popleft())
             while pending:
                 yield _finished_batch(split, *pending.popleft())
@@ -186,8 +230,10 @@ def _buffer(split: ImageSplit | StreamedSplit, count: int) -> Tensor:
 
 
 def _fill(images: Tensor, indices: np.ndarray, loader: _EvaluationLoader) -> None:
-    is_pixels = images.dtype == torch.uint8
-    images.copy_(torch.from_numpy(loader.pixels(indices)) if is_pixels else loader(indices))
+    if images.dtype == torch.uint8:
+        loader.fill(images.numpy(), indices)
+    else:
+        images.copy_(loader(indices))
 
 
 def _finished_batch(

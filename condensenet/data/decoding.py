@@ -6,6 +6,7 @@ Shapes: A attempts at a resized crop, C channels, H height, W width.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -45,21 +46,22 @@ def resize(image_CHW: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_shorter(image_CHW: Tensor, shorter_side: int) -> Tensor:
-    """Resize so that the shorter side has ``shorter_side`` pixels, keeping the aspect ratio."""
+    """Resize so that the shorter side has ``shorter_side`` pixels, keeping the aspect ratio.
+
+    The longer side is rounded down, as in torchvision's ``Resize``.
+    """
     height, width = image_CHW.shape[1:]
-    scale = shorter_side / min(height, width)
-    return resize(image_CHW, max(round(height * scale), shorter_side), max(round(width * scale), shorter_side))
+    longer_side = shorter_side * max(height, width) // min(height, width)
+    return resize(image_CHW, *((shorter_side, longer_side) if height <= width else (longer_side, shorter_side)))
 
 
 def evaluation_view(image_CHW: Tensor, size: int, shorter_side: int | None = None) -> Tensor:
     """The centre crop for evaluation, after resizing the shorter side to ``shorter_side`` (default: size * 256 / 224).
 
-    An image that already is ``size`` x ``size`` stays as it is.
+    For 224 the same pixels as torchvision's ``Resize(256)`` and ``CenterCrop(224)`` give for a tensor.
     """
-    if image_CHW.shape[1:] == (size, size):
-        return image_CHW
     image_CHW = resize_shorter(image_CHW, shorter_side or round(size * EVALUATION_MARGIN))
-    top, left = ((side - size) // 2 for side in image_CHW.shape[1:])
+    top, left = (round((side - size) / 2) for side in image_CHW.shape[1:])  # a half to the even number
     return image_CHW[:, top : top + size, left : left + size]
 
 
@@ -68,3 +70,15 @@ def training_view(image_CHW: Tensor, size: int, uniforms_A4: np.ndarray) -> Tens
     rows, columns = image_CHW.shape[1:]
     top, left, height, width = resized_crop_box(rows, columns, uniforms_A4)
     return resize(image_CHW[:, top : top + height, left : left + width], size, size)
+
+
+def training_view_of_rows(
+    read_rows: Callable[[int, int], np.ndarray], rows: int, columns: int, size: int, uniforms_A4: np.ndarray
+) -> Tensor:
+    """``training_view`` of an image of ``rows`` x ``columns`` pixels of which only the crop's rows are read.
+
+    ``read_rows(top, height)`` gives uint8 (height, columns, C).
+    """
+    top, left, height, width = resized_crop_box(rows, columns, uniforms_A4)
+    part_HWC = read_rows(top, height)[:, left : left + width]
+    return resize(torch.from_numpy(part_HWC).permute(2, 0, 1), size, size)

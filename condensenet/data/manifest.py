@@ -16,7 +16,7 @@ from condensenet.text import escaped
 MANIFEST = "manifest.json"
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
-Encoding = Literal["raw", "encoded"]
+Encoding = Literal["raw", "encoded", "pixels"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +32,14 @@ class Manifest:
     """The description of one prepared data set.
 
     ``mean`` and ``std`` are those of the training images' pixels, per channel, in 0..1 units. ``splits`` holds the
-    number of images in train, validation and test, which may be 0. ``corrupt`` names the images that were left out.
+    number of images in train, validation and test, which may be 0, and ``shards`` those in each file of a split
+    (without an entry it has one file). ``corrupt`` names the images that were left out.
     ``fingerprint`` identifies the content: folders with the same fingerprint hold the same images in the same order.
     """
 
     name: str
     classes: tuple[str, ...]
-    encoding: Encoding  # raw: uint8 pixels, all of one shape; encoded: concatenated JPEG or PNG files
+    encoding: Encoding  # raw: uint8, all of the input's size; encoded: JPEG or PNG files; pixels: uint8 of any size
     image_size: int  # height and width in pixels of the network's input
     channels: int
     mean: tuple[float, ...]
@@ -48,6 +49,8 @@ class Manifest:
     files: Mapping[str, FileEntry]
     source: Mapping[str, Any] = field(default_factory=dict)
     corrupt: tuple[str, ...] = ()
+    shards: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    input_sized: bool = False  # every image has the input's size, so evaluation takes it as it is
     format: int = FORMAT
 
     def check_model(self, config: ModelConfig) -> None:
@@ -67,14 +70,20 @@ class Manifest:
 
         Images that all have the input's size are used whole, so others are resized to it without a margin to crop.
         """
+        is_whole = self.input_sized or self.encoding == "raw"
         return Preprocessing(
             image_size=self.image_size,
-            resize_shorter=self.image_size if self.encoding == "raw" else resize_shorter(self.image_size),
+            resize_shorter=self.image_size if is_whole else resize_shorter(self.image_size),
             channels=self.channels,
             mean=self.mean,
             std=self.std,
             classes=self.classes,
         )
+
+    def images_files(self, split: str) -> dict[str, int]:
+        """The number of images in each file of ``split``, by name, in order."""
+        counts = self.shards.get(split) or (self.splits.get(split, 0),)
+        return dict(zip(images_files(split, len(counts)), counts, strict=True))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -91,6 +100,7 @@ class Manifest:
             raise ValueError(f"{path}: format={version!r} is not supported: this version reads format {FORMAT}")
         try:
             raw["files"] = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
+            raw["shards"] = {name: tuple(counts) for name, counts in raw.get("shards", {}).items()}
             for name in ("classes", "mean", "std", "corrupt"):
                 raw[name] = tuple(raw[name])
             for name in ("classes", "corrupt"):  # they come from file names, and go into messages, tables and metadata
@@ -98,6 +108,13 @@ class Manifest:
             return cls(**raw)
         except (AttributeError, KeyError, TypeError):
             raise ValueError(f"{path} is not a manifest of prepared images") from None
+
+
+def images_files(split: str, shards: int) -> list[str]:
+    """The names of the files that hold the images of a split, one per shard."""
+    if shards == 1:
+        return [f"{split}.images.bin"]
+    return [f"{split}-{number:05d}-of-{shards:05d}.images.bin" for number in range(shards)]
 
 
 def fingerprint(classes: tuple[str, ...], encoding: str, shape: tuple[int, int], files: Mapping[str, FileEntry]) -> str:

@@ -1,4 +1,7 @@
-"""Reading prepared images. They are memory-mapped, so all processes on a machine share one copy.
+"""Reading prepared images.
+
+Raw images are memory-mapped: all processes on a machine share one copy. Others are read one by one, which leaves them
+in the system's file cache, but not in the memory of the process.
 
 Shapes: N images, C channels, H height, W width; prepared raw images are square, S x S.
 """
@@ -6,6 +9,10 @@ Shapes: N images, C channels, H height, W width; prepared raw images are square,
 from __future__ import annotations
 
 import hashlib
+import os
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +20,11 @@ import torch
 from torch import Tensor
 
 from condensenet.data.manifest import MANIFEST, SPLITS, Manifest, fingerprint
+from condensenet.machine import usable_cores
 from condensenet.preprocessing import Preprocessing
 
 Batch = tuple[Tensor, Tensor]  # images float32 (N, C, H, W), normalised; labels int64 (N,)
+OPEN_FILES = 256  # of one split at a time
 
 
 class ImageSplit:
@@ -24,22 +33,81 @@ class ImageSplit:
     def __init__(self, root: Path, manifest: Manifest, name: str) -> None:
         self.name, self.manifest = name, manifest
         self._count = manifest.splits.get(name, 0)
-        self._bytes, labels, self._offsets = _arrays(root, manifest, name, self._count)
+        files = {root / file: count for file, count in manifest.images_files(name).items() if count}
+        self._files = _Files(list(files))
+        self._first = np.concatenate([[0], np.cumsum(list(files.values()))]).astype(np.int64)  # image of each file
+        self._maps = [np.memmap(file, np.uint8, "r") for file in files] if manifest.encoding == "raw" else []
+        none = np.zeros(0, dtype=np.int64)
+        labels = np.load(root / f"{name}.labels.npy") if self._count else none
         self.labels = torch.from_numpy(labels)
-        if len(self.labels) != self._count:
+        if len(self.labels) != self._count or self._first[-1] != self._count:
             raise ValueError(f"{root}: {name} has {len(self.labels)} labels, but its manifest says {self._count}")
+        self.sizes = none.reshape(0, 2)  # of ``pixels``: int32 (N, 2), height and width
+        self._offsets = none  # of each image in the files one after the other, and the end
+        if self._count and manifest.encoding == "pixels":
+            self.sizes = np.load(root / f"{name}.sizes.npy")
+            bytes_N = self.sizes.astype(np.int64).prod(axis=1) * manifest.channels
+            self._offsets = np.concatenate([[0], np.cumsum(bytes_N)])
+        elif self._count and manifest.encoding == "encoded":
+            self._offsets = np.load(root / f"{name}.offsets.npy")
 
     def __len__(self) -> int:
         return self._count
 
     def raw(self, indices: np.ndarray) -> np.ndarray:
         """Copies of raw images: uint8 (N, C, S, S)."""
-        size = self.manifest.image_size
-        return np.asarray(self._bytes.reshape(-1, self.manifest.channels, size, size)[indices])
+        size, channels = self.manifest.image_size, self.manifest.channels
+        shape = (channels, size, size)
+        if len(self._maps) == 1:
+            return np.asarray(self._maps[0].reshape(-1, *shape)[indices])
+        images = np.empty((len(indices), *shape), dtype=np.uint8)
+        for file in np.unique(files := self._file_of(indices)):
+            here = files == file
+            images[here] = self._maps[file].reshape(-1, *shape)[indices[here] - self._first[file]]
+        return images
 
     def encoded(self, index: int) -> np.ndarray:
         """A copy of one encoded image file, as uint8 bytes."""
-        return np.array(self._bytes[self._offsets[index] : self._offsets[index + 1]])
+        return self._read(index, 0, int(self._offsets[index + 1] - self._offsets[index]))
+
+    def pixels(self, index: int, top: int = 0, rows: int | None = None) -> np.ndarray:
+        """``rows`` rows of one image of ``pixels``, from ``top`` on (default: all of it): uint8 (rows, W, C)."""
+        height, width = self.sizes[index].tolist()
+        rows, row_bytes = height - top if rows is None else rows, width * self.manifest.channels
+        content = self._read(index, top * row_bytes, rows * row_bytes)
+        return content.reshape(rows, width, self.manifest.channels)
+
+    def _read(self, index: int, skip: int, size: int) -> np.ndarray:
+        file = int(self._file_of(index))
+        return self._files.read(file, int(self._offsets[index] - self._offsets[self._first[file]]) + skip, size)
+
+    def _file_of(self, index: int | np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._first, index, side="right") - 1
+
+
+class _Files:
+    """Files to read parts of, by several threads at once; the least recently used are closed."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths = paths
+        self._open = lru_cache(OPEN_FILES)(_OpenFile)
+
+    def read(self, file: int, start: int, size: int) -> np.ndarray:
+        """uint8 (size,); raises ``ValueError`` if the file is shorter."""
+        opened = self._open(self._paths[file])
+        content, done = np.empty(size, dtype=np.uint8), 0
+        while done < size:
+            count = os.preadv(opened.descriptor, [content[done:].data], start + done)
+            if count == 0:
+                raise ValueError(f"{self._paths[file]} ends before byte {start + size}: prepare the data again")
+            done += count
+        return content
+
+
+class _OpenFile:
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)  # once no thread uses it any more
 
 
 class PreparedData:
@@ -76,24 +144,16 @@ class PreparedData:
 
     def verify(self) -> None:
         """Read every file and check its sha256; raises ``ValueError`` naming the first one that differs."""
-        for name, entry in self.manifest.files.items():
-            if _sha256(self.root / name) != entry.sha256:
-                raise ValueError(f"{self.root / name} differs from what was prepared: its sha256 does not match")
+        files = self.manifest.files
+        with ThreadPoolExecutor(usable_cores(), thread_name_prefix="verify") as pool:
+            digests = pool.map(_sha256, [self.root / name for name in files])
+            for (name, entry), digest in zip(files.items(), digests, strict=True):
+                if digest != entry.sha256:
+                    raise ValueError(f"{self.root / name} differs from what was prepared: its sha256 does not match")
         manifest = self.manifest
         shape = (manifest.image_size, manifest.channels)
         if fingerprint(manifest.classes, manifest.encoding, shape, manifest.files) != manifest.fingerprint:
             raise ValueError(f"{self.root / MANIFEST} was changed: its fingerprint does not match its content")
-
-
-def _arrays(root: Path, manifest: Manifest, name: str, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The images' bytes, memory-mapped; the labels; where each encoded image starts (empty for raw images)."""
-    none = np.zeros(0, dtype=np.int64)
-    if count == 0:
-        return np.zeros(0, dtype=np.uint8), none, none
-    images = np.memmap(root / f"{name}.images.bin", dtype=np.uint8, mode="r")
-    labels = np.load(root / f"{name}.labels.npy")
-    encoded = manifest.encoding == "encoded"
-    return images, labels, np.load(root / f"{name}.offsets.npy") if encoded else none
 
 
 def _sha256(path: Path) -> str:

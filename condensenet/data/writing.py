@@ -1,67 +1,104 @@
-"""Writing prepared images: streamed, hashed on the fly, and moved into place only when complete and verified.
+"""Writing prepared images: into a folder that takes its place only when it is complete and verified.
 
 A folder of prepared images holds, for each split that has images:
-``<split>.images.bin`` (raw uint8 pixels, channels first; or concatenated encoded images),
-``<split>.offsets.npy`` (encoded only: int64, where each image starts, and the end) and ``<split>.labels.npy`` (int64).
+``<split>.images.bin``, or a file ``<split>-<number>-of-<count>.images.bin`` for each of several shards: raw uint8
+pixels, channels first; concatenated encoded images; or uint8 pixels of images of several sizes, channels last;
+``<split>.offsets.npy`` (encoded only: int64, where each image starts in the shards one after another, and the end) or
+``<split>.sizes.npy`` (pixels only: int32, height and width), and ``<split>.labels.npy`` (int64).
 
 Shapes: N images, C channels, H height, W width, V pixel value; prepared raw images are square, S x S.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from condensenet.data.manifest import MANIFEST, SPLITS, Encoding, FileEntry, Manifest, fingerprint
+from condensenet.data.manifest import MANIFEST, SPLITS, Encoding, FileEntry, Manifest, fingerprint, images_files
 from condensenet.data.prepared import PreparedData
+from condensenet.data.shards import Shard, ShardWriter, save_array, write
 from condensenet.file_locks import lock, try_lock
 
 
-class SplitWriter:
-    """Appends the images of one split to its files."""
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What is the same for all images of a data set, see ``Manifest``."""
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self.folder, self.split = folder, split
-        self.labels: list[int] = []
-        self.offsets: list[int] = [0]
-        self._sha = hashlib.sha256()
-        self._file = open(folder / f"{split}.images.bin", "wb")  # noqa: SIM115  closed by finish
+    name: str
+    classes: tuple[str, ...]
+    encoding: Encoding
+    image_size: int
+    channels: int
 
-    def add(self, content: bytes | memoryview, label: int) -> None:
-        """Append one image: its raw pixels or the content of its encoded file."""
-        self.extend(content, [label])
 
-    def extend(self, content: bytes | memoryview, labels: Sequence[int]) -> None:
-        """Append the raw pixels of several images."""
-        self._file.write(content)
-        self._sha.update(content)
-        self.labels.extend(labels)
-        self.offsets.append(self.offsets[-1] + len(content))
+def assemble(
+    folder: Path,
+    root: Path,
+    about: Description,
+    shards: Mapping[str, Sequence[Shard]],
+    histogram_CV: np.ndarray,
+    *,
+    source: Mapping[str, Any] | None = None,
+    corrupt: Sequence[str] = (),
+) -> Manifest:
+    """Complete ``folder``, which holds the files of ``shards``, by their index; verify it and move it to ``root``.
 
-    def finish(self, *, encoded: bool) -> dict[str, FileEntry]:
-        """Close the files and return their manifest entries by name; an empty split leaves no files."""
-        _sync_and_close(self._file)
-        images = f"{self.split}.images.bin"
-        if not self.labels:
-            (self.folder / images).unlink()
-            return {}
-        entries = {images: FileEntry(bytes=self.offsets[-1], sha256=self._sha.hexdigest())}
-        arrays = {"labels": self.labels} | ({"offsets": self.offsets} if encoded else {})
-        for name, values in arrays.items():
-            entries[f"{self.split}.{name}.npy"] = _save_array(self.folder / f"{self.split}.{name}.npy", values)
-        return entries
+    ``histogram_CV`` is that of the training images. Raises ``ValueError`` if there are none, or if a file does not read
+    back as it was written.
+    """
+    counts = {split: tuple(len(shard.labels_N) for shard in shards.get(split, ())) for split in SPLITS}
+    if not sum(counts["train"]):
+        raise ValueError(f"the data {about.name} has no training images")
+    files: dict[str, FileEntry] = {}
+    for split in SPLITS:
+        if sum(counts[split]):
+            files |= _index(folder, split, about, shards[split])
+    mean, std = mean_and_std(histogram_CV)
+    sizes_N2 = np.concatenate([shard.sizes_N2 for split in shards.values() for shard in split])
+    manifest = Manifest(
+        name=about.name,
+        classes=about.classes,
+        encoding=about.encoding,
+        image_size=about.image_size,
+        channels=about.channels,
+        mean=mean,
+        std=std,
+        splits={split: sum(each) for split, each in counts.items()},
+        fingerprint=fingerprint(about.classes, about.encoding, (about.image_size, about.channels), files),
+        files=files,
+        source=dict(source or {}),
+        corrupt=tuple(corrupt),
+        shards={split: each for split, each in counts.items() if sum(each)},
+        input_sized=len(sizes_N2) > 0 and bool((sizes_N2 == about.image_size).all()),
+    )
+    write(folder / MANIFEST, manifest.to_json().encode())
+    PreparedData(folder).verify()  # read back: a bad disk must not replace good images
+    folder.chmod(0o755)  # mkdtemp makes it private
+    _put_in_place(folder, root)
+    return manifest
 
-    def close(self) -> None:
-        self._file.close()
+
+def _index(folder: Path, split: str, about: Description, shards: Sequence[Shard]) -> dict[str, FileEntry]:
+    """Write the labels and the places of the images; returns all files of the split."""
+    names = images_files(split, len(shards))
+    entries = {name: shard.file for name, shard in zip(names, shards, strict=True)}
+    arrays = {"labels": np.concatenate([shard.labels_N for shard in shards])}
+    if about.encoding == "encoded":
+        arrays["offsets"] = np.concatenate([[0], np.cumsum(np.concatenate([shard.lengths_N for shard in shards]))])
+    elif about.encoding == "pixels":
+        arrays["sizes"] = np.concatenate([shard.sizes_N2 for shard in shards])
+    for name, values in arrays.items():
+        entries[f"{split}.{name}.npy"] = save_array(folder / f"{split}.{name}.npy", values)
+    return entries
 
 
 class PreparedWriter:
@@ -74,8 +111,10 @@ class PreparedWriter:
     def __init__(
         self, root: Path, *, name: str, classes: Sequence[str], encoding: Encoding, image_size: int, channels: int
     ) -> None:
-        self.root, self.name, self.classes = Path(root), name, tuple(classes)
-        self.encoding, self.image_size, self.channels = encoding, image_size, channels
+        self.root = Path(root)
+        self._about = Description(
+            name=name, classes=tuple(classes), encoding=encoding, image_size=image_size, channels=channels
+        )
         self.histogram_CV = np.zeros((channels, 256), dtype=np.int64)  # of the training images; the caller adds to it
 
     def __enter__(self) -> Self:
@@ -84,7 +123,7 @@ class PreparedWriter:
         self._folder = Path(tempfile.mkdtemp(prefix=f".{self.root.name}.partial-", dir=self.root.parent))
         self._lock = os.open(self._folder, os.O_RDONLY)
         lock(self._lock)  # shows other writers that this folder is in use
-        self.splits = {split: SplitWriter(self._folder, split) for split in SPLITS}
+        self.splits = {split: ShardWriter(self._folder / images_files(split, 1)[0]) for split in SPLITS}
         return self
 
     def __exit__(
@@ -100,33 +139,12 @@ class PreparedWriter:
 
         Raises ``ValueError`` if there are no training images, or if a file does not read back as it was written.
         """
-        if not self.splits["train"].labels:
-            raise ValueError(f"the data {self.name} has no training images")
-        counts = {name: len(split.labels) for name, split in self.splits.items()}
-        files: dict[str, FileEntry] = {}
-        for split in self.splits.values():
-            files |= split.finish(encoded=self.encoding == "encoded")
-        mean, std = mean_and_std(self.histogram_CV)
-        shape = (self.image_size, self.channels)
-        manifest = Manifest(
-            name=self.name,
-            classes=self.classes,
-            encoding=self.encoding,
-            image_size=self.image_size,
-            channels=self.channels,
-            mean=mean,
-            std=std,
-            splits=counts,
-            fingerprint=fingerprint(self.classes, self.encoding, shape, files),
-            files=files,
-            source=dict(source or {}),
-            corrupt=tuple(corrupt),
-        )
-        _write(self._folder / MANIFEST, manifest.to_json().encode())
-        PreparedData(self._folder).verify()  # read back: a bad disk must not replace good images
-        self._folder.chmod(0o755)  # mkdtemp makes it private
-        _put_in_place(self._folder, self.root)
-        return manifest
+        shards = {name: [split.finish()] for name, split in self.splits.items()}
+        for name, split in self.splits.items():
+            if not split.labels:
+                split.path.unlink()
+                del shards[name]
+        return assemble(self._folder, self.root, self._about, shards, self.histogram_CV, source=source, corrupt=corrupt)
 
 
 def write_prepared(
@@ -185,23 +203,23 @@ def _check_arrays(split: str, images: np.ndarray, labels: Sequence[int] | np.nda
         raise ValueError(f"{split}: labels are {min(labels)} to {max(labels)}, but must be 0 to {num_classes - 1}")
 
 
-def _save_array(path: Path, values: Sequence[int]) -> FileEntry:
-    buffer = io.BytesIO()
-    np.save(buffer, np.asarray(values, dtype=np.int64))
-    _write(path, buffer.getvalue())
-    return FileEntry(bytes=len(buffer.getvalue()), sha256=hashlib.sha256(buffer.getvalue()).hexdigest())
+@contextmanager
+def resumable_folder(root: Path, key: str) -> Iterator[Path]:
+    """A folder beside ``root`` for work in progress: after a failure or a kill the next with the same ``key`` gets it.
 
-
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        _sync_and_close(file)
-
-
-def _sync_and_close(file: io.BufferedWriter) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
+    Those that other writers have left are removed. Raises ``ValueError`` if another process has entered it.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    folder = root.parent / f".{root.name}.partial-{key}"
+    _remove_abandoned(root, keep=folder)
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not try_lock(descriptor):
+            raise ValueError(f"{folder} is in use: the same data is being prepared by another process")
+        yield folder
+    finally:
+        os.close(descriptor)
 
 
 def _put_in_place(folder: Path, root: Path) -> None:
@@ -214,9 +232,9 @@ def _put_in_place(folder: Path, root: Path) -> None:
         folder.rename(root)
 
 
-def _remove_abandoned(root: Path) -> None:
+def _remove_abandoned(root: Path, keep: Path | None = None) -> None:
     """Remove the temporary folders of killed writers beside ``root``; those of living writers are locked."""
-    for folder in root.parent.glob(f".{root.name}.partial-*"):
+    for folder in set(root.parent.glob(f".{root.name}.partial-*")) - {keep}:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             if try_lock(descriptor):

@@ -31,15 +31,18 @@ def evaluate(
     *,
     precision: str = "fp32",
     stop: Callable[[], bool] | None = None,
+    threads: int | None = None,
 ) -> tuple[float, float]:
     """(mean cross-entropy, top-1 error in %) over all images of ``split``, which the ranks share between them.
 
-    ``stop`` is called after every batch; if it returns true on any rank, all ranks raise ``StopRequested``.
+    ``stop`` is called after every batch; if it returns true on any rank, all ranks raise ``StopRequested``. Images are
+    decoded in ``threads`` threads (default: this rank's share of the machine's cores).
     """
     was_training = model.training
     model.eval()
     totals = torch.zeros(4, dtype=torch.float64, device=device)  # loss, errors, images, ranks asked to stop
-    for images, labels in evaluation_batches(split, batch_size, distributed.rank(), distributed.world_size()):
+    rank, world_size = distributed.rank(), distributed.world_size()
+    for images, labels in evaluation_batches(split, batch_size, rank, world_size, threads):
         images, labels = to_device(device, images, labels)
         with autocast(device, precision):
             logits = model(images).float()

@@ -61,17 +61,19 @@ def fit(
     checkpoints: Path | Storage | None = None,
     device: torch.device | str = "cpu",
     stop: Callable[[], bool] | None = None,
+    loader_threads: int | None = None,
 ) -> Iterator[EpochResult]:
     """Train ``model`` in place and yield one result per epoch, first those of the epochs before a resume.
 
     With an initialised process group, every rank must call this and consume all results. ``checkpoints`` is a folder,
     or another storage, for this training alone; if it holds a checkpoint, training resumes from it. ``stop`` is
     called after every step on every rank that has one, so it should be cheap; once it returns true, all ranks save
-    and raise ``TrainingPaused`` after the same step. Raises ``ValueError`` if the storage belongs to another
+    and raise ``TrainingPaused`` after the same step. Images are decoded in ``loader_threads`` threads (default: this
+    rank's share of the machine's cores). Raises ``ValueError`` if the storage belongs to another
     training (other parameters, data or code), and ``TrainingFailed`` if the loss is no longer finite or the disk
     is full.
     """
-    trainer = Trainer(model, data, augment, config, checkpoints, torch.device(device), stop)
+    trainer = Trainer(model, data, augment, config, checkpoints, torch.device(device), stop, loader_threads)
     trainer.resume()
     trainer.finish()
     yield from list(trainer.history)
@@ -97,10 +99,11 @@ class Trainer:
         checkpoints: Path | Storage | None,
         device: torch.device,
         stop: Callable[[], bool] | None = None,
+        loader_threads: int | None = None,
     ) -> None:
         data.manifest.check_model(model.config)
         self.augment, self.config, self.device = augment, config, device
-        self.checkpoints, self.stop = checkpoints, stop
+        self.checkpoints, self.stop, self.loader_threads = checkpoints, stop, loader_threads
         self.fingerprint = fingerprint(model.config, config, augment, data.manifest.fingerprint)
         self.model = model_to_device(model, device)
         self.forward = model if config.compile == "none" else torch.compile(model, mode=config.compile)
@@ -227,7 +230,13 @@ class Trainer:
         batch_size = evaluation_batch_size(config.batch_size, self.evaluation_split.manifest.image_size, self.device)
         with nullcontext() if self.average is None else self.average.in_use():
             validation_loss, validation_error_pct = evaluate(
-                model, self.evaluation_split, batch_size, self.device, precision=config.precision, stop=self.stop
+                model,
+                self.evaluation_split,
+                batch_size,
+                self.device,
+                precision=config.precision,
+                stop=self.stop,
+                threads=self.loader_threads,
             )
         train_loss, train_error = (self.epoch_totals / self.steps_per_epoch).tolist()
         result = EpochResult(
@@ -274,6 +283,7 @@ class Trainer:
             rank=distributed.rank(),
             world_size=distributed.world_size(),
             start_step=self.step % self.steps_per_epoch,
+            threads=self.loader_threads,
         )
 
     def state_dict(self) -> dict[str, Any]:

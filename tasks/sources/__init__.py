@@ -7,7 +7,7 @@ decode images yet.
 from __future__ import annotations
 
 from tasks.params import DataParams
-from tasks.sources import cifar, digits, imagefolder, parquet
+from tasks.sources import cifar, digits, imagefolder, imagenet, parquet
 from tasks.sources.base import Source
 
 READERS = {
@@ -15,6 +15,7 @@ READERS = {
     "cifar10": cifar.read,
     "cifar100": cifar.read,
     "imagefolder": imagefolder.read,
+    "imagenet": imagenet.read,
     "parquet": parquet.read,
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,19 +11,26 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tasks import paths
+from tasks.console import say
 from tasks.errors import UserError
 from tasks.params import DataParams
 
 Stream: TypeAlias = Callable[[], Iterator[tuple[str, bytes]]]  # opens a stream of (name, encoded image)
+Select: TypeAlias = Callable[[np.ndarray], Stream]  # the images with these indices, for any process
+NAMED = 10  # classes that an error names
 
 
 @dataclass(frozen=True)
 class Part:
-    """One split of a source. ``location`` names its file or folder in errors."""
+    """One split of a source. ``location`` names its file or folder in errors.
+
+    ``identity`` changes when the images do, as far as that can be told without reading them.
+    """
 
     location: str
     labels: np.ndarray  # int64 (N,)
-    images: np.ndarray | Stream  # all pixels, uint8 (N, C, S, S), or a stream in the order of the labels
+    images: np.ndarray | Select  # all pixels, uint8 (N, C, S, S), or what opens streams of encoded images
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,14 +90,34 @@ def check_labels(location: str, labels: np.ndarray, num_classes: int) -> None:
 
 
 def check_not_empty(source: Source, *, allow_empty_classes: bool) -> None:
-    """Raise ``UserError`` for a split without images or, unless allowed, a class without training images."""
+    """Raise ``UserError`` for a split without images or, unless allowed, a class without images in a split."""
     for part in (source.train, source.test):
         if len(part.labels) == 0:
             raise UserError(f"{part.location}: it holds no images")
-    present = np.bincount(source.train.labels, minlength=len(source.classes))
-    empty = [source.classes[label] for label in np.flatnonzero(present == 0)]
-    if empty and not allow_empty_classes:
-        raise UserError(
-            f"{source.train.location}: {len(empty)} of {len(source.classes)} classes have no training image, the "
-            f"first is {empty[0]}: is it complete? (data.allow_empty_classes: true accepts it)"
+    for kind, part in (("training", source.train), ("test", source.test)):
+        present = np.bincount(part.labels, minlength=len(source.classes))
+        empty = [source.classes[label] for label in np.flatnonzero(present == 0)]
+        if not empty:
+            continue
+        others = ", ".join(empty[1:NAMED]) + (", ..." if len(empty) > NAMED else "")
+        problem = (
+            f"{part.location}: {len(empty)} of {len(source.classes)} classes have no {kind} image, the first is "
+            f"{empty[0]}{f' (then {others})' if others else ''}"
         )
+        if not allow_empty_classes:
+            raise UserError(f"{problem}: is it complete? (data.allow_empty_classes: true accepts it)")
+        say(f"warning: {problem}")
+
+
+def identity(items: Iterable[object]) -> str:
+    """A hash of what tells one state of a source from another."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(repr(item).encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def file_state(path: Path) -> tuple[str, int, int]:
+    """The name of a file, its bytes and when it was changed."""
+    stat = path.stat()
+    return path.name, stat.st_size, stat.st_mtime_ns

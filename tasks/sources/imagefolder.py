@@ -11,9 +11,9 @@ import numpy as np
 
 from tasks.errors import UserError
 from tasks.params import DataParams
-from tasks.sources.base import Part, Source, data_path
+from tasks.sources.base import Part, Source, Stream, data_path, identity
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")  # in any case; other files are skipped and counted
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")  # in any case; others, and hidden ones, are skipped and counted
 
 
 USUAL_NAMES = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation", "testing")}
@@ -32,7 +32,7 @@ def read(data: DataParams) -> Source:
     parts, facts = [], {}
     for name in (data.train, data.test):
         files, labels, skipped = _files(root / name, classes)
-        parts.append(Part(str(root / name), labels, partial(_stream, root / name, files)))
+        parts.append(Part(str(root / name), labels, partial(_select, root / name, files), identity(files)))
         facts[name] = {"images": len(files), "other_files": skipped}
     return Source(classes=classes, train=parts[0], test=parts[1], facts={"folders": facts})
 
@@ -67,11 +67,20 @@ def _files(folder: Path, classes: tuple[str, ...]) -> tuple[list[str], np.ndarra
             for parent, _, names in os.walk(folder / name)
             for file in names
         ]
-        images = sorted(file for file in class_files if file.lower().endswith(SUFFIXES))
+        images = sorted(file for file in class_files if is_image(file))
         files += images
         counts.append(len(images))
         skipped += len(class_files) - len(images)
     return files, np.repeat(np.arange(len(classes), dtype=np.int64), counts), skipped
+
+
+def is_image(file: str) -> bool:
+    """Not, among others, the ``._`` files that macOS leaves beside images."""
+    return file.lower().endswith(SUFFIXES) and not os.path.basename(file).startswith(".")
+
+
+def _select(folder: Path, files: list[str], indices: np.ndarray) -> Stream:
+    return partial(_stream, folder, [files[index] for index in indices.tolist()])
 
 
 def _stream(folder: Path, files: list[str]) -> Iterator[tuple[str, bytes]]:

@@ -17,9 +17,10 @@ import numpy as np
 from tasks.console import say
 from tasks.errors import UserError, first_line
 from tasks.params import DataParams
-from tasks.sources.base import Part, Source, check_labels, data_path
+from tasks.sources.base import Part, Source, Stream, check_labels, data_path, file_state, identity
 
 ROWS_AT_A_TIME = 64
+BUFFER_BYTES = 2**20  # else a whole row group is read at once
 
 
 def read(data: DataParams) -> Source:
@@ -32,7 +33,8 @@ def read(data: DataParams) -> Source:
     for key, files in shards.items():
         labels = [_labels(file, classes) for file in files]
         location = str(files[0]) if len(files) == 1 else f"{root}/{getattr(data, key)}"
-        parts[key] = Part(location, np.concatenate(labels), partial(_stream, files))
+        select = partial(_select, files, np.cumsum([len(each) for each in labels]))
+        parts[key] = Part(location, np.concatenate(labels), select, identity(map(file_state, files)))
     facts = {
         key: [{"file": file.name, "bytes": file.stat().st_size} for file in files] for key, files in shards.items()
     }
@@ -61,7 +63,7 @@ def _open(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is damaged or not a Parquet file: {first_line(error)}") from None
     schema = file.schema_arrow
@@ -108,19 +110,36 @@ def _labels(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     return labels
 
 
-def _stream(files: list[Path]) -> Iterator[tuple[str, bytes]]:
-    for path in files:
-        for number, image in enumerate(_rows(path)):
+def _select(files: list[Path], ends: np.ndarray, indices: np.ndarray) -> Stream:
+    """``ends``: the number of images in the first file, the first two and so on."""
+    numbers = np.searchsorted(ends, indices, side="right")
+    starts = np.concatenate([[0], ends])
+    parts = [(files[number], indices[numbers == number] - starts[number]) for number in np.unique(numbers)]
+    return partial(_stream, parts)
+
+
+def _stream(parts: list[tuple[Path, np.ndarray]]) -> Iterator[tuple[str, bytes]]:
+    for path, rows in parts:
+        for number, image in _rows(path, rows):
             image = image or {}
             yield f"{path.name} row {number} ({image.get('path') or 'without a path'})", image.get("bytes") or b""
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any] | None]:
+def _rows(path: Path, wanted: np.ndarray) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The rows with the numbers ``wanted``, in order; row groups without any are not read."""
     import pyarrow as pa
 
     file = _open(path)
+    start = 0
     try:
-        for batch in file.iter_batches(ROWS_AT_A_TIME, columns=["image"]):
-            yield from batch.column(0).to_pylist()
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            inside = wanted[(wanted >= start) & (wanted < end)]
+            groups = [group] if len(inside) else []
+            for batch in file.iter_batches(ROWS_AT_A_TIME, groups, ["image"], use_threads=False) if groups else ():
+                here = inside[(inside >= start) & (inside < start + len(batch))]
+                yield from zip(here.tolist(), batch.column(0).take(pa.array(here - start)).to_pylist(), strict=True)
+                start += len(batch)
+            start = end
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is damaged: {first_line(error)}") from None

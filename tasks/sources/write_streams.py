@@ -1,154 +1,171 @@
-"""Prepares a stream of encoded images. Each is decoded once, in several threads, to find the corrupt ones.
+"""Prepares streams of encoded images, in shards. Each image is decoded once, to find the corrupt ones.
 
 If all images are small and have the network's input size, they are stored as raw pixels, which training need not
 decode. Otherwise the encoded files are stored; images larger than ``data.shorter_side`` are first downscaled and
-encoded as JPEG.
+encoded as JPEG or, with ``data.raw``, kept as pixels.
+
+Which images are in a shard depends on the source alone. Several processes make the shards; what was finished when a run
+was killed is taken over by the next one. So neither the number of processes nor a kill changes a byte.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+import torchvision
 
-from condensenet.data import Manifest, PreparedWriter
-from condensenet.data.decoding import decode, resize_shorter
-from condensenet.data.manifest import Encoding
-from condensenet.data.writing import histogram
-from condensenet.machine import usable_cores
+from condensenet.data import Manifest
+from condensenet.data.manifest import Encoding, images_files
+from condensenet.data.writing import Description, assemble, resumable_folder
 from tasks.console import progress, say
 from tasks.errors import UserError
 from tasks.params import DataParams
-from tasks.sources.base import Part, Source, Stream
+from tasks.sources.base import Part, Source
+from tasks.sources.corrupt import CorruptImages
+from tasks.sources.examine import OtherSize
+from tasks.sources.shard_work import Job, Result, load
+from tasks.sources.space import check_space, one_line_if_full, sampled_bytes
+from tasks.sources.workers import make_all, number_of_workers
 
 RAW_MAX_SIZE = 96  # pixels; raw pixels of larger images would take too much disk space
-SAMPLE = 64  # images checked before trying to store all as raw pixels
-JPEG_QUALITY = 90  # of downscaled images
-CORRUPT_NAMED = 10  # corrupt images beyond the limit that are read, so the error can name them together
-IMAGES_AHEAD = 256
+SHARD_IMAGES = 1024
+RAW_SHARD_BYTES = 2**28  # of small images: more of them make a shard
+VERSION = 1  # of what shards hold for the same parameters and the same source
 
 
-class _OtherSize(Exception):
-    """An image does not have the network's input size."""
-
-
-@dataclass(frozen=True)
-class _Examined:
-    """``content`` is what to store; None: the image is corrupt, and ``reason`` says why."""
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """``splits``: for each its part of the source and the indices of its images there."""
 
     name: str
-    content: bytes | None
-    histogram_CV: np.ndarray
-    reason: str = ""
+    data: DataParams
+    source: Source
+    splits: Mapping[str, tuple[Part, np.ndarray]]
+    root: Path
+    shard_images: int | None
 
 
-def write_streams(name: str, data: DataParams, source: Source, held_out: np.ndarray, root: Path) -> Manifest:
-    """Prepare a ``source`` of image streams in the folder ``root``. ``held_out`` marks validation images: bool (N,)."""
-    if _may_be_raw(data, source.train.images):  # type: ignore[arg-type]
-        try:
-            return _write(name, data, source, held_out, root, "raw")
-        except _OtherSize:
-            say(f"not all images have {data.image_size}x{data.image_size} pixels: they stay encoded")
-    return _write(name, data, source, held_out, root, "encoded")
-
-
-def _may_be_raw(data: DataParams, images: Stream) -> bool:
-    return data.image_size <= RAW_MAX_SIZE and all(
-        _size(content, data.channels) in (None, (data.image_size, data.image_size))
-        for _, content in islice(images(), SAMPLE)
-    )
-
-
-def _size(content: bytes, channels: int) -> tuple[int, int] | None:
-    try:
-        height, width = decode(content, channels).shape[1:]
-    except ValueError:
-        return None
-    return height, width
-
-
-def _write(
-    name: str, data: DataParams, source: Source, held_out: np.ndarray, root: Path, encoding: Encoding
+def write_streams(
+    name: str, data: DataParams, source: Source, held_out: np.ndarray, root: Path, shard_images: int | None = None
 ) -> Manifest:
-    corrupt: list[str] = []
-    with PreparedWriter(
-        root,
-        name=name,
-        classes=source.classes,
+    """Prepare a ``source`` of image streams in the folder ``root``. ``held_out`` marks validation images: bool (N,).
+
+    ``shard_images`` is the number of images in a shard (default: 1024, or more small ones). Raises ``UserError``.
+    """
+    splits = {
+        "train": (source.train, np.flatnonzero(~held_out)),
+        "validation": (source.train, np.flatnonzero(held_out)),
+        "test": (source.test, np.arange(len(source.test.labels))),
+    }
+    splits = {split: (part, indices) for split, (part, indices) in splits.items() if len(indices)}
+    task = Task(name=name, data=data, source=source, splits=splits, root=root, shard_images=shard_images)
+    with resumable_folder(root, _key(task, held_out)) as folder, one_line_if_full(folder):
+        manifest = _prepare(task, folder)
+        shutil.rmtree(folder)
+    return manifest
+
+
+def _key(task: Task, held_out: np.ndarray) -> str:
+    """What tells this preparation from others: only the same one may go on with its shards."""
+    data, source = asdict(task.data), task.source
+    for key in ("augment", "max_corrupt", "allow_empty_classes"):
+        del data[key]
+    state = [VERSION, torchvision.__version__, data, source.classes, source.facts, task.shard_images]
+    for part in (source.train, source.test):
+        state += [part.identity, hashlib.sha256(part.labels.tobytes()).hexdigest()]
+    state.append(hashlib.sha256(held_out.tobytes()).hexdigest())
+    return hashlib.sha256(json.dumps(state, default=str).encode()).hexdigest()[:16]
+
+
+def _prepare(task: Task, folder: Path) -> Manifest:
+    data, other_size = task.data, folder / "other-size"  # an earlier run has found that not all can be raw
+    if data.image_size <= RAW_MAX_SIZE and not data.raw and not other_size.exists():
+        try:
+            return _write(task, folder, "raw")
+        except OtherSize:
+            say(f"not all images have {data.image_size}x{data.image_size} pixels: they stay encoded")
+            other_size.touch()
+            shutil.rmtree(folder / "raw")
+    return _write(task, folder, "pixels" if data.raw else "encoded")
+
+
+def _write(task: Task, folder: Path, encoding: Encoding) -> Manifest:
+    files, records = folder / encoding, folder / f"{encoding}.records"
+    for each in (files, records):
+        each.mkdir(exist_ok=True)
+    for abandoned in (*files.glob(".*"), *records.glob(".*")):
+        abandoned.unlink()  # of a killed process
+    jobs = _jobs(task, files, records, encoding)
+    results = {job.file: result for job in jobs if (result := load(job)) is not None}
+    _make_missing(task, folder, jobs, results)
+    return _assemble(task, files, encoding, [(job, results[job.file]) for job in jobs])
+
+
+def _jobs(task: Task, files: Path, records: Path, encoding: Encoding) -> list[Job]:
+    count = task.shard_images or SHARD_IMAGES
+    if encoding == "raw":
+        count = task.shard_images or max(count, RAW_SHARD_BYTES // (task.data.channels * task.data.image_size**2))
+    jobs = []
+    for split, (part, indices) in task.splits.items():
+        assert not isinstance(part.images, np.ndarray)
+        chunks = [indices[start : start + count] for start in range(0, len(indices), count)]
+        for name, chunk in zip(images_files(split, len(chunks)), chunks, strict=True):
+            jobs.append(
+                Job(
+                    file=files / name,
+                    record=records / f"{name}.json",
+                    split=split,
+                    labels=part.labels[chunk],
+                    stream=part.images(chunk),
+                    data=task.data,
+                    encoding=encoding,
+                )
+            )
+    return jobs
+
+
+def _make_missing(task: Task, folder: Path, jobs: Sequence[Job], results: dict[Path, Result]) -> None:
+    """Make the shards of ``jobs`` that have no result yet, and enter theirs."""
+    missing = [job for job in jobs if job.file not in results]
+    total, left = (sum(len(job.labels) for job in each) for each in (jobs, missing))
+    if missing:
+        image_bytes = sampled_bytes([part for part, _ in task.splits.values()], task.data, missing[0].encoding)
+        check_space(folder, left * image_bytes)
+    if left < total:
+        say(f"prepare: going on after {total - left} of {total} images")
+    corrupt = CorruptImages(task.data.max_corrupt)
+    workers = number_of_workers(missing)
+    made = zip(missing, make_all(missing, workers), strict=True)
+    for job, result in progress(made, total, "prepare", lambda pair: len(pair[0].labels), total - left):
+        results[job.file] = result
+        corrupt.add(task.splits[job.split][0], result.corrupt)
+    corrupt.check()
+
+
+def _assemble(task: Task, files: Path, encoding: Encoding, made: Sequence[tuple[Job, Result]]) -> Manifest:
+    for kind, part in (("train", task.source.train), ("test", task.source.test)):
+        intact = sum(len(result.shard.labels_N) for job, result in made if job.split == kind)
+        if intact == 0:
+            raise UserError(f"{part.location}: all of its {len(part.labels)} {kind} images are corrupt")
+    data = task.data
+    about = Description(
+        name=task.name,
+        classes=task.source.classes,
         encoding=encoding,
         image_size=data.image_size,
         channels=data.channels,
-    ) as writer:
-        for split, part in (("train", source.train), ("test", source.test)):
-            for index, image in _examined(data, part, split, encoding):
-                if image.content is None:
-                    _note_corrupt(corrupt, image, data, part)
-                    continue
-                into = "validation" if split == "train" and held_out[index] else split
-                writer.splits[into].add(image.content, int(part.labels[index]))
-                if into == "train":
-                    writer.histogram_CV += image.histogram_CV
-            _check_corrupt(corrupt, data, part)
-            if not writer.splits[split].labels:
-                raise UserError(f"{part.location}: all of its {len(part.labels)} {split} images are corrupt")
-        return writer.finish(source=source.facts, corrupt=corrupt)
-
-
-def _note_corrupt(corrupt: list[str], image: _Examined, data: DataParams, part: Part) -> None:
-    corrupt.append(image.name)
-    say(f"corrupt image {len(corrupt)}: {image.name}: {image.reason}")
-    if len(corrupt) > data.max_corrupt + CORRUPT_NAMED:
-        _check_corrupt(corrupt, data, part)
-
-
-def _check_corrupt(corrupt: list[str], data: DataParams, part: Part) -> None:
-    if len(corrupt) > data.max_corrupt:
-        named = "; ".join(corrupt[:CORRUPT_NAMED]) + ("; ..." if len(corrupt) > CORRUPT_NAMED else "")
-        raise UserError(f"{part.location}: {len(corrupt)} corrupt images, data.max_corrupt={data.max_corrupt}: {named}")
-
-
-def _examined(data: DataParams, part: Part, split: str, encoding: Encoding) -> Iterator[tuple[int, _Examined]]:
-    """Every image of ``part`` in order, decoded in threads that run a limited number of images ahead."""
-    images = part.images()  # type: ignore[operator]
-    pending: deque[Future[_Examined]] = deque()
-    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="examine") as pool:
-
-        def results() -> Iterator[_Examined]:
-            for name, content in images:
-                pending.append(pool.submit(_examine, name, content, data, encoding))
-                if len(pending) > IMAGES_AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-
-        try:
-            yield from enumerate(progress(results(), len(part.labels), f"prepare {split}"))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _examine(name: str, content: bytes, data: DataParams, encoding: Encoding) -> _Examined:
-    try:
-        image = decode(content, data.channels)
-    except ValueError as error:
-        return _Examined(name, None, np.zeros((data.channels, 256), dtype=np.int64), str(error))
-    if encoding == "raw":
-        if image.shape[1:] != (data.image_size, data.image_size):
-            raise _OtherSize
-        content = image.numpy().tobytes()
-    elif data.shorter_side is not None and min(image.shape[1:]) > data.shorter_side:
-        image = resize_shorter(image, data.shorter_side)
-        content = _jpeg(image)
-    return _Examined(name, content, histogram(image.numpy()[None]))
-
-
-def _jpeg(image_CHW: Tensor) -> bytes:
-    from torchvision.io import encode_jpeg
-
-    return encode_jpeg(image_CHW.contiguous(), quality=JPEG_QUALITY).numpy().tobytes()
+    )
+    histogram_CV = np.zeros((data.channels, 256), dtype=np.int64)
+    shards: dict[str, list] = {split: [] for split in task.splits}
+    for job, result in made:
+        shards[job.split].append(result.shard)
+        if job.split == "train":
+            histogram_CV += result.histogram_CV
+    corrupt = [name for _, result in made for name, _ in result.corrupt]
+    return assemble(files, task.root, about, shards, histogram_CV, source=task.source.facts, corrupt=corrupt)

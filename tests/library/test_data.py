@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from condensenet.config import ModelConfig
-from condensenet.data import PreparedData, PreparedWriter, write_prepared, writing
+from condensenet.data import PreparedData, PreparedWriter, shards, write_prepared
 from condensenet.data.writing import mean_and_std
 
 CLASSES = list("abcde")
@@ -177,7 +177,7 @@ def test_a_failed_writer_keeps_what_was_there(root: Path) -> None:
 
 
 def test_a_file_that_does_not_read_back_as_written_replaces_nothing(root: Path, monkeypatch) -> None:
-    sync_and_close = writing._sync_and_close
+    sync_and_close = shards.sync_and_close
 
     def corrupting(file) -> None:
         sync_and_close(file)
@@ -185,7 +185,7 @@ def test_a_file_that_does_not_read_back_as_written_replaces_nothing(root: Path, 
             with open(file.name, "r+b") as written:
                 written.write(b"\x00\x01\x02")
 
-    monkeypatch.setattr(writing, "_sync_and_close", corrupting)
+    monkeypatch.setattr(shards, "sync_and_close", corrupting)
     with pytest.raises(ValueError, match=r"train.images.bin differs from what was prepared"):
         write_prepared(root, {"train": noise(30)}, name="bad disk", classes=CLASSES)
     assert PreparedData(root).manifest.name == "noise"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from condensenet.config import AugmentConfig
 from condensenet.data import ImageSplit, PreparedData, PreparedWriter, evaluation_batches, train_batches
-from condensenet.data.decoding import decode, evaluation_view, resize_shorter
+from condensenet.data.decoding import decode, resize_shorter
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
 SIZE = 16
@@ -90,11 +90,6 @@ def test_resize_keeps_the_ratio_and_agrees_with_pillow() -> None:
     theirs = np.asarray(image.resize((45, 30), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     assert mine.shape == (3, 30, 45)
     assert np.abs(mine.numpy().astype(int) - theirs.astype(int)).max() <= 1
-
-
-def test_an_image_of_the_right_size_is_taken_as_it_is() -> None:
-    image = torch.arange(3 * SIZE * SIZE, dtype=torch.int64).to(torch.uint8).view(3, SIZE, SIZE)
-    assert torch.equal(evaluation_view(image, SIZE), image)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,0 +1,162 @@
+"""ImageNet as its archives are distributed; they are read where they lie, and nothing is extracted.
+
+``data.path`` holds ``ILSVRC2012_img_train.tar`` (a tar file of a tar file for each class), ``ILSVRC2012_img_val.tar``
+and the development kit, ``ILSVRC2012_devkit_t12.tar.gz``, whose ground truth labels the validation images.
+Classes are the sorted WordNet IDs, and images are sorted by class and name: as in folders with one for each class.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.console import say
+from tasks.errors import UserError, first_line
+from tasks.params import DataParams
+from tasks.sources.base import Part, Source, Stream, data_path, file_state, identity
+from tasks.sources.imagefolder import is_image
+
+TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+DEVKIT = "ILSVRC2012_devkit_t12"
+GROUND_TRUTH, META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
+DAMAGED = (tarfile.TarError, EOFError, zlib.error, OSError)
+
+Place = tuple[str, int, int]  # name, first byte in the archive, bytes
+
+
+def read(data: DataParams) -> Source:
+    root = data_path(data)
+    archives = {name: root / name for name in (TRAIN, VALIDATION, f"{DEVKIT}.tar.gz")}
+    for path in archives.values():
+        if not path.is_file():
+            raise UserError(f"{path} is missing: data.path={data.path} must hold {', '.join(archives)}")
+    wnids, truth = _devkit(archives[f"{DEVKIT}.tar.gz"])
+    say(f"reading the index of {TRAIN} and {VALIDATION}")
+    by_class, skipped = _train_places(archives[TRAIN])
+    classes = tuple(sorted(by_class))
+    if unknown := sorted(set(classes) ^ set(wnids.values())):
+        where = TRAIN if unknown[0] in by_class else DEVKIT
+        raise UserError(
+            f"{root}: {len(unknown)} classes are not in all archives, the first is {unknown[0]} (in {where})"
+        )
+    train = [(label, place) for label, name in enumerate(classes) for place in sorted(by_class[name])]
+    validation, others = _places(archives[VALIDATION])
+    test = _labelled(archives[VALIDATION], sorted(validation), truth, {id_: classes.index(wnids[id_]) for id_ in wnids})
+    facts = {
+        TRAIN: {"images": len(train), "other_files": skipped, "bytes": archives[TRAIN].stat().st_size},
+        VALIDATION: {"images": len(test), "other_files": others, "bytes": archives[VALIDATION].stat().st_size},
+    }
+    return Source(
+        classes=classes, train=_part(archives[TRAIN], train), test=_part(archives[VALIDATION], test), facts=facts
+    )
+
+
+def _part(archive: Path, images: list[tuple[int, Place]]) -> Part:
+    labels = np.array([label for label, _ in images], dtype=np.int64)
+    places = [place for _, place in images]
+    return Part(str(archive), labels, partial(_select, archive, places), identity([file_state(archive)]))
+
+
+def _select(archive: Path, places: list[Place], indices: np.ndarray) -> Stream:
+    return partial(_stream, archive, [places[index] for index in indices.tolist()])
+
+
+def _stream(archive: Path, places: list[Place]) -> Iterator[tuple[str, bytes]]:
+    try:
+        with archive.open("rb", buffering=0) as file:
+            for name, start, size in places:
+                yield name, os.pread(file.fileno(), size, start)
+    except OSError as error:
+        raise UserError(f"{archive} cannot be read: {error.strerror}") from None
+
+
+def _train_places(archive: Path) -> tuple[dict[str, list[Place]], int]:
+    """The images of each class, and the number of other files."""
+    by_class: dict[str, list[Place]] = {}
+    skipped = 0
+    with _open(archive) as outer:
+        for member in outer:
+            name, suffix = os.path.splitext(os.path.basename(member.name))
+            if not member.isfile() or suffix != ".tar" or name.startswith("."):
+                skipped += member.isfile()
+                continue
+            content = outer.extractfile(member)
+            places, others = _places(archive, content, member.offset_data) if member.size else ([], 0)
+            by_class[name] = [(f"{name}/{image}", start, size) for image, start, size in places]
+            skipped += others
+    return by_class, skipped
+
+
+def _places(archive: Path, content: Any = None, offset: int = 0) -> tuple[list[Place], int]:
+    """The images in a tar file, which may be ``content``, from byte ``offset`` of ``archive`` on; the other files."""
+    places, others = [], 0
+    with _open(archive, content) as tar:
+        for member in tar:
+            name = os.path.basename(member.name)
+            if member.isfile() and is_image(name):
+                places.append((name, offset + member.offset_data, member.size))
+            else:
+                others += member.isfile()
+    return places, others
+
+
+class _open:
+    """``with _open(path) as tar``: an uncompressed tar file; if it is damaged or cut, a ``UserError`` names it."""
+
+    def __init__(self, path: Path, content: Any = None) -> None:
+        self.path, self.content = path, content
+
+    def __enter__(self) -> tarfile.TarFile:
+        try:
+            self.tar = tarfile.open(self.path, "r:", fileobj=self.content)
+        except DAMAGED as error:
+            raise self._error(error) from None
+        return self.tar
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.tar.close()
+        if isinstance(error, DAMAGED):
+            raise self._error(error) from None
+
+    def _error(self, error: BaseException) -> UserError:
+        return UserError(f"{self.path} is cut, damaged or not a tar file: {first_line(error)}")
+
+
+def _labelled(archive: Path, places: list[Place], truth: list[int], labels: dict[int, int]) -> list[tuple[int, Place]]:
+    """The validation images, in the order of their names, with the labels of the ground truth; sorted by class."""
+    if len(places) != len(truth):
+        raise UserError(f"{archive} has {len(places)} images, but the ground truth in {DEVKIT} has {len(truth)} lines")
+    return sorted((labels[number], place) for number, place in zip(truth, places, strict=True))
+
+
+def _devkit(path: Path) -> tuple[dict[int, str], list[int]]:
+    """The WordNet ID of each class number, and the class numbers of the validation images."""
+    import scipy.io
+
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            content = {name: _member(tar, f"{DEVKIT}/{name}") for name in (GROUND_TRUTH, META)}
+        synsets = scipy.io.loadmat(io.BytesIO(content[META]), squeeze_me=True)["synsets"]
+        leaves = [each for each in np.atleast_1d(synsets) if each["num_children"] == 0]
+        wnids = {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in leaves}
+        truth = [int(line) for line in content[GROUND_TRUTH].split()]
+    except (*DAMAGED, KeyError, ValueError, TypeError, IndexError) as error:
+        raise UserError(f"{path} is not the development kit of ILSVRC 2012: {first_line(error)}") from None
+    if unknown := set(truth) - set(wnids):
+        raise UserError(f"{path}: its ground truth has class {min(unknown)}, which {META} does not know")
+    return wnids, truth
+
+
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    if file is None:
+        raise KeyError(f"{name} is not a file")
+    return file.read()

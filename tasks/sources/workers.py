@@ -1,0 +1,76 @@
+"""Processes that make shards. They end when the process that started them ends, however it ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+
+from condensenet.machine import usable_cores
+from tasks.errors import UserError
+from tasks.sources.shard_work import Job, Result, make
+
+WORKERS = "CONDENSENET_PREPARE_WORKERS"
+FEW_IMAGES = 2048  # for which starting processes would take longer than the work
+AHEAD = 2  # jobs for each worker
+
+
+def number_of_workers(jobs: Sequence[Job]) -> int:
+    """As many as there are cores, or as the environment says; 1 for few images."""
+    value = os.environ.get(WORKERS)
+    if value is not None:
+        if not value.isdecimal() or int(value) < 1:
+            raise UserError(f"{WORKERS}={value} is not allowed: it must be 1 or more")
+        return min(int(value), max(1, len(jobs)))
+    few = sum(len(job.labels) for job in jobs) <= FEW_IMAGES
+    return 1 if few else min(usable_cores(), len(jobs))
+
+
+def make_all(jobs: Sequence[Job], workers: int) -> Iterator[Result]:
+    """The results in the order of ``jobs``; with one worker this process does the work."""
+    if workers == 1:
+        yield from map(make, jobs)
+        return
+    context = multiprocessing.get_context("forkserver")  # imports once; forks from a process without threads
+    context.set_forkserver_preload([make.__module__])
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, context, initializer=_start)
+    pending: deque[Future[Result]] = deque()
+    try:
+        for job in jobs:
+            pending.append(pool.submit(make, job))
+            if len(pending) > AHEAD * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"a process that prepared images was killed, perhaps for want of memory. What is finished is kept: run it "
+            f"again, with {WORKERS} below {workers} if memory is short"
+        ) from None
+    finally:
+        if pending:  # an error, or nobody waits for the rest
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+        pool.shutdown(cancel_futures=True)
+
+
+def _start() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
