@@ -120,6 +120,8 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
         )
     model = CondenseNet(setting.model)
     parameters = sum(value.numel() for value in model.parameters())
+    averages = int(train.ema_decay > 0)
+    at_once = -(-train.batch_size // (workers * train.gradient_accumulation))
     per_image = activation_bytes(model, params.data.image_size, train.precision)
     return SettingPlan(
         name=setting.name,
@@ -129,8 +131,8 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
         exported_macs=count_cost(model, params.data.image_size).macs,
         epochs=train.epochs,
         steps=train.epochs * (images.train // train.batch_size),
-        memory_bytes=4 * STATE_COPIES * parameters + per_image * -(-train.batch_size // workers),
-        checkpoint_bytes=4 * CHECKPOINT_COPIES * CHECKPOINTS * parameters,
+        memory_bytes=4 * (STATE_COPIES + averages) * parameters + per_image * at_once,
+        checkpoint_bytes=4 * (CHECKPOINT_COPIES + averages) * CHECKPOINTS * parameters,
         rate=rate,
     )
 
