@@ -198,7 +198,9 @@ class Setting:
     name: str
     model: ModelConfig
     train: TrainConfig
-    initial: str | None = None  # a model file to start from, relative to the checkout; null: random weights
+    # A model file to start from, relative to the checkout; null: random weights. DVC does not follow its content: when
+    # that has changed, run dvc repro -f train@SETTING.
+    initial: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

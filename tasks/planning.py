@@ -1,7 +1,8 @@
-"""What a study will take, before it is started: images, steps, memory, disk, cores for decoding, time and energy.
+"""What a study will take, before it is started: images, steps, memory, disk, time and energy.
 
 Nothing is prepared or trained. Counts come from the configuration and from the source's own index; bytes of activations
-from one step of two images on the CPU; rates from ``measure_rate`` on the machine at hand, or from the user.
+from steps of two and four images on the CPU; rates from ``measure_rate`` on the machine at hand, which leaves out
+decoding, or from the user.
 """
 
 from __future__ import annotations
@@ -193,7 +194,10 @@ def measure_rate(params: Params, setting: Setting) -> Rate:
     finally:
         torch.set_num_threads(threads)
     name = torch.cuda.get_device_name() if use_gpu else f"{params.ray.threads_per_worker} CPU threads"
-    return Rate(images_per_s=batch / seconds, source=f"measured here now: {name}, batches of {batch}, dense network")
+    return Rate(
+        images_per_s=batch / seconds,
+        source=f"measured here now: {name}, batches of {batch}, dense network, images already decoded",
+    )
 
 
 def _seconds_a_step(params: Params, setting: Setting, batch: int, device: torch.device) -> float:

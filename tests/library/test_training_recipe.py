@@ -151,6 +151,7 @@ def test_everything_together_is_resumed_to_the_bit(data, tmp_path: Path, monkeyp
         ({"ema_decay": 1.0}, "ema_decay=1.0"),
         ({"gradient_accumulation": 3}, "gradient_accumulation=3 is not allowed: it must divide batch_size=64"),
         ({"gradient_accumulation": 0}, "gradient_accumulation=0"),
+        ({"gradient_accumulation": 2, "compile": "reduce-overhead"}, "is not allowed with compile='reduce-overhead'"),
         ({"learning_rate_batch_size": -1}, "learning_rate_batch_size=-1"),
     ],
 )
