@@ -196,7 +196,7 @@ def _sample(images: Iterator[tuple[str, bytes]]) -> Iterator[Image.Image]:
     for _, content in images:
         try:
             yield Image.open(io.BytesIO(content))
-        except (UnidentifiedImageError, OSError):
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError):
             continue
 
 

@@ -22,7 +22,9 @@ def main() -> None:
     except (UserError, ValueError, ImportError, OSError) as error:  # the library's errors are one line too
         if os.environ.get("CONDENSENET_TRACEBACK"):
             raise
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        from condensenet.text import escaped
+
+        sys.exit(f"error: {escaped(' '.join(str(error).split()))}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,10 @@ from typing import Any
 from cli.dataset import Dataset
 from condensenet.config import ModelConfig
 from condensenet.models.presets import presets
+from tasks import paths
 from tasks.errors import UserError
+from tasks.params import NOT_NAMES
+from tasks.plain_yaml import MAX_NAME
 
 LARGE_DATASET = 20_000  # images, from which photographs are used at 224 pixels instead of 128
 IMAGES_SHOWN = 60_000  # over the whole training, within these limits of epochs
@@ -88,7 +91,9 @@ def network(dataset: Dataset, size: int, options: Options, start: ModelConfig | 
 def study_name(folder: Path) -> str:
     """A name that a study may have, like the folder's."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name).strip("-_")
-    return name if name and name != "tables" else "images"
+    if not name[:1].isalpha() or name.casefold() in (*NOT_NAMES, paths.TABLES.name):
+        name = f"images-{name}".strip("-")
+    return name[:MAX_NAME]
 
 
 def parameters(
@@ -128,7 +133,9 @@ def parameters(
         "train": {
             "epochs": options.epochs or _epochs(images, fine_tuning),
             "batch_size": batch_size,
-            "learning_rate": options.learning_rate or 0.1 * batch_size / 64 / (10 if fine_tuning else 1),
+            "learning_rate": 0.1 * batch_size / 64 / (10 if fine_tuning else 1)
+            if options.learning_rate is None
+            else options.learning_rate,
             "group_lasso_weight": 1e-5,
             "seed": options.seed,
         },

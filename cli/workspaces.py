@@ -39,14 +39,26 @@ def run_module(module: str, arguments: Sequence[str], folder: Path) -> None:
 
     Ctrl-C reaches it from the terminal, SIGTERM from here; either way it may first save what it has.
     """
-    process = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=folder, env=environment())
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    processes: list[subprocess.Popen[bytes]] = []
+    stopped: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        stopped.append(number)
+        for process in processes:
+            process.terminate()
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        status = _wait(process)
+        processes.append(subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=folder, env=environment()))
+        if stopped:
+            processes[0].terminate()
+        status = _wait(processes[0])
     finally:
         signal.signal(signal.SIGTERM, before)
     if status != 0:
         sys.exit(status if status > 0 else 128 - status)
+    if stopped:  # it had just ended
+        sys.exit(128 + signal.SIGTERM)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -332,6 +332,10 @@ class TrainConfig:
         )
         require(0 <= self.seed < 2**63, f"seed={shown(self.seed)} is not allowed: it must be in [0, 2**63)")
         require(
+            self.gradient_accumulation == 1 or self.compile != "reduce-overhead",
+            "gradient_accumulation is not allowed with compile='reduce-overhead': its graphs reuse memory of gradients",
+        )
+        require(
             not self.cuda_graph or self.compile != "reduce-overhead",
             "cuda_graph=true is not allowed with compile='reduce-overhead', which captures CUDA graphs itself",
         )

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from condensenet.config import check_types, require
+from condensenet.config import between, check_types, require
+from condensenet.text import escaped, shown
 
+MAX_PIXELS = 4096  # a side of the input, as in the pipeline's parameters
 EVALUATION_MARGIN = 256 / 224  # shorter side before the centre crop / size of the crop
 
 
@@ -37,7 +39,7 @@ class Preprocessing:
         check_types(self)
         for name in ("mean", "std", "classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        require(self.image_size >= 1, f"image_size={self.image_size} is not allowed: it must be 1 or more")
+        between(1, MAX_PIXELS, image_size=self.image_size, resize_shorter=self.resize_shorter)
         require(self.channels in (1, 3), f"channels={self.channels} is not allowed: 1 (grayscale) or 3 (RGB)")
         for name in ("mean", "std"):
             values = getattr(self, name)
@@ -45,6 +47,9 @@ class Preprocessing:
                 len(values) == self.channels and all(isinstance(value, (int, float)) for value in values),
                 f"{name}={list(values)} is not allowed: a number for each of the {self.channels} channels",
             )
+        texts = all(isinstance(name, str) for name in self.classes)
+        require(texts, f"classes={shown(self.classes)} is not allowed: the names must be texts")
+        object.__setattr__(self, "classes", tuple(escaped(name) for name in self.classes))
         require(min(self.std) > 0, f"std={list(self.std)} is not allowed: it must be above 0")
         require(
             self.resize_shorter >= self.image_size,
@@ -80,7 +85,7 @@ class Preprocessing:
         values: dict[str, Any] = {
             name: metadata[name] if name in texts else json.loads(metadata[name]) for name in names
         }
-        return cls(**values)
+        return cls.from_dict(values)
 
 
 def resize_shorter(image_size: int) -> int:

@@ -204,7 +204,9 @@ class Setting:
     name: str
     model: ModelConfig
     train: TrainConfig
-    initial: str | None = None  # a model file to start from, relative to the checkout; null: random weights
+    # A model file to start from, relative to the checkout; null: random weights. DVC does not follow its content: when
+    # that has changed, run dvc repro -f train@SETTING.
+    initial: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -331,7 +333,7 @@ def _check_memory(params: Params) -> None:
         for _, channels in model.block_channels():
             values += channels * size**2
             size = max(size // 2, 1)
-        images = -(-setting.train.batch_size // params.ray.max_workers)
+        images = -(-setting.train.batch_size // (params.ray.max_workers * setting.train.gradient_accumulation))
         require(
             4 * values * images <= MAX_STEP_BYTES,
             f"settings.{name}: train.batch_size={setting.train.batch_size} is not allowed: a step would take at least "

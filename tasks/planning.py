@@ -1,7 +1,8 @@
-"""What a study will take, before it is started: images, steps, memory, disk, cores for decoding, time and energy.
+"""What a study will take, before it is started: images, steps, memory, disk, time and energy.
 
 Nothing is prepared or trained. Counts come from the configuration and from the source's own index; bytes of activations
-from one step of two images on the CPU; rates from ``measure_rate`` on the machine at hand, or from the user.
+from steps of two and four images on the CPU; rates from ``measure_rate`` on the machine at hand, which leaves out
+decoding, or from the user.
 """
 
 from __future__ import annotations
@@ -120,6 +121,8 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
         )
     model = CondenseNet(setting.model)
     parameters = sum(value.numel() for value in model.parameters())
+    averages = int(train.ema_decay > 0)
+    at_once = -(-train.batch_size // (workers * train.gradient_accumulation))
     per_image = activation_bytes(model, params.data.image_size, train.precision)
     return SettingPlan(
         name=setting.name,
@@ -129,8 +132,8 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
         exported_macs=count_cost(model, params.data.image_size).macs,
         epochs=train.epochs,
         steps=train.epochs * (images.train // train.batch_size),
-        memory_bytes=4 * STATE_COPIES * parameters + per_image * -(-train.batch_size // workers),
-        checkpoint_bytes=4 * CHECKPOINT_COPIES * CHECKPOINTS * parameters,
+        memory_bytes=4 * (STATE_COPIES + averages) * parameters + per_image * at_once,
+        checkpoint_bytes=4 * (CHECKPOINT_COPIES + averages) * CHECKPOINTS * parameters,
         rate=rate,
     )
 
@@ -191,7 +194,10 @@ def measure_rate(params: Params, setting: Setting) -> Rate:
     finally:
         torch.set_num_threads(threads)
     name = torch.cuda.get_device_name() if use_gpu else f"{params.ray.threads_per_worker} CPU threads"
-    return Rate(images_per_s=batch / seconds, source=f"measured here now: {name}, batches of {batch}, dense network")
+    return Rate(
+        images_per_s=batch / seconds,
+        source=f"measured here now: {name}, batches of {batch}, dense network, images already decoded",
+    )
 
 
 def _seconds_a_step(params: Params, setting: Setting, batch: int, device: torch.device) -> float:

@@ -172,7 +172,7 @@ def _start_process_group(job: Job) -> int | None:
     context = ray.train.get_context()
     rank, address = context.get_world_rank(), ray.util.get_node_ip_address()
     os.environ["LOCAL_WORLD_SIZE"] = str(context.get_local_world_size())
-    size = usable_workers(context.get_world_size(), job.train.batch_size)
+    size = usable_workers(context.get_world_size(), job.train.batch_size // job.train.gradient_accumulation)
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # else both trust what the host's name resolves to
         os.environ.setdefault(variable, interface(address))
     listener = None
@@ -193,9 +193,12 @@ def _start_process_group(job: Job) -> int | None:
     return rank
 
 
-def usable_workers(workers: int, batch_size: int) -> int:
-    """How many of ``workers`` can train: each gets an equal part of a batch. An elastic number may leave some idle."""
-    return next(count for count in range(workers, 0, -1) if batch_size % count == 0)
+def usable_workers(workers: int, images: int) -> int:
+    """How many of ``workers`` can train: each gets an equal part of ``images``. An elastic number may leave some idle.
+
+    ``images`` are those of a batch that are computed at once.
+    """
+    return next(count for count in range(workers, 0, -1) if images % count == 0)
 
 
 def interface(address: str) -> str:

@@ -12,11 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from condensenet.config import ModelConfig
 from condensenet.deploy.cost import count_cost
 from condensenet.files import write_atomically
 from condensenet.models.condensenet import CondenseNet
-from condensenet.models.storage import build_model
+from condensenet.models.storage import checked_model
 from condensenet.preprocessing import Preprocessing
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -56,11 +55,11 @@ def from_pretrained(name_or_folder: str | Path, *, revision: str | None = None) 
         folder = Path(hub.snapshot_download(str(name_or_folder), revision=revision, allow_patterns=files))
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        config, form = ModelConfig(**content["config"]), content["form"]
-        model = build_model(config, form, safetensors.load((folder / WEIGHTS).read_bytes()))
+        weights = (folder / WEIGHTS).read_bytes()
+        model = checked_model(content["config"], content["form"], safetensors.load(weights), len(weights))
     except FileNotFoundError as error:
         raise ValueError(f"{folder} holds no model: {Path(str(error.filename)).name} is missing") from None
-    except (KeyError, TypeError, RuntimeError, safetensors_error()) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, safetensors_error()) as error:
         raise ValueError(f"{folder} does not hold a model of this library: {' '.join(str(error).split())}") from None
     if content.get("preprocessing") is not None:
         model.preprocessing = Preprocessing.from_dict(content["preprocessing"])

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from condensenet.config import ModelConfig
 from condensenet.data.manifest import MANIFEST
 from condensenet.deploy.onnx_model import OnnxModel
-from condensenet.interop.hub import CONFIG, HUB_PREFIX, from_pretrained
+from condensenet.interop.hub import CONFIG, HUB_PREFIX, WEIGHTS, from_pretrained
 from condensenet.interop.loading import load_authors_checkpoint
 from condensenet.models.condensenet import CondenseNet
 from condensenet.models.presets import presets
 from condensenet.models.registry import no_weights
-from condensenet.models.storage import KEYS, build_model, load_model, read_plain
+from condensenet.models.storage import KEYS, checked_model, load_model, read_plain
 
 MODEL = "model.pt"
 CHECKPOINT_KEYS = {"fingerprint", "environment", "trainer"}  # of a training in progress
@@ -56,6 +55,8 @@ def load(path_or_name: str | Path) -> CondenseNet | OnnxModel:
     if path.suffix == ".onnx":
         return OnnxModel(path)
     if path.suffix == ".safetensors":
+        if path.name != WEIGHTS:
+            raise ValueError(f"{path} cannot be loaded by itself: its folder must hold {WEIGHTS} and {CONFIG}")
         return from_pretrained(path.parent)
     return _load_tensors(path)
 
@@ -73,7 +74,7 @@ def _load_tensors(path: Path) -> CondenseNet:
     if isinstance(content, dict) and content.keys() >= KEYS:
         return load_model(path)
     if isinstance(content, dict) and content.keys() >= CHECKPOINT_KEYS:
-        return _load_checkpoint(content)
+        return _load_checkpoint(content, path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no network: it is a {type(content).__name__}")
     try:
@@ -84,11 +85,15 @@ def _load_tensors(path: Path) -> CondenseNet:
         ) from None
 
 
-def _load_checkpoint(content: dict[str, Any]) -> CondenseNet:
+def _load_checkpoint(content: dict[str, Any], path: Path) -> CondenseNet:
     """The model of a training in progress: the fingerprint holds its configuration."""
-    fields = {
-        name.removeprefix("model."): value
-        for name, value in content["fingerprint"].items()
-        if name.startswith("model.")
+    fingerprint, trainer = content["fingerprint"], content["trainer"]
+    if not isinstance(fingerprint, dict) or not isinstance(trainer, dict) or "model" not in trainer:
+        raise ValueError(f"{path} is not a checkpoint of this library: it has no model or no configuration")
+    config = {
+        str(name).removeprefix("model."): value for name, value in fingerprint.items() if str(name).startswith("model.")
     }
-    return build_model(ModelConfig(**fields), "training", content["trainer"]["model"])
+    try:
+        return checked_model(config, "training", trainer["model"], path.stat().st_size)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold the model that its configuration describes: {error}") from None

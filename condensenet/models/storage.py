@@ -12,7 +12,7 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -73,23 +73,32 @@ def parse_model(data: bytes, path: Path | str) -> CondenseNet:
 
 def _model(content: dict[str, Any], size: int) -> CondenseNet:
     """The model in a file's ``content`` of ``size`` bytes; raises ``ValueError`` that names what is wrong."""
-    config, form, state = _config(content["config"]), content["form"], content["state_dict"]
-    require(form in ("training", "grouped"), f"form={shown(form)} is not allowed: training or grouped")
-    weights = config.num_weights(form)
-    require(MIN_ITEMSIZE * weights <= size, f"a file of {size} bytes cannot hold its {weights} weights")
-    model = new_model(config, form)
-    check_state(model, state)
-    model.load_state_dict(state, assign=True)
+    model = checked_model(content["config"], content["form"], content["state_dict"], size)
     stage = content["condensing_stage"]
     fits = type(stage) is int and stage == model.condensing_stage
     require(fits, f"condensing_stage={shown(stage)} is not that of its masks, {model.condensing_stage}")
+    if content.get(PREPROCESSING) is not None:
+        model.preprocessing = Preprocessing.from_dict(content[PREPROCESSING])
     if CHECKSUM in content:
         same = content[CHECKSUM] == content_digest(
             {name: content[name] for name in content if name in (*KEYS, PREPROCESSING)}
         )
         require(same, f"{CHECKSUM} differs from what was saved: one of its values was changed")
-    if content.get(PREPROCESSING) is not None:
-        model.preprocessing = Preprocessing.from_dict(content[PREPROCESSING])
+    return model
+
+
+def checked_model(config: object, form: object, state: object, size: int) -> CondenseNet:
+    """A model in evaluation mode from what a file of ``size`` bytes says of it; ``config`` is a mapping.
+
+    Raises ``ValueError``, which names the entry that is wrong, before much memory is taken.
+    """
+    checked = _config(config)
+    require(form in ("training", "grouped"), f"form={shown(form)} is not allowed: training or grouped")
+    weights = checked.num_weights(cast("Form", form))
+    require(MIN_ITEMSIZE * weights <= size, f"a file of {size} bytes cannot hold its {weights} weights")
+    model = new_model(checked, cast("Form", form))
+    check_state(model, state)
+    model.load_state_dict(cast("dict[str, Any]", state), assign=True)
     return model.eval()
 
 

@@ -30,7 +30,13 @@ class WeightAverage:
         for name, value in self.model.state_dict().items():
             if value.is_floating_point():
                 self.values[name].lerp_(value, weight)
-            else:
+        self.take_masks()
+
+    @torch.no_grad()
+    def take_masks(self) -> None:
+        """Take the model's masks and counts, which are not averaged."""
+        for name, value in self.model.state_dict().items():
+            if not value.is_floating_point():
                 self.values[name].copy_(value)
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -66,9 +66,21 @@ def _find(path: Path, dataset: type[CIFAR10]) -> Path:
 def _extract(archive: Path, folder: Path) -> None:
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
+            if hasattr(tarfile, "data_filter"):
+                tar.extractall(folder, filter="data")
+            else:  # Python before 3.11.4
+                tar.extractall(folder, members=list(_plain(tar)))
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{archive} cannot be extracted: {' '.join(str(error).split())}") from None
+
+
+def _plain(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of ``archive``; raises ``TarError`` for one that is no file or folder, or would lie outside."""
+    for member in archive:
+        name = PurePosixPath(member.name)
+        if not (member.isreg() or member.isdir()) or name.is_absolute() or ".." in name.parts:
+            raise tarfile.TarError(f"{member.name} is not a file or folder inside it")
+        yield member
 
 
 def _read(dataset: type[CIFAR10], root: Path, location: str) -> Source:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -241,3 +242,20 @@ def test_what_is_chosen_can_be_prepared(photos, tmp_path, monkeypatch):
     assert dict(manifest.splits) == {"train": 19, "validation": 0, "test": 5}
     assert np.allclose(manifest.preprocessing.mean, manifest.mean)
     assert manifest.preprocessing.image_size == loaded.data.image_size == 32
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("photos", "photos"),
+        ("my photos (2)", "my-photos-2"),
+        ("2024-photos", "images-2024-photos"),
+        ("Tables", "images-Tables"),
+        ("no", "images-no"),
+        ("ü", "images"),
+        ("x" * 300, "x" * 100),
+    ],
+)
+def test_a_study_is_named_like_its_folder(folder: str, name: str) -> None:
+    assert recipe.study_name(Path(folder)) == name
+    assert re.match(params.NAME_PATTERN, name)

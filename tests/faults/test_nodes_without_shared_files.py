@@ -16,7 +16,7 @@ from trainings import SETTING, Checkout, Stage, finish, history, train_undisturb
 
 from tasks import train_worker
 
-EPOCHS = 120  # half a minute: a stage waits ten seconds for a lost head, and its workers train on meanwhile
+EPOCHS = 240  # a minute: a stage waits ten seconds for a lost head, and its workers train on meanwhile
 WAITING = "waiting 120 s for nodes to join: 2 workers are wanted, and they need 2 CPUs, the cluster has"
 INSTALLED = "import importlib.util as u; print(*(u.find_spec(n).submodule_search_locations[0] for n in {}))"
 PACKAGES = ("condensenet", "tasks")

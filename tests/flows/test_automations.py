@@ -40,7 +40,7 @@ def test_a_run_whose_process_was_killed_goes_on(automated: Workspace) -> None:
         wait_until(lambda: (automated.path / "state/events").exists(), 120)
         (automated.path / "slow").unlink()
         flow_process(worker.pid).kill()
-        wait_until(lambda: state(automated) == "COMPLETED", 180, lambda: str(ask(automated, "flow_runs")))
+        wait_until(lambda: state(automated) == "COMPLETED", 400, lambda: str(ask(automated, "flow_runs")))
     finally:
         end_group(worker)
     (run,) = ask(automated, "flow_runs")

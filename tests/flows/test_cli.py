@@ -12,7 +12,7 @@ WRONG = {  # what is written instead in params.yaml -> what the line says
     "a wrong type": ("momentum: 0.9", "momentum: many", "train.momentum='many' is not allowed"),
     "G does not divide": ("groups_1x1: 4", "groups_1x1: 3", "settings.g4-c2: groups_1x1=3 does not divide the"),
     "C does not divide": ("condensation_factor: 2", "condensation_factor: 5", "condensation_factor=5 does not divide"),
-    "no YAML": ("momentum: 0.9", "momentum: [0.9", "params.yaml is not valid YAML"),
+    "no YAML": ("momentum: 0.9", "momentum: [0.9", "params.yaml: it is not valid YAML"),
 }
 
 

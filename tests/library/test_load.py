@@ -156,6 +156,8 @@ def test_preprocessing_survives_json_and_metadata():
     }
     assert Preprocessing.from_metadata(metadata) == PREPROCESSING
     assert Preprocessing.from_metadata({"classes": "[]"}) is None
+    with pytest.raises(ValueError, match="preprocessing: "):
+        Preprocessing.from_metadata({**metadata, "mean": "1"})
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,11 @@ def test_preprocessing_survives_json_and_metadata():
         ({"mean": (0.5,)}, "a number for each of the 3 channels"),
         ({"std": (0.0, 1.0, 1.0)}, "it must be above 0"),
         ({"crop": "top"}, "crop='top' is not allowed"),
+        (
+            {"image_size": 10**5, "resize_shorter": 10**5},
+            r"image_size=100000 is not allowed: it must be in \[1, 4096\]",
+        ),
+        ({"classes": ("a", 3)}, "the names must be texts"),
     ],
 )
 def test_preprocessing_that_cannot_be_applied_is_rejected(change, message):
@@ -289,3 +296,34 @@ def test_images_of_the_inputs_size_are_used_whole(tmp_path):
     halves = [(torch.tensor(value / 255) - mean) / std for value in (51, 204)]
     torch.testing.assert_close(view[:, 0, 0], halves[0])
     torch.testing.assert_close(view[:, 0, -1], halves[1])
+
+
+def test_names_of_classes_are_escaped():
+    strange = dataclasses.replace(PREPROCESSING, classes=("a\x1b[2J", "b\n", "c"))
+    assert strange.classes == (r"a\x1b[2J", r"b\n", "c")
+
+
+def test_other_weights_beside_a_model_are_not_taken_for_it(tmp_path):
+    (tmp_path / "other.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"other\.safetensors cannot be loaded by itself: its folder must hold model"):
+        load(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"fingerprint": [], "environment": {}, "trainer": {"model": {}}},
+        {"fingerprint": {}, "environment": {}, "trainer": {}},
+        {"fingerprint": {"model.block_depths": [2]}, "environment": {}, "trainer": {"model": {}}},
+        {
+            "fingerprint": {"model.block_depths": [9], "model.growth_rates": [4096]},
+            "environment": {},
+            "trainer": {"model": {}},
+        },
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line(content, tmp_path):
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt (is not a checkpoint|does not hold the model)") as error:
+        load(tmp_path / "checkpoint.pt")
+    assert "\n" not in str(error.value)

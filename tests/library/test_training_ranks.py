@@ -122,7 +122,7 @@ def averages(data: Path, checkpoints: Path, rank: int) -> dict:
 
 
 def diverging(data: Path, checkpoints: Path, rank: int) -> dict:
-    list(fit(new_model(), PreparedData(data), AUGMENT, replace(TRAIN, learning_rate=1e30)))
+    list(fit(new_model(), PreparedData(data), AUGMENT, replace(TRAIN, learning_rate=1000.0)))
     return {"error": None}
 
 

@@ -89,6 +89,15 @@ def test_the_average_is_evaluated_and_kept_and_has_no_dropped_connections(data):
     assert (loss, error) == (history[-1].validation_loss, history[-1].validation_error_pct)
 
 
+def test_a_drop_at_the_very_end_reaches_the_average(data):
+    model = new_model()
+    list(fit(model, data, AUGMENT, replace(TRAIN, epochs=1, ema_decay=0.9, condensing_share=1.0)))
+    assert model.condensing_stage == 3
+    for layer in model.learned_layers():
+        assert layer.num_dropped == layer.in_channels - int(layer.group_mask.sum(dim=1)[0])
+        assert (layer.full_weight * (1 - layer.mask.float())).abs().max() == 0
+
+
 def test_mixing_by_torchvision_depends_on_the_step_and_the_rank_alone():
     images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
     config = TrainConfig(mixup=0.5)
@@ -142,6 +151,7 @@ def test_everything_together_is_resumed_to_the_bit(data, tmp_path: Path, monkeyp
         ({"ema_decay": 1.0}, "ema_decay=1.0"),
         ({"gradient_accumulation": 3}, "gradient_accumulation=3 is not allowed: it must divide batch_size=64"),
         ({"gradient_accumulation": 0}, "gradient_accumulation=0"),
+        ({"gradient_accumulation": 2, "compile": "reduce-overhead"}, "is not allowed with compile='reduce-overhead'"),
         ({"learning_rate_batch_size": -1}, "learning_rate_batch_size=-1"),
     ],
 )

@@ -98,7 +98,7 @@ def test_a_setting_of_the_digits(digits: Params) -> None:
 def test_a_measured_rate_is_of_this_machine(digits: Params) -> None:
     rate = planning.measure_rate(digits, digits.settings["g4-c4"])
     assert rate.images_per_s > 1
-    assert rate.source == "measured here now: 1 CPU threads, batches of 32, dense network"
+    assert rate.source == "measured here now: 1 CPU threads, batches of 32, dense network, images already decoded"
 
 
 def test_what_does_not_fit_is_named(digits: Params) -> None:

@@ -449,6 +449,7 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_stage_says_a_mistake_in_one_line(
     monkeypatch: pytest.MonkeyPatch, checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("sys.argv", ["prepare.py"])
     original = (checkout / "params.yaml").read_text()
     Path("params.yaml").write_text(original.replace("num_classes: 10", "num_classes: 11"))
     with pytest.raises(SystemExit) as caught:

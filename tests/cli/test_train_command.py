@@ -15,7 +15,7 @@ from photographs import write_photos
 from condensenet import OnnxModel, load
 from tasks import outputs
 
-EPOCHS = 6
+EPOCHS = 12
 
 
 def condensenet(folder: Path, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
