@@ -38,7 +38,7 @@ def make_all(jobs: Sequence[Job], workers: int) -> Iterator[Result]:
         yield from map(make, jobs)
         return
     context = multiprocessing.get_context("forkserver")  # imports once; forks from a process without threads
-    context.set_forkserver_preload([make.__module__])
+    context.set_forkserver_preload([make.__module__, "torchvision.io"])  # which is imported to decode the first image
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context, initializer=_start)
     pending: deque[Future[Result]] = deque()

@@ -128,9 +128,9 @@ def test_pixels_give_the_crops_of_the_whole_decoded_image() -> None:
 
 
 SCRIPT = """
-import sys
-from test_prepare_shards import prepare
-if __name__ == "__main__":
+if __name__ == "__main__":  # worker processes import this file again
+    from test_prepare_shards import prepare
+
     prepare(shorter_side=20)
 """
 
