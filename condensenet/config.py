@@ -35,6 +35,9 @@ MAX_RATE = 1_000.0  # of learning: beyond it float32 overflows within steps
 MAX_DECAY = 1.0  # weight decay and group lasso: at 1 a step with learning rate 1 leaves nothing of the weights
 MAX_ALPHA = 100.0  # of mixing: from there on every pair is mixed by about one half
 MAX_PAD = 65_536  # pixels
+MAX_CROP = 4_096  # pixels
+MAX_OPERATIONS = 14  # of RandAugment on an image: all that there are
+MAX_MAGNITUDE = 30
 
 
 def between(low: float, high: float, **values: float) -> None:
@@ -64,6 +67,10 @@ def _plain(value: Any) -> Any:
 KINDS = {  # by annotation: what a value must be, in words, and a function that checks it
     "int": ("a whole number", _is_integer),
     "float": ("a number", _is_number),
+    "int | None": (
+        "null or a whole number",
+        lambda value: value is None or _is_integer(value),
+    ),
     "float | None": ("null or a number", lambda value: value is None or _is_number(value)),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "tuple[int, ...]": (
@@ -251,17 +258,37 @@ class AugmentConfig:
     """Random augmentation of training images, a function of (seed, epoch, image index) alone.
 
     ``crop="pad"`` pads by ``pad`` zero pixels and takes a random crop of the original size. ``crop="resized"`` is the
-    random resized crop of ImageNet training; evaluation then takes the centre crop.
+    random resized crop of ImageNet training; evaluation then takes the centre crop. The crop is made ``crop_size``
+    pixels wide and high, so images of training may be smaller than those of evaluation.
     """
 
     crop: Literal["none", "pad", "resized"] = "none"
     pad: int = 0
     flip: bool = False
+    crop_size: int | None = None  # of resized crops; null: the network's input size
+    first_crop_size: int | None = None  # in the first epochs, growing to crop_size (progressive resizing); null: off
+    randaugment: int = 0  # operations of RandAugment on each image, after crop and flip; 0: off
+    randaugment_magnitude: int = 9  # in 0..30
 
     def __post_init__(self) -> None:
         check_types(self)
         between(0, MAX_PAD, pad=self.pad)
         require((self.crop == "pad") == (self.pad > 0), f"pad={self.pad} does not go with crop={self.crop!r}")
+        for name in ("crop_size", "first_crop_size"):
+            if (value := getattr(self, name)) is not None:
+                between(1, MAX_CROP, **{name: value})
+                require(self.crop == "resized", f"{name}={value} does not go with crop={self.crop!r}")
+        between(0, MAX_OPERATIONS, randaugment=self.randaugment)
+        between(0, MAX_MAGNITUDE, randaugment_magnitude=self.randaugment_magnitude)
+        self.check_crop_sizes(self.crop_size)
+
+    def check_crop_sizes(self, last: int | None) -> None:
+        """Raise ``ValueError`` if the first crops are larger than the last ones, of ``last`` pixels."""
+        first = self.first_crop_size
+        require(
+            first is None or last is None or first <= last,
+            f"first_crop_size={first} is not allowed: at most the {last} pixels that it grows to",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,6 +316,7 @@ class TrainConfig:
     cutmix: float = 0.0  # the same for a rectangle of one image in another; with both, each batch gets one of them
     ema_decay: float = 0.0  # of the average of the weights that is evaluated and kept; 0: the weights themselves
     gradient_accumulation: int = 1  # parts of a worker's share of a batch that are computed one after another
+    sync_batch_norm: bool = False  # batch norm over the images of all workers; on GPUs only
     learning_rate_batch_size: int = 0  # the rate is for batches of this size and scaled to ``batch_size``; 0: it is not
     seed: int = 0
     checkpoint_every_steps: int = 1000  # and at the end of every epoch
@@ -334,6 +362,10 @@ class TrainConfig:
         require(
             self.gradient_accumulation == 1 or self.compile != "reduce-overhead",
             "gradient_accumulation is not allowed with compile='reduce-overhead': its graphs reuse memory of gradients",
+        )
+        require(
+            not self.sync_batch_norm or (self.compile == "none" and not self.cuda_graph),
+            "sync_batch_norm=true is not allowed with compile or cuda_graph: workers exchange statistics in each layer",
         )
         require(
             not self.cuda_graph or self.compile != "reduce-overhead",

@@ -91,6 +91,7 @@ class DataParams:
             self.source != "digits" or self.path is None,
             f"path={shown(self.path)} is not allowed with source='digits', whose images come with scikit-learn",
         )
+        self.augment.check_crop_sizes(self.augment.crop_size or self.image_size)
         require(
             self.augment.pad <= self.image_size,
             f"augment.pad={self.augment.pad} is not allowed: at most image_size={self.image_size}",
@@ -291,6 +292,7 @@ def parse(raw: Any) -> Params:
     settings = {name: _setting(name, own, file.model, raw["train"]) for name, own in file.settings.items()}
     params = Params(**shared, settings=settings)
     _check_batch_sizes(params)
+    _check_norms(params)
     _check_memory(params)
     _check_image_size(params)
     return params
@@ -327,7 +329,7 @@ def _check_shared_model(model: dict[str, Any]) -> None:
 def _check_memory(params: Params) -> None:
     """What a training step takes at least is known before any work starts: a worker's features of all blocks."""
     for name, setting in params.settings.items():
-        model, size = setting.model, params.data.image_size
+        model, size = setting.model, params.data.augment.crop_size or params.data.image_size
         values = setting.model.in_channels * size**2
         size = -(-size // {"cifar": 1, "imagenet": 2, "densenet": 4}[model.stem])
         for _, channels in model.block_channels():
@@ -360,15 +362,26 @@ def _check_batch_sizes(params: Params) -> None:
         )
 
 
+def _check_norms(params: Params) -> None:
+    for name, setting in params.settings.items():
+        require(
+            params.ray.use_gpu or not setting.train.sync_batch_norm,
+            f"settings.{name}: train.sync_batch_norm=true is not allowed with ray.use_gpu=false: torch has it for GPUs",
+        )
+
+
 def _check_image_size(params: Params) -> None:
-    size = params.data.image_size
+    sizes = {"image_size": params.data.image_size}
+    for key in ("crop_size", "first_crop_size"):
+        sizes[f"augment.{key}"] = getattr(params.data.augment, key) or params.data.image_size
     for name, setting in params.settings.items():
         model = setting.model
-        require(
-            size >= model.min_image_size,
-            f"settings.{name}: {len(model.block_depths)} blocks after the stem {model.stem!r} need images of at least "
-            f"{model.min_image_size} pixels, data.image_size={size}: use fewer blocks or a larger image_size",
-        )
+        for key, size in sizes.items():
+            require(
+                size >= model.min_image_size,
+                f"settings.{name}: {len(model.block_depths)} blocks after the stem {model.stem!r} need images of at "
+                f"least {model.min_image_size} pixels, data.{key}={size}: use fewer blocks or a larger {key}",
+            )
 
 
 def _setting(name: str, overrides: dict[str, Any], model: dict[str, Any], train: dict[str, Any]) -> Setting:

@@ -19,6 +19,7 @@ from condensenet.data import randomness
 AREA_RANGE = (0.08, 1.0)  # of a resized crop, as a share of the image's area
 ASPECT_RATIO_RANGE = (3 / 4, 4 / 3)  # width / height of a resized crop
 ATTEMPTS = 10
+SIZE_STEP = 32  # pixels between the crop sizes of progressive resizing
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,17 @@ def flip(images_NCHW: np.ndarray, flipped_N: np.ndarray) -> np.ndarray:
     result = images_NCHW.copy()
     result[flipped_N] = images_NCHW[flipped_N, :, :, ::-1]
     return result
+
+
+def crop_size(augment: AugmentConfig, image_size: int, epoch: int, epochs: int) -> int:
+    """The height and width in pixels of the training images of ``epoch``, counted from 0.
+
+    ``image_size`` unless ``augment`` says otherwise. With ``first_crop_size`` it grows in steps of 32, and each size
+    has an equal share of the epochs. Source: Tan and Le, "EfficientNetV2", 2021, section 4.
+    """
+    last = augment.crop_size or image_size
+    sizes = [*range(augment.first_crop_size or last, last, SIZE_STEP), last]
+    return sizes[epoch * len(sizes) // epochs]
 
 
 def resized_crop_uniforms(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:

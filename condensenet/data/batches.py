@@ -21,6 +21,7 @@ from condensenet.data import randomness
 from condensenet.data.augment import augment_batch, random_crop_and_flip, resized_crop_uniforms
 from condensenet.data.decoding import decode, evaluation_view, training_view, training_view_of_rows
 from condensenet.data.prepared import Batch, ImageSplit, normalise
+from condensenet.data.randaugment import randaugment, randaugment_uniforms
 from condensenet.data.resident import ResidentSplit, Split, StreamedSplit
 from condensenet.machine import usable_cores
 
@@ -51,13 +52,15 @@ def train_batches(
     world_size: int = 1,
     start_step: int = 0,
     threads: int | None = None,
+    size: int | None = None,
 ) -> Iterator[Batch]:
     """The batches of one epoch from ``start_step`` on, in a random order that depends on (seed, epoch).
 
     ``batch_size`` is the global batch size; rank r of w yields the r-th of w equal parts of each batch. An incomplete
     last batch is dropped; the next epoch drops other images. Images are decoded in ``threads`` threads (default: the
-    cores of this process, divided among the ranks). A resident or streamed split gives the same batches, with the
-    images on its device. Raises ``ValueError`` when called, not when first iterated.
+    cores of this process, divided among the ranks). Resized crops have ``size`` x ``size`` pixels (default: the
+    network's input size). A resident or streamed split gives the same batches, with the images on its device. Raises
+    ``ValueError`` when called, not when first iterated.
     """
     if world_size < 1 or not 0 <= rank < world_size:
         raise ValueError(f"rank={rank} is not allowed: it must be in 0..{world_size - 1}")
@@ -71,7 +74,7 @@ def train_batches(
     batches = order.reshape(steps, world_size, rank_batch_size)[start_step:, rank]
     if isinstance(split, ResidentSplit):
         return split.training_batches(batches.reshape(-1), rank_batch_size, augment, seed, epoch)
-    loader = _TrainingLoader(_source(split), augment, seed, epoch)
+    loader = _TrainingLoader(_source(split), size or split.manifest.image_size, augment, seed, epoch)
     return _load(split, batches, loader, threads or _threads_per_rank(world_size))
 
 
@@ -92,7 +95,8 @@ def evaluation_batches(
     if isinstance(split, ResidentSplit):
         return split.evaluation_batches(own, batch_size)
     batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
-    return _load(split, batches, _EvaluationLoader(_source(split)), threads or _threads_per_rank(world_size))
+    loader = _EvaluationLoader(_source(split), split.manifest.image_size)
+    return _load(split, batches, loader, threads or _threads_per_rank(world_size))
 
 
 def _source(split: ImageSplit | StreamedSplit) -> ImageSplit:
@@ -104,6 +108,7 @@ class _EvaluationLoader:
     """Loads the images of ``indices`` (N,): normalised float32 or, by ``pixels``, uint8, both (N, C, S, S)."""
 
     split: ImageSplit
+    size: int  # S
 
     def __call__(self, indices: np.ndarray) -> Tensor:
         return normalise(self.pixels(indices), self.split.manifest)
@@ -112,7 +117,7 @@ class _EvaluationLoader:
         manifest = self.split.manifest
         if manifest.encoding == "raw":
             return self.split.raw(indices)
-        images = np.empty((len(indices), manifest.channels, manifest.image_size, manifest.image_size), dtype=np.uint8)
+        images = np.empty((len(indices), manifest.channels, self.size, self.size), dtype=np.uint8)
         self.put_views(images, indices)
         return images
 
@@ -127,7 +132,7 @@ class _EvaluationLoader:
         manifest = self.split.manifest
         for position, index in enumerate(indices.tolist()):
             image = self.decode(index)
-            images_NCHW[position] = image if manifest.input_sized else evaluation_view(image, manifest.image_size)
+            images_NCHW[position] = image if manifest.input_sized else evaluation_view(image, self.size)
 
     def decode(self, index: int) -> Tensor:
         """One stored image in full size, whatever its encoding: uint8 (C, H, W)."""
@@ -150,15 +155,18 @@ class _TrainingLoader(_EvaluationLoader):
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
         if self.augment.crop != "resized":
-            return augment_batch(super().pixels(indices), indices, self.augment, self.seed, self.epoch)
-        manifest = self.split.manifest
-        images = np.empty((len(indices), manifest.channels, manifest.image_size, manifest.image_size), dtype=np.uint8)
-        self.put_views(images, indices)
+            images = augment_batch(super().pixels(indices), indices, self.augment, self.seed, self.epoch)
+            self.randaugment(images, indices)
+        else:
+            images = np.empty((len(indices), self.split.manifest.channels, self.size, self.size), dtype=np.uint8)
+            self.put_views(images, indices)
+            self.randaugment(images, indices)
         return images
 
     def fill(self, images_NCHW: np.ndarray, indices: np.ndarray) -> None:
         if self.augment.crop == "resized":
             self.put_views(images_NCHW, indices)
+            self.randaugment(images_NCHW, indices)
         else:
             images_NCHW[:] = self.pixels(indices)
 
@@ -166,18 +174,25 @@ class _TrainingLoader(_EvaluationLoader):
         if self.augment.crop != "resized":
             super().put_views(images_NCHW, indices)
             return
-        size = self.split.manifest.image_size
         uniforms_NA4 = resized_crop_uniforms(indices, self.seed, self.epoch)
         flipped_N = random_crop_and_flip(indices, self.augment, self.seed, self.epoch).flipped_N
         for position, index in enumerate(indices.tolist()):
-            image = self.crop(index, size, uniforms_NA4[position])
+            image = self.crop(index, uniforms_NA4[position])
             images_NCHW[position] = image.flip(2) if flipped_N[position] else image
 
-    def crop(self, index: int, size: int, uniforms_A4: np.ndarray) -> Tensor:
+    def randaugment(self, images_NCHW: np.ndarray, indices: np.ndarray) -> None:
+        augment = self.augment
+        if augment.randaugment == 0:
+            return
+        uniforms_NO2 = randaugment_uniforms(indices, augment.randaugment, self.seed, self.epoch)
+        for image_CHW, uniforms_O2 in zip(torch.from_numpy(images_NCHW), uniforms_NO2, strict=True):
+            image_CHW.copy_(randaugment(image_CHW, augment.randaugment_magnitude, uniforms_O2))
+
+    def crop(self, index: int, uniforms_A4: np.ndarray) -> Tensor:
         if self.split.manifest.encoding == "pixels":
             rows, columns = self.split.sizes[index].tolist()
-            return training_view_of_rows(partial(self.split.pixels, index), rows, columns, size, uniforms_A4)
-        return training_view(self.decode(index), size, uniforms_A4)
+            return training_view_of_rows(partial(self.split.pixels, index), rows, columns, self.size, uniforms_A4)
+        return training_view(self.decode(index), self.size, uniforms_A4)
 
 
 def _load(
@@ -191,7 +206,7 @@ def _load(
 
 def _load_on_demand(split: ImageSplit, batches: list[np.ndarray], loader: _EvaluationLoader) -> Iterator[Batch]:
     """Load several batches of tiny images in one call: for them the overhead of a call exceeds the arithmetic."""
-    image_bytes = 4 * split.manifest.channels * split.manifest.image_size**2
+    image_bytes = 4 * split.manifest.channels * loader.size**2
     group_size = max(1, GROUP_BYTES // (image_bytes * max(map(len, batches), default=1)))
     for start in range(0, len(batches), group_size):
         group = batches[start : start + group_size]
@@ -210,7 +225,7 @@ def _prefetch(
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
             for indices in batches:
-                images = _buffer(split, len(indices))
+                images = _buffer(split, len(indices), loader.size)
                 step = min(IMAGES_PER_TASK, -(-len(indices) // threads))
                 chunks = [slice(start, start + step) for start in range(0, len(indices), step)]
                 tasks = [pool.submit(_fill, images[chunk], indices[chunk], loader) for chunk in chunks]
@@ -223,10 +238,10 @@ def _prefetch(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _buffer(split: ImageSplit | StreamedSplit, count: int) -> Tensor:
+def _buffer(split: ImageSplit | StreamedSplit, count: int, size: int) -> Tensor:
     if isinstance(split, StreamedSplit):
-        return split.buffer(count)
-    return torch.empty(count, split.manifest.channels, split.manifest.image_size, split.manifest.image_size)
+        return split.buffer(count, size)
+    return torch.empty(count, split.manifest.channels, size, size)
 
 
 def _fill(images: Tensor, indices: np.ndarray, loader: _EvaluationLoader) -> None:

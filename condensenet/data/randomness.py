@@ -13,6 +13,7 @@ import numpy as np
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 PERMUTATION, CROP_TOP, CROP_LEFT, FLIP, RESIZED_CROP = range(5)  # purposes; a resized crop also uses those that follow
+RANDAUGMENT = 1000  # and those that follow
 
 
 def bits(seed: int, epoch: int, indices: np.ndarray, purpose: int | np.ndarray) -> np.ndarray:

@@ -52,9 +52,11 @@ class ResidentSplit:
     def training_batches(
         self, indices: np.ndarray, batch_size: int, augment: AugmentConfig, seed: int, epoch: int
     ) -> Iterator[Batch]:
-        """Batches of the given images, augmented as by ``augment_batch``; raises ``ValueError`` for a resized crop."""
+        """Batches of the given images, cropped and flipped as by ``augment_batch``; raises ``ValueError`` for more."""
         if augment.crop == "resized":
             raise ValueError("crop='resized' is not allowed with resident images: none or pad")
+        if augment.randaugment:
+            raise ValueError(f"randaugment={augment.randaugment} is not allowed with resident images: 0")
         if not augment.pad and not augment.flip:
             return self._batches(indices, batch_size)
         return self._batches(indices, batch_size, augment.pad, random_crop_and_flip(indices, augment, seed, epoch))
@@ -88,10 +90,11 @@ class StreamedSplit:
     def __len__(self) -> int:
         return len(self.source)
 
-    def buffer(self, count: int) -> Tensor:
-        """Memory for the pixels of ``count`` images: uint8 (count, C, S, S), pinned for a GPU."""
-        size, channels = self.manifest.image_size, self.manifest.channels
-        return torch.empty(count, channels, size, size, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+    def buffer(self, count: int, size: int) -> Tensor:
+        """Memory for the pixels of ``count`` images: uint8 (count, C, size, size), pinned for a GPU."""
+        return torch.empty(
+            count, self.manifest.channels, size, size, dtype=torch.uint8, pin_memory=self.device.type == "cuda"
+        )
 
     def send(self, pixels_NCHW: Tensor) -> Tensor:
         return self._normaliser(pixels_NCHW.to(self.device, non_blocking=True))
@@ -134,14 +137,14 @@ def split_for_device(
 ) -> Split:
     """``split`` in the form that is fastest on ``device``: unchanged on a CPU, which reads the mapped files as fast.
 
-    On a GPU it becomes resident if its images are raw, ``augment`` does not resize, and they fit in the budget
+    On a GPU it becomes resident if its images are raw, ``augment`` crops and flips at most, and they fit in the budget
     (default: a quarter of the memory that is free now). Otherwise its images are streamed.
     """
     if device.type == "cpu" or len(split) == 0:
         return split
     budget = free_budget_bytes(device) if budget_bytes is None else budget_bytes
-    resized = augment is not None and augment.crop == "resized"
-    if split.manifest.encoding == "raw" and not resized and len(split) * image_bytes(split) <= budget:
+    on_the_cpu = augment is not None and (augment.crop == "resized" or augment.randaugment > 0)
+    if split.manifest.encoding == "raw" and not on_the_cpu and len(split) * image_bytes(split) <= budget:
         return ResidentSplit(split, device)
     return StreamedSplit(split, device)
 

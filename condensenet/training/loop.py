@@ -22,10 +22,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from condensenet.config import AugmentConfig, TrainConfig
 from condensenet.data import PreparedData, steps_per_epoch, train_batches
+from condensenet.data.augment import crop_size
 from condensenet.data.resident import split_for_device
 from condensenet.files import Storage
 from condensenet.models.condensenet import CondenseNet, group_lasso
@@ -46,6 +47,7 @@ from condensenet.training.fingerprint import fingerprint
 from condensenet.training.history import EpochResult, TrainingFailed, TrainingPaused
 from condensenet.training.mixing import mix
 from condensenet.training.optimizer import NesterovSGD, cosine_learning_rate, scaled_learning_rate
+from condensenet.training.sync_norm import NORMS, plain_norms, synchronise_norms
 
 GPU_STOP_INTERVAL = 16  # steps between checks whether another rank was asked to stop: a check waits for the GPU
 
@@ -105,6 +107,8 @@ class Trainer:
         self.augment, self.config, self.device = augment, config, device
         self.checkpoints, self.stop, self.loader_threads = checkpoints, stop, loader_threads
         self.fingerprint = fingerprint(model.config, config, augment, data.manifest.fingerprint)
+        if config.sync_batch_norm:
+            synchronise_norms(model, device)
         self.model = model_to_device(model, device)
         self.forward = model if config.compile == "none" else torch.compile(model, mode=config.compile)
         self.graph_runner = CudaGraphRunner(enabled=device.type == "cuda") if config.cuda_graph else None
@@ -114,7 +118,7 @@ class Trainer:
         self.num_steps = self.steps_per_epoch * config.epochs
         self.optimizer = NesterovSGD(model.parameters(), momentum=config.momentum, weight_decay=config.weight_decay)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay > 0 else None
-        self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        self.norms = [module for module in model.modules() if isinstance(module, NORMS)]
         statistics = [value for norm in self.norms for value in (norm.running_mean, norm.running_var)]
         self.running_statistics = [value for value in statistics if value is not None]
         self.step = 0
@@ -260,8 +264,12 @@ class Trainer:
 
     def finish(self) -> None:
         """After the last epoch the model gets the averaged weights, if there are any; before, nothing happens."""
-        if len(self.history) == self.config.epochs and self.average is not None:
+        if len(self.history) < self.config.epochs:
+            return
+        if self.average is not None:
             self.average.keep()
+        if self.config.sync_batch_norm:
+            plain_norms(self.model)
 
     @property
     def epoch(self) -> int:
@@ -286,7 +294,13 @@ class Trainer:
             world_size=distributed.world_size(),
             start_step=self.step % self.steps_per_epoch,
             threads=self.loader_threads,
+            size=self.crop_size,
         )
+
+    @property
+    def crop_size(self) -> int:
+        """The height and width of this epoch's training images."""
+        return crop_size(self.augment, self.train_split.manifest.image_size, self.epoch, self.config.epochs)
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes during training: plain data and tensors, without copies."""
