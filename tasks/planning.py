@@ -30,10 +30,12 @@ from condensenet.training.evaluation import autocast
 from condensenet.training.loop import Trainer
 from tasks import paths, sources
 from tasks.errors import UserError
-from tasks.params import Params, Setting
+from tasks.params import DataParams, Params, Setting
+from tasks.sources.space import sampled_bytes
 
 KNOWN = {"digits": (1437, 360), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
 ENCODED = ("imagefolder", "imagenet", "parquet")  # sources whose images are kept as they are
+JPEG_BYTES_A_PIXEL = 0.31  # of 330 photographs of ImageNet at shorter sides of 256 and 320, quality 90
 STATE_COPIES = 3  # of the parameters: themselves, gradients, momentum
 CHECKPOINT_COPIES = 2  # parameters and momentum; two checkpoints are kept while a third is written
 CHECKPOINTS = 3
@@ -96,20 +98,26 @@ def count_images(params: Params, given: tuple[int, int] | None = None) -> Images
     train, test = given or (_counted(params) if is_here else KNOWN[data.source])
     if data.validation_images >= train:
         raise UserError(f"data.validation_images={data.validation_images} is not allowed with {train} training images")
-    each = float(data.channels * data.image_size**2)  # as pixels, which is also about what a JPEG of ImageNet takes
-    if path is not None and is_here and data.source in ENCODED:
-        each = _bytes_below(path) / (train + test)
+    each = _sampled_bytes(data) if is_here and data.source in ENCODED else estimated_bytes(data)
     return Images(train=train - data.validation_images, validation=data.validation_images, test=test, bytes_each=each)
+
+
+def estimated_bytes(data: DataParams) -> float:
+    """Of one prepared image of a source that is not here: a photograph of 4:3, or an image of the input's size."""
+    if data.shorter_side is None:
+        return float(data.channels * data.image_size**2)  # as pixels, which is also about what a JPEG of ImageNet takes
+    pixels = data.shorter_side**2 * 4 / 3
+    return pixels * (data.channels if data.raw else JPEG_BYTES_A_PIXEL)
+
+
+def _sampled_bytes(data: DataParams) -> float:
+    source = sources.read(data)
+    return sampled_bytes([source.train, source.test], data, "pixels" if data.raw else "encoded")
 
 
 def _counted(params: Params) -> tuple[int, int]:
     source = sources.read(params.data)
     return len(source.train.labels), len(source.test.labels)
-
-
-def _bytes_below(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
 
 
 def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | None) -> SettingPlan:
@@ -123,12 +131,12 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
     parameters = sum(value.numel() for value in model.parameters())
     averages = int(train.ema_decay > 0)
     at_once = -(-train.batch_size // (workers * train.gradient_accumulation))
-    per_image = activation_bytes(model, params.data.image_size, train.precision)
+    per_image = activation_bytes(model, training_size(params), train.precision)
     return SettingPlan(
         name=setting.name,
         workers=workers,
         parameters=parameters,
-        training_macs=count_cost(CondenseNet(dense(setting.model)), params.data.image_size).macs,
+        training_macs=count_cost(CondenseNet(dense(setting.model)), training_size(params)).macs,
         exported_macs=count_cost(model, params.data.image_size).macs,
         epochs=train.epochs,
         steps=train.epochs * (images.train // train.batch_size),
@@ -136,6 +144,11 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
         checkpoint_bytes=4 * (CHECKPOINT_COPIES + averages) * CHECKPOINTS * parameters,
         rate=rate,
     )
+
+
+def training_size(params: Params) -> int:
+    """The height and width of training images, in the last epochs if it grows."""
+    return params.data.augment.crop_size or params.data.image_size
 
 
 def dense(config: ModelConfig) -> ModelConfig:
@@ -202,7 +215,7 @@ def measure_rate(params: Params, setting: Setting) -> Rate:
 
 def _seconds_a_step(params: Params, setting: Setting, batch: int, device: torch.device) -> float:
     """The median over a few steps after one to warm up."""
-    config, size = setting.model, params.data.image_size
+    config, size = setting.model, training_size(params)
     random = np.random.default_rng(0)
     shape, classes = (batch, config.in_channels, size, size), [str(label) for label in range(config.num_classes)]
     split = random.integers(0, 256, shape, dtype=np.uint8), random.integers(0, config.num_classes, batch).tolist()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,10 +16,12 @@ from torch import Tensor
 
 from condensenet.data.decoding import decode, resize_shorter
 from condensenet.data.manifest import Encoding
+from condensenet.file_locks import lock
 from tasks.params import DataParams
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 JPEG_QUALITY = 90  # of downscaled images
+LARGE_PIXELS = 10_000_000  # 60 MB while it is decoded: 6 bytes a pixel were measured
 MAX_RATIO = 40  # of an image's sides: the resize for evaluation would blow up a longer one
 
 
@@ -33,9 +38,24 @@ class Examined:
     histogram_CV: np.ndarray  # int64
 
 
-def examine(content: bytes, data: DataParams, encoding: Encoding) -> Examined:
-    """Raises ``ValueError`` if the image is corrupt, ``OtherSize`` if it is not as large as raw images must be."""
-    check_header(content)
+def examine(content: bytes, data: DataParams, encoding: Encoding, turn: Path | None = None) -> Examined:
+    """Raises ``ValueError`` if the image is corrupt, ``OtherSize`` if it is not as large as raw images must be.
+
+    Processes that prepare images share a file ``turn``, by which only one at a time has a large image in memory.
+    """
+    pixels = check_header(content)
+    with _turn(turn) if turn is not None and pixels > LARGE_PIXELS else nullcontext():
+        return _examined(content, data, encoding)
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        lock(file)
+        yield
+
+
+def _examined(content: bytes, data: DataParams, encoding: Encoding) -> Examined:
     image = decode(content, data.channels)
     size = data.image_size
     if encoding == "raw" and image.shape[1:] != (size, size):
@@ -51,8 +71,8 @@ def examine(content: bytes, data: DataParams, encoding: Encoding) -> Examined:
     return Examined(content, (image.shape[1], image.shape[2]), histogram(planes_CHW))
 
 
-def check_header(content: bytes) -> None:
-    """Raise ``ValueError`` if the header claims more pixels than Pillow's limit: they would not fit in memory."""
+def check_header(content: bytes) -> int:
+    """The pixels that the header claims; raises ``ValueError`` if they are more than Pillow's limit of 89 million."""
     if not content:
         raise ValueError("it is empty")
     try:
@@ -70,6 +90,7 @@ def check_header(content: bytes) -> None:
         raise ValueError("it is animated")
     if max(width, height) > MAX_RATIO * min(width, height):
         raise ValueError(f"{width}x{height} pixels: one side is more than {MAX_RATIO} times the other")
+    return width * height
 
 
 def histogram(image_CHW: Tensor) -> np.ndarray:

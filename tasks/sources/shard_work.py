@@ -23,6 +23,7 @@ from tasks.params import DataParams
 from tasks.sources.base import Stream
 from tasks.sources.examine import examine
 
+TURN = "large-image.lock"
 CORRUPT_NAMED = 10  # corrupt images beyond the limit that are read, so the error can name them together
 
 
@@ -55,7 +56,7 @@ def make(job: Job) -> Result:
         with closing(ShardWriter(temporary)) as writer:
             for (name, content), label in zip(job.stream(), job.labels.tolist(), strict=True):
                 try:
-                    image = examine(content, job.data, job.encoding)
+                    image = examine(content, job.data, job.encoding, job.record.with_name(TURN))
                 except ValueError as error:
                     corrupt.append((name, " ".join(str(error).split())))
                     if len(corrupt) > job.data.max_corrupt + CORRUPT_NAMED:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from image_sources import shards
+from image_sources import encoded, shards, tree
+from image_sources import picture as picture_of
 
-from condensenet.config import ModelConfig
+from condensenet.config import AugmentConfig, ModelConfig
 from condensenet.models.condensenet import CondenseNet
 from tasks import params, planning
 from tasks.errors import UserError
-from tasks.params import Params
+from tasks.params import DataParams, Params
 from tasks.planning import Images, Rate, SettingPlan
+from tasks.sources import imagefolder
+from tasks.sources.write_streams import write_streams
 
 SMALL = ModelConfig(block_depths=(2, 2), growth_rates=(8, 16), num_classes=10)
 IMAGES = Images(train=6000, validation=0, test=900, bytes_each=100.0)
@@ -73,7 +77,37 @@ def test_the_images_of_a_parquet_source_are_counted(digits: Params, tmp_path: Pa
     files = {"source": "parquet", "path": str(tmp_path), "train": "train.parquet", "test": "test.parquet"}
     images = planning.count_images(replace(digits, data=replace(digits.data, **files, validation_images=2)))
     assert (images.train, images.validation, images.test) == (10, 2, 6)
-    assert images.total_bytes == pytest.approx(sum(file.stat().st_size for file in tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize("form", [{}, {"shorter_side": 100}, {"shorter_side": 100, "raw": True}])
+def test_the_disk_is_what_the_prepared_images_take(digits: Params, tmp_path: Path, form: dict) -> None:
+    picture = encoded(picture_of(1, 300, 200))
+    files = {f"{part}/{name}/{index}.jpg": picture for part in ("train", "test") for name in "ab" for index in range(9)}
+    tree(tmp_path / "raw", files)
+    data = DataParams(source="imagefolder", path=str(tmp_path / "raw"), image_size=100, **form)
+    expected = planning.count_images(replace(digits, data=data)).total_bytes
+    write_streams("it", data, imagefolder.read(data), np.zeros(18, dtype=bool), tmp_path / "out")
+    assert expected == pytest.approx(sum(file.stat().st_size for file in (tmp_path / "out").iterdir()), rel=0.15)
+
+
+def test_the_disk_of_what_is_not_here_is_estimated(digits: Params) -> None:
+    """By the figures of docs/IMAGENET.md: 27, 42 and 259 KB an image."""
+    for form, kilobytes in ((256, False), 27), ((320, False), 42), ((256, True), 259):
+        data = replace(
+            digits.data, source="parquet", path="not-here", image_size=224, channels=3, augment=AugmentConfig()
+        )
+        data = replace(data, shorter_side=form[0], raw=form[1])
+        images = planning.count_images(replace(digits, data=data), (1000, 10))
+        assert images.bytes_each == pytest.approx(1000 * kilobytes, rel=0.02)
+
+
+def test_training_images_of_another_size_are_counted(digits: Params) -> None:
+    images, setting = planning.count_images(digits), digits.settings["g4-c4"]
+    larger = replace(digits, data=replace(digits.data, augment=AugmentConfig(crop="resized", crop_size=16)))
+    plain, large = (planning.plan_setting(each, setting, images, None) for each in (digits, larger))
+    assert large.exported_macs == plain.exported_macs
+    assert large.training_macs > 3 * plain.training_macs
+    assert large.memory_bytes > 2 * plain.memory_bytes
 
 
 def test_a_source_that_is_not_here_needs_its_numbers(digits: Params) -> None:

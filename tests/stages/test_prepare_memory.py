@@ -1,0 +1,77 @@
+"""The memory that all processes of ``prepare`` take together, with images as large as are allowed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import image_sources as made
+import psutil
+import pytest
+from PIL import Image
+
+from tasks.sources import workers
+from tasks.sources.examine import check_header
+
+CAP = 2_000_000_000  # bytes
+SIDE = 9_400  # 88 megapixels; Pillow's limit is 89
+SCRIPT = """
+if __name__ == "__main__":  # worker processes import this file again
+    from test_prepare_shards import prepare
+
+    prepare(image_size=200, shorter_side=256, raw=True)
+"""
+
+
+def memory(process: psutil.Process) -> int:
+    """Bytes of the process and all that it has started; a page that n of them share counts 1/n in each."""
+    total = 0
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.Error):
+            total += each.memory_full_info().pss
+    return total
+
+
+def test_two_processes_with_the_largest_images_stay_below_two_gigabytes(tmp_path: Path) -> None:
+    large = made.encoded(Image.new("RGB", (SIDE, SIDE), (90, 120, 200)))
+    assert check_header(large) == SIDE**2
+    files = {}
+    for part in ("train", "test"):
+        for name in made.CLASSES:
+            files |= {f"{part}/{name}/{index}.jpg": made.encoded(made.picture(index, 640, 480)) for index in range(8)}
+    for name in made.CLASSES:  # in shards of their own, so both workers meet them at once
+        files[f"train/{name}/large.jpg"] = large
+    made.tree(tmp_path / "raw", files)
+    (tmp_path / "run.py").write_text(SCRIPT)
+    folders = [*sys.path, str(Path(__file__).parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), workers.WORKERS: "2"}
+    running = subprocess.Popen([sys.executable, "run.py"], cwd=tmp_path, env=environment)
+    process, peak, most = psutil.Process(running.pid), 0, 0
+    while running.poll() is None:
+        with suppress(psutil.Error):
+            peak = max(peak, memory(process))
+            most = max(most, len(process.children(recursive=True)))
+        time.sleep(0.02)
+    assert running.returncode == 0
+    assert most >= 3  # two workers and the server that forks them
+    assert peak < CAP
+    assert peak > 3 * SIDE**2  # it has seen one of the large images
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("max", 8), ("2000000000", 4), ("9000000000", 8), ("100", 1)])
+def test_processes_follow_the_memory(limit: str, expected: int, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "limit").write_text(f"{limit}\n")
+    monkeypatch.delenv(workers.WORKERS, raising=False)
+    monkeypatch.setattr(workers, "LIMITS", (str(tmp_path / "limit"), str(tmp_path / "missing")))
+    monkeypatch.setattr(workers, "usable_cores", lambda: 8)
+    assert min(workers.usable_memory(), 2**40) <= psutil.virtual_memory().total
+
+    class Job:
+        labels = range(3000)
+
+    if psutil.virtual_memory().available > 4_000_000_000:
+        assert workers.number_of_workers([Job()] * 20) == expected  # type: ignore[list-item]
