@@ -3,7 +3,8 @@
 The stage uploads them to the object store under their fingerprint. A node that has the same images where the stage has
 them reads those. Any other downloads them, once for all its workers and trainings, to ``CONDENSENET_CACHE`` (default:
 ``~/.cache/condensenet``), which holds at most ``CONDENSENET_CACHE_GB`` of them (default: 300); what was not used for
-the longest time is removed first, and nothing that a training uses.
+the longest time is removed first, and nothing that a training uses. If not all images fit, it reads those that it needs
+when it needs them, and keeps as many as fit; raw ones, which are read as memory, must fit.
 """
 
 from __future__ import annotations
@@ -14,17 +15,24 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from condensenet.data.manifest import MANIFEST, Manifest
 from condensenet.file_locks import lock, try_lock
 from tasks.console import say
 from tasks.object_store import ObjectStore
+from tasks.remote_images import RemoteImages, disk_bytes
+
+if TYPE_CHECKING:
+    from condensenet.data import PreparedData
 
 CACHE, LIMIT = "CONDENSENET_CACHE", "CONDENSENET_CACHE_GB"
 DEFAULT_LIMIT_GB = "300"
 GB = 10**9
 LOCK = ".lock"  # suffix of the file whose time says when the folder beside it was last used
 PARTIAL = ".partial"
+REMOTE = "remote.txt"  # in a folder without its images: where they are
+REMOTE_THREADS = 8  # that load images for each that decodes: most of them wait for the store
 ROOM = "making-room"
 
 
@@ -44,7 +52,8 @@ def upload(data: Path, manifest: Manifest, store: ObjectStore) -> ObjectStore:
 def on_this_node(data: Path, store: ObjectStore | None) -> Iterator[Path]:
     """A folder of the images in ``store``: ``data`` if it has the same, else one in the cache, locked meanwhile.
 
-    Raises ``ValueError`` if they do not fit in the cache, or a downloaded file is not what was prepared.
+    It may be one without the images, see ``open_data``. Raises ``ValueError`` if they cannot be kept, or a downloaded
+    file is not what was prepared.
     """
     if store is None or _fingerprint(data) == store.path.rpartition("/")[2]:
         yield data
@@ -61,6 +70,23 @@ def on_this_node(data: Path, store: ObjectStore | None) -> Iterator[Path]:
                 _download(store, folder)
         os.utime(file.fileno())
         yield folder
+
+
+def open_data(folder: Path) -> PreparedData:
+    """The images of a folder that ``on_this_node`` gave."""
+    from condensenet.data import PreparedData  # needs torch
+
+    if not is_remote(folder):
+        return PreparedData(folder)
+    store = ObjectStore((folder / REMOTE).read_text())
+    others_gb = sum(_folder_gb(each) for each in folder.parent.iterdir() if each.is_dir() and each != folder)
+    limit = (_limit_gb() - others_gb) * GB
+    return PreparedData(folder, RemoteImages(folder, store, Manifest.load(folder / MANIFEST), limit))
+
+
+def is_remote(folder: Path) -> bool:
+    """Whether its images are read from the store one by one."""
+    return (folder / REMOTE).exists()
 
 
 def size_gb(manifest: Manifest) -> float:
@@ -96,8 +122,13 @@ def _download(store: ObjectStore, folder: Path) -> None:
         manifest = Manifest.load(partial / MANIFEST)
         with (folder.parent / ROOM).open("a") as room:
             lock(room)
-            _make_room(folder.parent)
-        for name, entry in manifest.files.items():
+            used_gb = _make_room(folder.parent)
+            files = dict(manifest.files)
+            if used_gb > _limit_gb():
+                _check_not_raw(manifest, used_gb)
+                (partial / REMOTE).write_text(store.path)
+                files = {name: entry for name, entry in files.items() if name not in manifest.all_images_files}
+        for name, entry in files.items():
             if _download_file(store, name, partial / name) != entry.sha256:
                 raise ValueError(f"{store}/{name} differs from what was prepared: delete {store} to upload it again")
         partial.rename(folder)
@@ -115,20 +146,23 @@ def _download_file(store: ObjectStore, name: str, path: Path) -> str:
     return digest.hexdigest()
 
 
-def _make_room(cache: Path) -> None:
-    """Remove what was not used for the longest time until all fits, what is being downloaded too."""
+def _make_room(cache: Path) -> float:
+    """Remove what was not used for the longest time until all fits, what is being downloaded too; returns its GB."""
     limit_gb = _limit_gb()
     locks = sorted(cache.glob(f"*{LOCK}"), key=lambda path: path.stat().st_mtime)
     sizes_gb = {path: sum(map(_folder_gb, _folders(path))) for path in locks}
     for path in locks:
         if sum(sizes_gb.values()) <= limit_gb:
-            return
+            break
         if _remove_unused(path):
             del sizes_gb[path]
-    used_gb = sum(sizes_gb.values())
-    if used_gb > limit_gb:
+    return sum(sizes_gb.values())
+
+
+def _check_not_raw(manifest: Manifest, used_gb: float) -> None:
+    if manifest.encoding == "raw":
         raise ValueError(
-            f"{LIMIT}={limit_gb:g} is too little on a node: trainings there use {used_gb:.2g} GB of images"
+            f"{LIMIT}={_limit_gb():g} is too little on a node: trainings there use {used_gb:.2g} GB of images"
         )
 
 
@@ -139,7 +173,7 @@ def _folders(path: Path) -> tuple[Path, Path]:
 
 def _folder_gb(folder: Path) -> float:
     with suppress(OSError, ValueError):
-        return size_gb(Manifest.load(folder / MANIFEST))
+        return disk_bytes(folder) / GB if is_remote(folder) else size_gb(Manifest.load(folder / MANIFEST))
     return 0.0
 
 

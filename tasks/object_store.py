@@ -53,11 +53,15 @@ class ObjectStore:
             return bool(filesystem().get_file_info(f"{self.path}/{name}").is_file)
 
     def names(self) -> list[str]:
+        return list(self.sizes())
+
+    def sizes(self) -> dict[str, int | None]:
+        """The bytes of each object by its name; None for what is below a further prefix."""
         from pyarrow.fs import FileSelector
 
         with self._errors(""):
             found = filesystem().get_file_info(FileSelector(self.path, allow_not_found=True))
-        return [each.base_name for each in found]
+        return {each.base_name: each.size for each in found}
 
     def rename(self, name: str, new: str) -> None:
         self._check_lease()
@@ -78,6 +82,11 @@ class ObjectStore:
         ):
             while chunk := file.read(CHUNK_BYTES):
                 stream.write(chunk)
+
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        """``size`` bytes from ``start`` on, fewer at the end; any number of threads may read at once."""
+        with self._errors(name):
+            return bytes(_input_file(f"{self.path}/{name}").read_at(size, start))
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The content of a large object, part by part."""
@@ -149,6 +158,12 @@ class ObjectStore:
     def _check_lease(self) -> None:
         if self.lease is not None:
             self.lease.check()
+
+
+@functools.lru_cache(maxsize=4096)
+def _input_file(path: str) -> Any:
+    """Opening it asks for its size, which is done once."""
+    return filesystem().open_input_file(path)
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
 from condensenet.files import Storage, is_permanent_write_error
 from tasks import paths
-from tasks.node_data import on_this_node
+from tasks.node_data import REMOTE_THREADS, is_remote, on_this_node, open_data
 from tasks.object_store import ObjectStore
 from tasks.outputs import as_csv, as_json
 from tasks.storage import SharedFolder
@@ -94,7 +94,6 @@ def run(config: dict[str, Any]) -> None:
 def _train(job: Job, rank: int) -> None:
     import torch
 
-    from condensenet.data import PreparedData
     from condensenet.models.condensenet import CondenseNet
     from condensenet.models.storage import model_file, parse_model
     from condensenet.training import checkpoint, fit, start_from
@@ -106,7 +105,7 @@ def _train(job: Job, rank: int) -> None:
         _log_to(storage)
         storage.write(ENVIRONMENT, as_json(checkpoint.environment(device)).encode())
     torch.manual_seed(job.train.seed)
-    data = PreparedData(job.data)
+    data = open_data(job.data)
     model = CondenseNet(job.model)
     model.preprocessing = data.manifest.preprocessing
     if job.initial is not None:
@@ -121,7 +120,7 @@ def _train(job: Job, rank: int) -> None:
             checkpoints=storage.within(CHECKPOINTS),
             device=device,
             stop=stop,
-            loader_threads=job.threads,
+            loader_threads=job.threads * (REMOTE_THREADS if is_remote(job.data) else 1),
         ):
             history.append(epoch)
             if rank == 0:

@@ -85,6 +85,11 @@ class Manifest:
         counts = self.shards.get(split) or (self.splits.get(split, 0),)
         return dict(zip(images_files(split, len(counts)), counts, strict=True))
 
+    @property
+    def all_images_files(self) -> set[str]:
+        """The names of the files that hold images, of all splits."""
+        return {file for split, count in self.splits.items() if count for file in self.images_files(split)}
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
 

@@ -14,6 +14,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,11 +28,18 @@ Batch = tuple[Tensor, Tensor]  # images float32 (N, C, H, W), normalised; labels
 OPEN_FILES = 256  # of one split at a time
 
 
+class ImageReader(Protocol):
+    """Reads images from elsewhere, in any thread."""
+
+    def read(self, split: str, index: int, file: str, start: int, size: int) -> np.ndarray:
+        """Image ``index`` of ``split``, the ``size`` bytes from ``start`` on of ``file``: uint8 (size,)."""
+
+
 class ImageSplit:
     """The images of one split in their stored order, and their ``labels``, int64 (N,)."""
 
-    def __init__(self, root: Path, manifest: Manifest, name: str) -> None:
-        self.name, self.manifest = name, manifest
+    def __init__(self, root: Path, manifest: Manifest, name: str, reader: ImageReader | None = None) -> None:
+        self.name, self.manifest, self._reader = name, manifest, reader
         self._count = manifest.splits.get(name, 0)
         files = {root / file: count for file, count in manifest.images_files(name).items() if count}
         self._files = _Files(list(files))
@@ -79,7 +87,11 @@ class ImageSplit:
 
     def _read(self, index: int, skip: int, size: int) -> np.ndarray:
         file = int(self._file_of(index))
-        return self._files.read(file, int(self._offsets[index] - self._offsets[self._first[file]]) + skip, size)
+        start = int(self._offsets[index] - self._offsets[self._first[file]])
+        if self._reader is None:
+            return self._files.read(file, start + skip, size)
+        whole = int(self._offsets[index + 1] - self._offsets[index])
+        return self._reader.read(self.name, index, self._files.name(file), start, whole)[skip : skip + size]
 
     def _file_of(self, index: int | np.ndarray) -> np.ndarray:
         return np.searchsorted(self._first, index, side="right") - 1
@@ -91,6 +103,9 @@ class _Files:
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
         self._open = lru_cache(OPEN_FILES)(_OpenFile)
+
+    def name(self, file: int) -> str:
+        return self._paths[file].name
 
     def read(self, file: int, start: int, size: int) -> np.ndarray:
         """uint8 (size,); raises ``ValueError`` if the file is shorter."""
@@ -114,17 +129,20 @@ class PreparedData:
     """A folder of images written by ``write_prepared`` or ``PreparedWriter``.
 
     Opening it checks the size of every file, but not its content (see ``verify``). Raises ``ValueError`` if a file is
-    missing or its size differs from the manifest.
+    missing or its size differs from the manifest. With a ``reader`` the folder has only what is not images, and these,
+    which must not be raw, come from the reader.
     """
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path | str, reader: ImageReader | None = None) -> None:
+        self.root, self._reader = Path(root), reader
         path = self.root / MANIFEST
         try:
             self.manifest = Manifest.load(path)
         except FileNotFoundError:
             raise ValueError(f"{path} is missing: {self.root} holds no prepared images") from None
         for name, entry in self.manifest.files.items():
+            if reader is not None and name in self.manifest.all_images_files:
+                continue
             file = self.root / name
             size = file.stat().st_size if file.exists() else None
             if size != entry.bytes:
@@ -135,7 +153,7 @@ class PreparedData:
         """``train``, ``validation`` (may be empty) or ``test``."""
         if name not in SPLITS:
             raise ValueError(f"split={name!r} is not allowed: {', '.join(SPLITS)}")
-        return ImageSplit(self.root, self.manifest, name)
+        return ImageSplit(self.root, self.manifest, name, self._reader)
 
     @property
     def evaluation_split(self) -> ImageSplit:

@@ -1,0 +1,91 @@
+"""Prepared images that a node reads from an object store one by one, because all of them do not fit in its cache.
+
+What was read is kept in a sparse copy of its file as long as there is room. Nothing is removed for it: images are read
+in random order, so what is there is worth as much as what would replace it. A checksum is kept of each, so what a crash
+or another process has left incomplete is read again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from condensenet.data.manifest import Manifest
+from tasks.object_store import ObjectStore
+
+PART, CHECKSUMS = ".part", ".checksums"  # suffixes
+ABSENT = 0
+LOOK_BYTES = 2**26  # written by this process between looks at what all have written
+BLOCK = 512  # bytes, of st_blocks
+
+
+class RemoteImages:
+    """Reads the images of ``store``, and keeps up to ``limit`` bytes of them in ``folder``; an ``ImageReader``.
+
+    Raises ``ValueError`` if a file in the store has another size than when it was prepared.
+    """
+
+    def __init__(self, folder: Path, store: ObjectStore, manifest: Manifest, limit: float) -> None:
+        self.folder, self.store, self.limit = folder, store, limit
+        _check_sizes(store, manifest)
+        self._checksums = {name: _checksums(folder, name, count) for name, count in manifest.splits.items() if count}
+        self._open = lru_cache(maxsize=None)(self._part)
+        self._lock = threading.Lock()
+        self._used, self._unseen = float(disk_bytes(folder)), 0.0
+
+    def read(self, split: str, index: int, file: str, start: int, size: int) -> np.ndarray:
+        """Image ``index`` of ``split``, the ``size`` bytes from ``start`` on of ``file``: uint8 (size,)."""
+        checksums_N = self._checksums[split]
+        if (expected := int(checksums_N[index])) != ABSENT:
+            content = bytearray(os.pread(self._open(file), size, start))
+            if checksum(content) == expected:
+                return np.frombuffer(content, dtype=np.uint8)
+        content = bytearray(self.store.read_range(file, start, size))
+        if self._has_room(size):
+            os.pwrite(self._open(file), content, start)
+            checksums_N[index] = checksum(content)
+        return np.frombuffer(content, dtype=np.uint8)
+
+    def _part(self, file: str) -> int:
+        return os.open(self.folder / f"{file}{PART}", os.O_RDWR | os.O_CREAT, 0o644)
+
+    def _has_room(self, size: int) -> bool:
+        """Whether ``size`` more bytes may be written; they then count as written."""
+        with self._lock:
+            if self._unseen > LOOK_BYTES:
+                self._used, self._unseen = float(disk_bytes(self.folder)), 0.0
+            fits = self._used + self._unseen + size <= self.limit
+            self._unseen += size if fits else 0
+            return fits
+
+
+def checksum(content: bytes | bytearray) -> int:
+    """Never ``ABSENT``."""
+    return zlib.crc32(content) or 1
+
+
+def disk_bytes(folder: Path) -> int:
+    """What the files in ``folder`` take; holes in them take nothing."""
+    return sum(file.stat().st_blocks * BLOCK for file in folder.iterdir())
+
+
+def _check_sizes(store: ObjectStore, manifest: Manifest) -> None:
+    sizes = store.sizes()
+    for name in sorted(manifest.all_images_files):
+        if (expected := manifest.files[name].bytes) != sizes.get(name):
+            raise ValueError(
+                f"{store}/{name} has {sizes.get(name, 'no')} bytes, not {expected}: delete {store} to upload it again"
+            )
+
+
+def _checksums(folder: Path, split: str, count: int) -> np.ndarray:
+    """uint32 (N,), shared by all processes of the node."""
+    path = folder / f"{split}{CHECKSUMS}"
+    with path.open("ab") as file:
+        file.truncate(4 * count)
+    return np.memmap(path, dtype=np.uint32, mode="r+", shape=(count,))

@@ -1,0 +1,127 @@
+"""Images that a node reads from the object store one by one, because all of them do not fit in its cache."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from object_server import BUCKET
+from PIL import Image
+
+from condensenet.config import AugmentConfig
+from condensenet.data import PreparedData, evaluation_batches, train_batches
+from condensenet.data.prepared import Batch
+from tasks import node_data, remote_images
+from tasks.node_data import is_remote, on_this_node, open_data, upload
+from tasks.object_store import ObjectStore
+from tasks.params import DataParams
+from tasks.sources import imagefolder
+from tasks.sources.write_streams import write_streams
+
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
+EPOCH: dict[str, Any] = {"augment": AugmentConfig(crop="resized", flip=True), "batch_size": 8, "seed": 1, "threads": 4}
+COUNT = 48  # training images
+
+
+@pytest.fixture(params=["encoded", "pixels"])
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> PreparedData:
+    """48 training and 6 test images of noise, so they are not small, in several shards."""
+    for part, count in (("train", COUNT // 2), ("test", 3)):
+        for name in "ab":
+            folder = tmp_path / "raw" / part / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.random.default_rng(index + 100 * ord(name)).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+                buffer = io.BytesIO()
+                Image.fromarray(pixels).save(buffer, "PNG")
+                (folder / f"{index}.png").write_bytes(buffer.getvalue())
+    form = {"shorter_side": 99, "raw": True} if request.param == "pixels" else {}
+    params = DataParams(source="imagefolder", path=str(tmp_path / "raw"), image_size=32, **form)
+    source = imagefolder.read(params)
+    write_streams("noise", params, source, np.zeros(COUNT, dtype=bool), tmp_path / "data", 10)
+    return PreparedData(tmp_path / "data")
+
+
+@pytest.fixture
+def store(server: None, tmp_path: Path) -> ObjectStore:
+    return ObjectStore(f"{BUCKET}/{tmp_path.name}")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A node that does not see the images, and has room for half of them."""
+    monkeypatch.setenv("CONDENSENET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote_images, "LOOK_BYTES", 0)
+    return tmp_path / "elsewhere"
+
+
+def limit(data: PreparedData, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDENSENET_CACHE_GB", str(share * node_data.size_gb(data.manifest)))
+
+
+def assert_same(some: list[Batch], others: list[Batch]) -> None:
+    for (images, labels), (expected, expected_labels) in zip(some, others, strict=True):
+        assert torch.equal(images, expected)
+        assert torch.equal(labels, expected_labels)
+
+
+def kept(folder: Path, split: str = "train") -> np.ndarray:
+    return np.flatnonzero(np.fromfile(folder / f"{split}.checksums", dtype=np.uint32))
+
+
+def test_batches_are_the_same_and_the_cache_stays_within_its_limit(data, store, elsewhere, monkeypatch) -> None:
+    uploaded = upload(data.root, data.manifest, store)
+    limit(data, 0.6, monkeypatch)
+    with on_this_node(elsewhere, uploaded) as folder:
+        assert is_remote(folder)
+        assert {path.suffix for path in folder.iterdir()} == {".npy", ".json", ".txt"}
+        remote = open_data(folder)
+        for epoch in range(2):
+            batches = train_batches(remote.split("train"), **EPOCH, epoch=epoch)
+            assert_same(list(batches), list(train_batches(data.split("train"), **EPOCH, epoch=epoch)))
+        assert_same(list(evaluation_batches(remote.split("test"), 4)), list(evaluation_batches(data.split("test"), 4)))
+        assert 0.1 * COUNT < len(kept(folder)) < 0.7 * COUNT
+        assert remote_images.disk_bytes(folder) <= 0.6 * 1e9 * node_data.size_gb(data.manifest)
+
+
+def test_a_node_reads_its_part_alone_and_only_once(data, store, elsewhere, monkeypatch) -> None:
+    uploaded = upload(data.root, data.manifest, store)
+    limit(data, 0.9, monkeypatch)
+    with on_this_node(elsewhere, uploaded) as folder:
+        monkeypatch.setenv("CONDENSENET_CACHE_GB", "1")  # to keep all that is read
+        own = {"rank": 1, "world_size": 2, "epoch": 3}
+        expected = list(train_batches(data.split("train"), **EPOCH, **own))
+        assert_same(list(train_batches(open_data(folder).split("train"), **EPOCH, **own)), expected)
+        assert len(kept(folder)) == COUNT // 2
+        remote = open_data(folder)
+        for name in data.manifest.files:
+            uploaded.delete(name)
+        assert_same(list(train_batches(remote.split("train"), **EPOCH, **own)), expected)
+
+
+def test_what_was_left_incomplete_is_read_again(data, store, elsewhere, monkeypatch) -> None:
+    uploaded = upload(data.root, data.manifest, store)
+    limit(data, 0.9, monkeypatch)
+    expected = list(train_batches(data.split("train"), **EPOCH, epoch=0))
+    with on_this_node(elsewhere, uploaded) as folder:
+        list(train_batches(open_data(folder).split("train"), **EPOCH, epoch=0))
+        parts = list(folder.glob("train*.part"))
+        assert parts
+        for part in parts:
+            part.write_bytes(bytes(part.stat().st_size // 2))
+        assert_same(list(train_batches(open_data(folder).split("train"), **EPOCH, epoch=0)), expected)
+
+
+def test_an_object_that_is_cut_is_named(data, store, elsewhere, monkeypatch) -> None:
+    uploaded = upload(data.root, data.manifest, store)
+    uploaded.write("train-00002-of-00005.images.bin", b"short")
+    limit(data, 0.5, monkeypatch)
+    with (
+        on_this_node(elsewhere, uploaded) as folder,
+        pytest.raises(ValueError, match=r"train-00002-of-00005.images.bin has 5 bytes, not \d+: delete s3://"),
+    ):
+        open_data(folder)
