@@ -41,7 +41,7 @@ def prepare(params: Params, root: Path) -> Manifest:
     with one_line():
         if isinstance(source.train.images, np.ndarray):
             return _write_arrays(params, source, held_out, root)
-        return write_streams(params.study, params.data, source, held_out, root)
+        return write_streams(params.study, params.data, source, held_out, root, ray=params.ray)
 
 
 def _warn_of_gpus(params: Params) -> None:

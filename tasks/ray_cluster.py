@@ -87,7 +87,7 @@ def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: P
         ),
     )
     try:
-        _in_thread(trainer.fit)
+        in_thread(trainer.fit)
     except TrainingFailedError as error:
         return _reason(error)
     except ray.exceptions.RayError as error:  # the controller of the workers was lost
@@ -104,7 +104,7 @@ def _connected(address: str, params: RayParams, *, elsewhere: bool = False) -> I
     logging.getLogger("ray").setLevel(logging.ERROR)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        _in_thread(
+        in_thread(
             lambda: ray.init(
                 address,
                 log_to_driver=False,
@@ -126,10 +126,11 @@ def _connected(address: str, params: RayParams, *, elsewhere: bool = False) -> I
             with watched():
                 yield
         finally:
-            _in_thread(ray.shutdown)
+            in_thread(ray.shutdown)
 
 
-def _in_thread(call: Callable[[], T]) -> T:
+def in_thread(call: Callable[[], T]) -> T:
+    """What ``call``, which calls Ray, returns or raises."""
     future: Future[T] = Future()
 
     def run() -> None:

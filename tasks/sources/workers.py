@@ -35,9 +35,12 @@ def number_of_workers(jobs: Sequence[Job]) -> int:
         if not value.isdecimal() or int(value) < 1:
             raise UserError(f"{WORKERS}={value} is not allowed: it must be 1 or more")
         return min(int(value), max(1, len(jobs)))
-    few = sum(len(job.labels) for job in jobs) <= FEW_IMAGES
     fitting = (usable_memory() - BASE_BYTES) // WORKER_BYTES
-    return 1 if few else max(1, min(usable_cores(), len(jobs), fitting))
+    return 1 if is_little(jobs) else max(1, min(usable_cores(), len(jobs), fitting))
+
+
+def is_little(jobs: Sequence[Job]) -> bool:
+    return sum(len(job.labels) for job in jobs) <= FEW_IMAGES
 
 
 def usable_memory() -> int:

@@ -25,10 +25,11 @@ from condensenet.data.manifest import Encoding, images_files
 from condensenet.data.writing import Description, assemble, resumable_folder
 from tasks.console import progress, say
 from tasks.errors import UserError
-from tasks.params import DataParams
+from tasks.params import DataParams, RayParams
 from tasks.sources.base import Part, Source
 from tasks.sources.corrupt import CorruptImages
 from tasks.sources.examine import OtherSize
+from tasks.sources.ray_workers import has_cluster, make_on_cluster
 from tasks.sources.shard_work import Job, Result, load
 from tasks.sources.space import check_space, one_line_if_full, sampled_bytes
 from tasks.sources.workers import make_all, number_of_workers
@@ -47,16 +48,24 @@ class Task:
     data: DataParams
     source: Source
     splits: Mapping[str, tuple[Part, np.ndarray]]
-    root: Path
+    root: Path  # absolute
     shard_images: int | None
+    ray: RayParams
 
 
 def write_streams(
-    name: str, data: DataParams, source: Source, held_out: np.ndarray, root: Path, shard_images: int | None = None
+    name: str,
+    data: DataParams,
+    source: Source,
+    held_out: np.ndarray,
+    root: Path,
+    shard_images: int | None = None,
+    ray: RayParams = RayParams(),  # noqa: B008  frozen
 ) -> Manifest:
     """Prepare a ``source`` of image streams in the folder ``root``. ``held_out`` marks validation images: bool (N,).
 
-    ``shard_images`` is the number of images in a shard (default: 1024, or more small ones). Raises ``UserError``.
+    ``shard_images`` is the number of images in a shard (default: 1024, or more small ones); ``ray`` is the use of a
+    cluster, if ``RAY_ADDRESS`` names one. Raises ``UserError``.
     """
     splits = {
         "train": (source.train, np.flatnonzero(~held_out)),
@@ -64,7 +73,8 @@ def write_streams(
         "test": (source.test, np.arange(len(source.test.labels))),
     }
     splits = {split: (part, indices) for split, (part, indices) in splits.items() if len(indices)}
-    task = Task(name=name, data=data, source=source, splits=splits, root=root, shard_images=shard_images)
+    root = root.absolute()
+    task = Task(name=name, data=data, source=source, splits=splits, root=root, shard_images=shard_images, ray=ray)
     with resumable_folder(root, _key(task, held_out)) as folder, one_line_if_full(folder):
         manifest = _prepare(task, folder)
         shutil.rmtree(folder)
@@ -140,8 +150,11 @@ def _make_missing(task: Task, folder: Path, jobs: Sequence[Job], results: dict[P
     if left < total:
         say(f"prepare: going on after {total - left} of {total} images")
     corrupt = CorruptImages(task.data.max_corrupt)
-    workers = number_of_workers(missing)
-    made = zip(missing, make_all(missing, workers), strict=True)
+    if has_cluster(task.ray, missing):
+        results_in_order = make_on_cluster(missing, task.ray)
+    else:
+        results_in_order = make_all(missing, number_of_workers(missing))
+    made = zip(missing, results_in_order, strict=True)
     for job, result in progress(made, total, "prepare", lambda pair: len(pair[0].labels), total - left):
         results[job.file] = result
         corrupt.add(task.splits[job.split][0], result.corrupt)

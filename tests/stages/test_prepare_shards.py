@@ -20,7 +20,7 @@ import torch
 from condensenet.config import AugmentConfig
 from condensenet.data import Manifest, PreparedData, evaluation_batches, train_batches
 from tasks.errors import UserError
-from tasks.params import DataParams
+from tasks.params import DataParams, RayParams
 from tasks.sources import imagefolder
 from tasks.sources.base import hold_out
 from tasks.sources.space import check_space
@@ -55,11 +55,17 @@ def source(per_class: int = 12, size: int | None = None) -> None:
     made.tree(Path("raw"), files)
 
 
-def prepare(root: str = "out", shard_images: int | None = IN_A_SHARD, validation: int = 9, **more: Any) -> Manifest:
+def prepare(
+    root: str = "out",
+    shard_images: int | None = IN_A_SHARD,
+    validation: int = 9,
+    ray: RayParams = RayParams(),  # noqa: B008  frozen
+    **more: Any,
+) -> Manifest:
     data = DataParams(source="imagefolder", path="raw", **{"image_size": 16, **more})
     read = imagefolder.read(data)
     held_out = hold_out(read.train.labels, validation, "validation")
-    return write_streams("shards", data, read, held_out, Path(root), shard_images)
+    return write_streams("shards", data, read, held_out, Path(root), shard_images, ray)
 
 
 def content(root: str = "out") -> dict[str, bytes]:
