@@ -15,6 +15,7 @@ from training_example import AUGMENT, TRAIN, bits, new_model, without_time, writ
 
 from condensenet.data import PreparedData
 from condensenet.training import Trainer, TrainingFailed, TrainingPaused, checkpoint_files, distributed, fit
+from condensenet.training.evaluation import evaluate
 
 WORLD_SIZE = 2
 
@@ -121,6 +122,13 @@ def averages(data: Path, checkpoints: Path, rank: int) -> dict:
     return {"tensors": tensors}
 
 
+def evaluate_together(data: Path, checkpoints: Path, rank: int) -> dict:
+    """43 images, so one rank has one more, and the last batches differ in size."""
+    split = PreparedData(data).split("train")
+    loss, error_pct = evaluate(new_model(), split, 8)
+    return {"loss": loss, "error_pct": error_pct}
+
+
 def diverging(data: Path, checkpoints: Path, rank: int) -> dict:
     list(fit(new_model(), PreparedData(data), AUGMENT, replace(TRAIN, learning_rate=1000.0)))
     return {"error": None}
@@ -148,6 +156,7 @@ JOBS = (
     pause_and_resume,
     tampered_weights,
     averages,
+    evaluate_together,
     diverging,
     nan_on_one_rank,
 )
@@ -219,6 +228,14 @@ def test_average(results):
     for result in results["averages"]:
         assert torch.equal(result["tensors"][0], torch.tensor([1.5, 3.0]))
         assert torch.equal(result["tensors"][1], torch.full((2, 2), 0.5))
+
+
+def test_ranks_count_every_image_once_between_them(results, tmp_path, one_thread):
+    loss, error_pct = evaluate(new_model(), write_stripes(tmp_path / "data").split("train"), 8)
+    first, second = results["evaluate_together"]
+    assert first == second
+    assert first["error_pct"] == error_pct  # to the bit: a count of errors over 43 images
+    assert first["loss"] == pytest.approx(loss, rel=1e-6)
 
 
 @pytest.fixture
