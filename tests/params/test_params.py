@@ -77,6 +77,22 @@ BAD = [
     (("benchmark", "runs"), 3, "benchmark.runs=3 is not allowed: it must be greater than or equal to 50"),
     (("benchmark", "threads"), [], "benchmark.threads=[] is not allowed: it must not be empty"),
     (("benchmark", "threads"), [1, -1], "benchmark.threads.1=-1 is not allowed: it must be greater than or equal to 0"),
+    (
+        ("data", "augment"),
+        {"crop": "resized", "first_crop_size": 9},
+        "data: first_crop_size=9 is not allowed: at most the 8 pixels that it grows to",
+    ),
+    (
+        ("data", "augment"),
+        {"crop": "resized", "crop_size": 8, "first_crop_size": 2},
+        "settings.g1-c1: 3 blocks after the stem 'cifar' need images of at least 4 pixels, "
+        "data.augment.first_crop_size=2: use fewer blocks or a larger augment.first_crop_size",
+    ),
+    (
+        ("train", "sync_batch_norm"),
+        True,
+        "settings.g1-c1: train.sync_batch_norm=true is not allowed with ray.use_gpu=false: torch has it for GPUs",
+    ),
     (("data", "augment"), {"krop": "pad"}, "unknown key data.augment.krop: allowed are crop, pad, flip"),
     (("data", "channels"), 2, "data.channels=2 is not allowed: it must be 1 or 3"),
     (
