@@ -78,6 +78,7 @@ class DataParams:
     shorter_side: Pixels | None = None  # larger images are stored with this shorter side (null: unchanged)
     raw: bool = False  # store pixels, which training need not decode, instead of image files; needs shorter_side
     validation_images: Images = 0  # held out of the training images; 0: epochs are validated on the test images
+    train_images: Images | None = None  # of the others, train on this many, of each class its share; null: all
     max_corrupt: Images = 0  # corrupt images to skip and list; one more is an error
     allow_empty_classes: bool = False  # accept classes without training images, as in a small sample
     augment: AugmentConfig = AugmentConfig()

@@ -99,7 +99,9 @@ def count_images(params: Params, given: tuple[int, int] | None = None) -> Images
     if data.validation_images >= train:
         raise UserError(f"data.validation_images={data.validation_images} is not allowed with {train} training images")
     each = _sampled_bytes(data) if is_here and data.source in ENCODED else estimated_bytes(data)
-    return Images(train=train - data.validation_images, validation=data.validation_images, test=test, bytes_each=each)
+    left = train - data.validation_images
+    used = left if data.train_images is None else min(data.train_images, left)
+    return Images(train=used, validation=data.validation_images, test=test, bytes_each=each)
 
 
 def estimated_bytes(data: DataParams) -> float:

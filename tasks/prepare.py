@@ -13,7 +13,7 @@ from tasks import params as parameters
 from tasks.console import say
 from tasks.errors import UserError, one_line, run_main
 from tasks.params import Params
-from tasks.sources.base import Source, check_not_empty, hold_out
+from tasks.sources.base import Source, check_not_empty, split_training_images
 from tasks.sources.write_streams import write_streams
 
 
@@ -37,11 +37,11 @@ def prepare(params: Params, root: Path) -> Manifest:
     source = sources.read(params.data)
     _check_settings(params, len(source.classes))
     check_not_empty(source, allow_empty_classes=params.data.allow_empty_classes)
-    held_out = hold_out(source.train.labels, params.data.validation_images, "validation")
+    train, validation = split_training_images(source.train.labels, params.data)
     with one_line():
         if isinstance(source.train.images, np.ndarray):
-            return _write_arrays(params, source, held_out, root)
-        return write_streams(params.study, params.data, source, held_out, root, ray=params.ray)
+            return _write_arrays(params, source, train, validation, root)
+        return write_streams(params.study, params.data, source, train, validation, root, ray=params.ray)
 
 
 def _warn_of_gpus(params: Params) -> None:
@@ -69,7 +69,9 @@ def _check_settings(params: Params, num_classes: int) -> None:
             )
 
 
-def _write_arrays(params: Params, source: Source, held_out: np.ndarray, root: Path) -> Manifest:
+def _write_arrays(
+    params: Params, source: Source, train: np.ndarray, validation: np.ndarray, root: Path
+) -> Manifest:
     images, test_images = np.asarray(source.train.images), np.asarray(source.test.images)
     channels, size = images.shape[1:3]
     for key, actual in (("image_size", size), ("channels", channels)):
@@ -77,8 +79,8 @@ def _write_arrays(params: Params, source: Source, held_out: np.ndarray, root: Pa
             raise UserError(f"data: {key}={value} is not allowed with source={params.data.source}: it is {actual}")
     labels = source.train.labels
     splits = {
-        "train": (images[~held_out], labels[~held_out]),
-        "validation": (images[held_out], labels[held_out]),
+        "train": (images[train], labels[train]),
+        "validation": (images[validation], labels[validation]),
         "test": (test_images, source.test.labels),
     }
     return write_prepared(root, splits, name=params.study, classes=source.classes, source=source.facts)

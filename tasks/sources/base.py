@@ -51,6 +51,20 @@ def data_path(data: DataParams) -> Path:
     return path
 
 
+def split_training_images(labels: np.ndarray, data: DataParams) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of the images to train on and of those held out for validation.
+
+    Raises ``UserError`` for numbers that are not allowed.
+    """
+    held_out = hold_out(labels, data.validation_images, "validation")
+    train, count = np.flatnonzero(~held_out), data.train_images
+    if count is not None and not 1 <= count <= len(train):
+        raise UserError(f"data: train_images={count} is not allowed: 1 to {len(train)} are left for training, or null")
+    if count is not None and count < len(train):
+        train = train[hold_out(labels[train], count, "train")]
+    return train, np.flatnonzero(held_out)
+
+
 def hold_out(labels: np.ndarray, count: int, key: str) -> np.ndarray:
     """Choose ``count`` images to hold out, stratified by class and the same on every machine: bool (N,).
 

@@ -57,31 +57,32 @@ def write_streams(
     name: str,
     data: DataParams,
     source: Source,
-    held_out: np.ndarray,
+    train: np.ndarray,
+    validation: np.ndarray,
     root: Path,
     shard_images: int | None = None,
     ray: RayParams = RayParams(),  # noqa: B008  frozen
 ) -> Manifest:
-    """Prepare a ``source`` of image streams in the folder ``root``. ``held_out`` marks validation images: bool (N,).
+    """Prepare a ``source`` of image streams in the folder ``root``. ``train`` and ``validation`` are indices of its training images.
 
     ``shard_images`` is the number of images in a shard (default: 1024, or more small ones); ``ray`` is the use of a
     cluster, if ``RAY_ADDRESS`` names one. Raises ``UserError``.
     """
     splits = {
-        "train": (source.train, np.flatnonzero(~held_out)),
-        "validation": (source.train, np.flatnonzero(held_out)),
+        "train": (source.train, train),
+        "validation": (source.train, validation),
         "test": (source.test, np.arange(len(source.test.labels))),
     }
     splits = {split: (part, indices) for split, (part, indices) in splits.items() if len(indices)}
     root = root.absolute()
     task = Task(name=name, data=data, source=source, splits=splits, root=root, shard_images=shard_images, ray=ray)
-    with resumable_folder(root, _key(task, held_out)) as folder, one_line_if_full(folder):
+    with resumable_folder(root, _key(task)) as folder, one_line_if_full(folder):
         manifest = _prepare(task, folder)
         shutil.rmtree(folder)
     return manifest
 
 
-def _key(task: Task, held_out: np.ndarray) -> str:
+def _key(task: Task) -> str:
     """What tells this preparation from others: only the same one may go on with its shards."""
     data, source = asdict(task.data), task.source
     for key in ("augment", "max_corrupt", "allow_empty_classes"):
@@ -89,7 +90,7 @@ def _key(task: Task, held_out: np.ndarray) -> str:
     state = [VERSION, torchvision.__version__, data, source.classes, source.facts, task.shard_images]
     for part in (source.train, source.test):
         state += [part.identity, hashlib.sha256(part.labels.tobytes()).hexdigest()]
-    state.append(hashlib.sha256(held_out.tobytes()).hexdigest())
+    state += [hashlib.sha256(indices.tobytes()).hexdigest() for _, indices in task.splits.values()]
     return hashlib.sha256(json.dumps(state, default=str).encode()).hexdigest()[:16]
 
 

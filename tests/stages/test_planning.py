@@ -77,6 +77,8 @@ def test_the_images_of_a_parquet_source_are_counted(digits: Params, tmp_path: Pa
     files = {"source": "parquet", "path": str(tmp_path), "train": "train.parquet", "test": "test.parquet"}
     images = planning.count_images(replace(digits, data=replace(digits.data, **files, validation_images=2)))
     assert (images.train, images.validation, images.test) == (10, 2, 6)
+    few = replace(digits.data, **files, validation_images=2, train_images=4)
+    assert planning.count_images(replace(digits, data=few)).train == 4
 
 
 @pytest.mark.parametrize("form", [{}, {"shorter_side": 100}, {"shorter_side": 100, "raw": True}])

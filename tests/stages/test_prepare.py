@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tasks import params as parameters
 from tasks import prepare
 from tasks.errors import UserError, run_main
 from tasks.params import BenchmarkParams, DataParams, EvaluateParams, ExportParams, Params, RayParams, Setting
-from tasks.sources.base import hold_out
+from tasks.sources.base import hold_out, split_training_images
 from tasks.sources.write_streams import RAW_MAX_SIZE
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
@@ -85,6 +86,19 @@ def test_every_class_gives_its_share_and_always_the_same_images() -> None:
     assert not hold_out(labels, 0, "validation").any()
     with pytest.raises(UserError, match="validation_images=101 is not allowed: there are 101 training images"):
         hold_out(labels, 101, "validation")
+
+
+def test_fewer_training_images_are_drawn_by_class_from_those_that_are_not_held_out() -> None:
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    data = DataParams(source="digits", validation_images=10)
+    every, validation = split_training_images(labels, data)
+    few, same = split_training_images(labels, replace(data, train_images=30))
+    assert np.bincount(labels[few]).tolist() == [18, 9, 3]  # a third of the 54, 27 and 9 that are left
+    assert set(few) < set(every)
+    assert np.array_equal(validation, same)
+    assert np.array_equal(split_training_images(labels, replace(data, train_images=90))[0], every)
+    with pytest.raises(UserError, match="train_images=91 is not allowed: 1 to 90 are left for training, or null"):
+        split_training_images(labels, replace(data, train_images=91))
 
 
 # Digits

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from condensenet.data import Manifest, PreparedData, evaluation_batches, train_b
 from tasks.errors import UserError
 from tasks.params import DataParams, RayParams
 from tasks.sources import imagefolder
-from tasks.sources.base import hold_out
+from tasks.sources.base import split_training_images
 from tasks.sources.space import check_space
 from tasks.sources.workers import WORKERS
 from tasks.sources.write_streams import write_streams
@@ -64,8 +65,8 @@ def prepare(
 ) -> Manifest:
     data = DataParams(source="imagefolder", path="raw", **{"image_size": 16, **more})
     read = imagefolder.read(data)
-    held_out = hold_out(read.train.labels, validation, "validation")
-    return write_streams("shards", data, read, held_out, Path(root), shard_images, ray)
+    indices = split_training_images(read.train.labels, replace(data, validation_images=validation))
+    return write_streams("shards", data, read, *indices, Path(root), shard_images, ray)
 
 
 def content(root: str = "out") -> dict[str, bytes]:
