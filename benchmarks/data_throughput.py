@@ -65,6 +65,7 @@ def prepare(images: Path, root: Path) -> tuple[dict[str, PreparedData], list[byt
     """The photographs in every form, and their files as they were. Raises ``FileNotFoundError``."""
     from tasks.params import DataParams
     from tasks.sources import parquet
+    from tasks.sources.base import split_training_images
     from tasks.sources.write_streams import write_streams
 
     if not images.exists():
@@ -77,7 +78,7 @@ def prepare(images: Path, root: Path) -> tuple[dict[str, PreparedData], list[byt
         source = parquet.read(data)
         source = replace(source, test=replace(source.test, labels=source.test.labels[:1]))  # the fewest allowed
         folder = root / form.replace(" ", "-")
-        write_streams("photographs", data, source, np.zeros(len(source.train.labels), dtype=bool), folder)
+        write_streams("photographs", data, source, *split_training_images(source.train.labels, data), folder)
         prepared[form] = PreparedData(folder)
     split = prepared["as is"].split("train")
     return prepared, [split.encoded(index).tobytes() for index in range(len(split))]

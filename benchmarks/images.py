@@ -23,11 +23,12 @@ def cifar10_jpeg(root: Path) -> PreparedData:
                 raise FileNotFoundError(f"{CIFAR_PARQUET / name} is missing: pass a folder of prepared images")
         from tasks.params import DataParams
         from tasks.sources import parquet
+        from tasks.sources.base import split_training_images
         from tasks.sources.write_streams import write_streams
 
         data = DataParams(source="parquet", path=str(CIFAR_PARQUET), train=FILES["train"], test=FILES["test"])
         source = parquet.read(data)
-        write_streams("cifar10-jpeg", data, source, np.zeros(len(source.train.labels), dtype=bool), root)
+        write_streams("cifar10-jpeg", data, source, *split_training_images(source.train.labels, data), root)
     return PreparedData(root)
 
 

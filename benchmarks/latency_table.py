@@ -3,11 +3,11 @@
     python benchmarks/latency_table.py --json FILE     about 2 minutes on two cores
     python benchmarks/latency_table.py --quick         under 50 seconds on two cores
 
-All networks run at 224x224 with batch 1 in one process. Every round runs each of them once, right after MobileNetV1,
-and takes the ratio within each pair. CondenseNet-74 appears in every form available here: ``plain`` (torch.onnx),
-``lowered`` (standard operators, by the plan given as ``--plan``), ``native`` (if there was a compiler at installation)
-and ``int8``. ``share_of_peak`` compares multiply-adds per second with those of a large matrix product, timed in the
-same rounds. ``--quick``: only one thread, the CondenseNets and MobileNetV1.
+All networks run at 224x224 in one process, ``--batch`` images at a time (default: one). Every round runs each of them
+once, right after MobileNetV1, and takes the ratio within each pair. CondenseNet-74 appears in every form available
+here: ``plain`` (torch.onnx), ``lowered`` (standard operators, by the plan given as ``--plan``), ``native`` (if there
+was a compiler at installation) and ``int8``. ``share_of_peak`` compares multiply-adds per second with those of a large
+matrix product, timed in the same rounds. ``--quick``: only one thread, the CondenseNets and MobileNetV1.
 """
 
 from __future__ import annotations
@@ -77,7 +77,10 @@ def arguments() -> Namespace:
     )
     options.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="default: all")
     options.add_argument("--rounds", type=int, default=100, help="default: %(default)s; at least 50")
+    options.add_argument("--batch", type=int, default=1, help="images at a time; default: %(default)s")
     parsed = options.parse_args()
+    if parsed.batch < 1:
+        raise ValueError(f"--batch {parsed.batch} is not allowed: 1 or more")
     if parsed.rounds < MIN_RUNS:
         raise ValueError(f"--rounds {parsed.rounds} is not allowed: at least {MIN_RUNS}")
     files = [] if parsed.plan in (["portable"], ["measured"]) else parsed.plan
@@ -95,17 +98,19 @@ def run(options: Namespace, folder: Path) -> list[dict[str, Any]]:
     until = STARTED + QUICK_S if options.quick else float("inf")
     rows = []
     for threads in dict.fromkeys((1,) if options.quick else (1, usable_cores())):
-        rows += timed(files, threads, options.rounds, folder, until)
+        rows += timed(files, threads, options.batch, options.rounds, folder, until)
     machine = hardware()
     facts = {"device": f"{machine['cpu']}, {machine['cores']} cores", "plan": " ".join(options.plan), **versions()}
     return [{**row, **facts} for row in rows]
 
 
-def timed(files: Sequence[File], threads: int, rounds: int, folder: Path, until: float) -> list[dict[str, Any]]:
+def timed(
+    files: Sequence[File], threads: int, batch: int, rounds: int, folder: Path, until: float
+) -> list[dict[str, Any]]:
     """A row for each file and runtime, all timed alternately; the first of ``files`` is MobileNetV1."""
-    image = np.random.default_rng(0).standard_normal((1, *input_shape(files[0].path)), dtype=np.float32)
+    images = np.random.default_rng(0).standard_normal((batch, *input_shape(files[0].path)), dtype=np.float32)
     peak_by, product = peak.fastest(peak.products(threads, folder))
-    runners = runners_of(files, threads, image)
+    runners = runners_of(files, threads, images)
     pairs = [(entries[0][1], runner) for entries in runners.values() for _, runner in entries[1:]]
     peak_s, pair_times = in_rounds(product, pairs, rounds, until)
     peak_macs_per_s = peak.MACS / float(np.median(peak_s))
@@ -114,18 +119,18 @@ def timed(files: Sequence[File], threads: int, rounds: int, folder: Path, until:
         times = [next(remaining) for _ in entries[1:]]
         times.insert(0, mobilenet_times([mobilenet_s for mobilenet_s, _ in times]))
         rows += [
-            row_of(runtime, file, threads, seconds, mobilenet_s, peak_macs_per_s)
+            row_of(runtime, file, threads, batch, seconds, mobilenet_s, peak_macs_per_s)
             for (file, _), (mobilenet_s, seconds) in zip(entries, times, strict=True)
         ]
     return [{**row, "peak_by": peak_by, "rounds": len(peak_s)} for row in rows]
 
 
-def runners_of(files: Sequence[File], threads: int, image: np.ndarray) -> dict[str, list[tuple[File, Runner]]]:
+def runners_of(files: Sequence[File], threads: int, images: np.ndarray) -> dict[str, list[tuple[File, Runner]]]:
     """What to time, by runtime: every file in ONNX Runtime, and all but the native form in OpenVINO if installed."""
-    runners = {ORT: [(file, by_onnxruntime(file.path, threads, image)) for file in files]}
+    runners = {ORT: [(file, by_onnxruntime(file.path, threads, images)) for file in files]}
     if second_runtime.installed():
         standard = [file for file in files if file.form != paths.NATIVE]
-        runners["OpenVINO"] = [(file, second_runtime.runner(file.path, threads, image)) for file in standard]
+        runners["OpenVINO"] = [(file, second_runtime.runner(file.path, threads, images)) for file in standard]
     return runners
 
 
@@ -136,16 +141,22 @@ def mobilenet_times(runs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]
 
 
 def row_of(
-    runtime: str, file: File, threads: int, seconds: np.ndarray, mobilenet_s: np.ndarray, peak_macs_per_s: float
+    runtime: str,
+    file: File,
+    threads: int,
+    batch: int,
+    seconds: np.ndarray,
+    mobilenet_s: np.ndarray,
+    peak_macs_per_s: float,
 ) -> dict[str, Any]:
-    latency = summarise(file.model, 1, threads, 1000 * seconds, 1000 * mobilenet_s)
-    macs_per_s = 1000 * file.macs / latency.median_ms
+    latency = summarise(file.model, batch, threads, 1000 * seconds, 1000 * mobilenet_s)
+    macs_per_s = 1000 * batch * file.macs / latency.median_ms
     return {
         "runtime": runtime,
         "model": file.model,
         "form": file.form,
         "threads": threads,
-        "batch": 1,
+        "batch": batch,
         "median_ms": latency.median_ms,
         "p10_ms": latency.p10_ms,
         "p90_ms": latency.p90_ms,
@@ -160,9 +171,9 @@ def row_of(
     }
 
 
-def by_onnxruntime(path: Path, threads: int, image: np.ndarray) -> Runner:
+def by_onnxruntime(path: Path, threads: int, images: np.ndarray) -> Runner:
     session = open_session(path, threads)
-    return lambda: session.run(None, {"image": image})
+    return lambda: session.run(None, {"image": images})
 
 
 def in_rounds(

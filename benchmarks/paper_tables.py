@@ -80,7 +80,9 @@ def imagenet(results: Results) -> str:
 def arm(results: Results) -> str:
     """The paper's seconds on an ARM core; the ratios measured here are of another machine and runtime."""
     rows = [
-        row for row in rows_of(results, "latency_table") if row["threads"] == 1 and row["runtime"] == "ONNX Runtime"
+        row
+        for row in rows_of(results, "latency_table")
+        if row["threads"] == row["batch"] == 1 and row["runtime"] == "ONNX Runtime"
     ]
     ratios = published().arm_ratios()
     columns: Sequence[Column] = (

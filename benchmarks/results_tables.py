@@ -133,7 +133,7 @@ def network(model: Row) -> str:
 
 def latency(results: Results) -> str:
     """Ratios measured here and, in a column of its own, the paper's ratios of seconds on an ARM core."""
-    published_ratios = read_published(ROOT / paths.PUBLISHED).arm_ratios()  # on one core, so beside one thread only
+    published_ratios = read_published(ROOT / paths.PUBLISHED).arm_ratios()  # one image on one core
     columns = (
         ("Network", text("model")),
         (
@@ -141,6 +141,7 @@ def latency(results: Results) -> str:
             lambda row: row["form"] if row["runtime"] == "ONNX Runtime" else f"{row['form']}, {row['runtime']}",
         ),
         ("Threads", text("threads")),
+        ("Batch", text("batch")),
         ("Median, ms (p10 to p90)", spread("median_ms", "{:.2f}", "p10_ms", "p90_ms")),
         ("Ratio to MobileNetV1 (p10 to p90)", spread("ratio_to_mobilenet_v1", "{:.2f}", "ratio_p10", "ratio_p90")),
         ("Million MACs", lambda row: f"{row['macs'] / 1e6:,.1f}"),
@@ -148,7 +149,9 @@ def latency(results: Results) -> str:
         ("Share of the peak", lambda row: f"{100 * row['share_of_peak']:.0f}%"),
         (
             "Published ratio, another machine",
-            lambda row: maybe(published_ratios.get(row["model"]) if row["threads"] == 1 else None, "{:.3g}"),
+            lambda row: maybe(
+                published_ratios.get(row["model"]) if row["threads"] == row["batch"] == 1 else None, "{:.3g}"
+            ),
         ),
     )
     script = "latency_table"
@@ -163,7 +166,7 @@ def latency_facts(rows: Sequence[Row]) -> list[str]:
         f"ONNX Runtime {row['onnxruntime']}",
         f"plan: {row['plan']}",
         f"{row['rounds']} rounds",
-        "batch 1, 224x224",
+        f"batch {row['batch']}, 224x224",
         *(f"peak on {threads} thread{'s' * (threads > 1)}: {peak}" for threads, peak in peaks.items()),
     ]
 

@@ -95,10 +95,14 @@ def count_images(params: Params, given: tuple[int, int] | None = None) -> Images
     is_here = path is not None and path.exists()
     if given is None and path is not None and not is_here:
         raise UserError(f"data.path={data.path} does not exist: say how many images it will have, --images TRAIN,TEST")
-    train, test = given or (_counted(params) if is_here else KNOWN[data.source])
+    source = sources.read(data) if is_here else None
+    counted = KNOWN.get(data.source) if source is None else (len(source.train.labels), len(source.test.labels))
+    train, test = given or counted or (0, 0)
     if data.validation_images >= train:
         raise UserError(f"data.validation_images={data.validation_images} is not allowed with {train} training images")
-    each = _sampled_bytes(data) if is_here and data.source in ENCODED else estimated_bytes(data)
+    each = estimated_bytes(data)
+    if source is not None and data.source in ENCODED:
+        each = sampled_bytes([source.train, source.test], data, "pixels" if data.raw else "encoded")
     left = train - data.validation_images
     used = left if data.train_images is None else min(data.train_images, left)
     return Images(train=used, validation=data.validation_images, test=test, bytes_each=each)
@@ -110,16 +114,6 @@ def estimated_bytes(data: DataParams) -> float:
         return float(data.channels * data.image_size**2)  # as pixels, which is also about what a JPEG of ImageNet takes
     pixels = data.shorter_side**2 * 4 / 3
     return pixels * (data.channels if data.raw else JPEG_BYTES_A_PIXEL)
-
-
-def _sampled_bytes(data: DataParams) -> float:
-    source = sources.read(data)
-    return sampled_bytes([source.train, source.test], data, "pixels" if data.raw else "encoded")
-
-
-def _counted(params: Params) -> tuple[int, int]:
-    source = sources.read(params.data)
-    return len(source.train.labels), len(source.test.labels)
 
 
 def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | None) -> SettingPlan:

@@ -46,7 +46,7 @@ def prepare(params: Params, root: Path) -> Manifest:
 
 def _warn_of_gpus(params: Params) -> None:
     """Say before the work, not after it, that the training which comes next lacks GPUs."""
-    if not params.ray.use_gpu or "RAY_ADDRESS" in os.environ:  # a cluster's are counted when training starts
+    if not params.ray.use_gpu or os.environ.get("RAY_ADDRESS"):  # a cluster's are counted when training starts
         return
     import torch
 
@@ -69,9 +69,7 @@ def _check_settings(params: Params, num_classes: int) -> None:
             )
 
 
-def _write_arrays(
-    params: Params, source: Source, train: np.ndarray, validation: np.ndarray, root: Path
-) -> Manifest:
+def _write_arrays(params: Params, source: Source, train: np.ndarray, validation: np.ndarray, root: Path) -> Manifest:
     images, test_images = np.asarray(source.train.images), np.asarray(source.test.images)
     channels, size = images.shape[1:3]
     for key, actual in (("image_size", size), ("channels", channels)):

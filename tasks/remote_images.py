@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -34,25 +33,25 @@ class RemoteImages:
         self.folder, self.store, self.limit = folder, store, limit
         _check_sizes(store, manifest)
         self._checksums = {name: _checksums(folder, name, count) for name, count in manifest.splits.items() if count}
-        self._open = lru_cache(maxsize=None)(self._part)
         self._lock = threading.Lock()
         self._used, self._unseen = float(disk_bytes(folder)), 0.0
 
     def read(self, split: str, index: int, file: str, start: int, size: int) -> np.ndarray:
         """Image ``index`` of ``split``, the ``size`` bytes from ``start`` on of ``file``: uint8 (size,)."""
         checksums_N = self._checksums[split]
+        part = self.folder / f"{file}{PART}"
         if (expected := int(checksums_N[index])) != ABSENT:
-            content = bytearray(os.pread(self._open(file), size, start))
+            content = _read(part, start, size)
             if checksum(content) == expected:
                 return np.frombuffer(content, dtype=np.uint8)
         content = bytearray(self.store.read_range(file, start, size))
         if self._has_room(size):
-            os.pwrite(self._open(file), content, start)
-            checksums_N[index] = checksum(content)
+            try:
+                _write(part, start, content)
+                checksums_N[index] = checksum(content)
+            except OSError:  # as on a full disk: then it is the rest that is not kept
+                self.limit = 0
         return np.frombuffer(content, dtype=np.uint8)
-
-    def _part(self, file: str) -> int:
-        return os.open(self.folder / f"{file}{PART}", os.O_RDWR | os.O_CREAT, 0o644)
 
     def _has_room(self, size: int) -> bool:
         """Whether ``size`` more bytes may be written; they then count as written."""
@@ -62,6 +61,23 @@ class RemoteImages:
             fits = self._used + self._unseen + size <= self.limit
             self._unseen += size if fits else 0
             return fits
+
+
+def _read(path: Path, start: int, size: int) -> bytearray:
+    """What is there, which may be less than ``size`` bytes."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return bytearray(os.pread(file.fileno(), size, start))
+    except FileNotFoundError:
+        return bytearray()
+
+
+def _write(path: Path, start: int, content: bytearray) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.pwrite(descriptor, content, start)
+    finally:
+        os.close(descriptor)
 
 
 def checksum(content: bytes | bytearray) -> int:

@@ -74,11 +74,12 @@ def crop_size(augment: AugmentConfig, image_size: int, epoch: int, epochs: int) 
     """The height and width in pixels of the training images of ``epoch``, counted from 0.
 
     ``image_size`` unless ``augment`` says otherwise. With ``first_crop_size`` it grows in steps of 32, and each size
-    has an equal share of the epochs. Source: Tan and Le, "EfficientNetV2", 2021, section 4.
+    has an equal share of the epochs; with fewer epochs than sizes some have none, but never the last. Source: Tan and
+    Le, "EfficientNetV2", 2021, section 4.
     """
     last = augment.crop_size or image_size
     sizes = [*range(augment.first_crop_size or last, last, SIZE_STEP), last]
-    return sizes[epoch * len(sizes) // epochs]
+    return sizes[-1 - (epochs - 1 - epoch) * len(sizes) // epochs]
 
 
 def resized_crop_uniforms(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:

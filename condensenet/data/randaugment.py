@@ -20,7 +20,7 @@ from torch import Tensor
 from condensenet.data import randomness
 
 BINS = 30  # magnitudes are in 0..BINS
-Level = Callable[[float], float]  # from the value at the highest magnitude to that at the one in use
+Level = Callable[..., float]  # from the values at the highest magnitude and at 0 (default: 0) to that at the one in use
 Operation = Callable[[Any, Tensor, Level], Tensor]  # of torchvision's functions and uint8 (C, H, W)
 
 
@@ -44,8 +44,8 @@ def apply(image_CHW: Tensor, name: str, magnitude: int, *, is_negative: bool) ->
 
     sign = -1 if is_negative and name in SIGNED else 1
 
-    def level(highest: float) -> float:
-        return sign * float(torch.linspace(0.0, highest, BINS + 1)[magnitude])
+    def level(highest: float, lowest: float = 0.0) -> float:
+        return sign * float(torch.linspace(lowest, highest, BINS + 1)[magnitude])
 
     return OPERATIONS[name](functional, image_CHW, level)
 
@@ -80,7 +80,7 @@ OPERATIONS: dict[str, Operation] = {
     "Contrast": lambda f, x, level: f.adjust_contrast(x, 1 + level(0.9)),
     "Sharpness": lambda f, x, level: f.adjust_sharpness(x, 1 + level(0.9)),
     "Posterize": lambda f, x, level: f.posterize(x, bits=round(8 - level(4))),
-    "Solarize": lambda f, x, level: f.solarize(x, threshold=255 * (1 - level(1))),
+    "Solarize": lambda f, x, level: f.solarize(x, threshold=255 * level(0, 1)),
     "AutoContrast": lambda f, x, level: f.autocontrast(x),
     "Equalize": lambda f, x, level: f.equalize(x),
 }

@@ -96,6 +96,8 @@ def _index(folder: Path, split: str, about: Description, shards: Sequence[Shard]
         arrays["offsets"] = np.concatenate([[0], np.cumsum(np.concatenate([shard.lengths_N for shard in shards]))])
     elif about.encoding == "pixels":
         arrays["sizes"] = np.concatenate([shard.sizes_N2 for shard in shards])
+        if len(arrays["sizes"]) != len(arrays["labels"]):
+            raise ValueError(f"{split}: every image stored as pixels needs its size")
     for name, values in arrays.items():
         entries[f"{split}.{name}.npy"] = save_array(folder / f"{split}.{name}.npy", values)
     return entries

@@ -24,13 +24,15 @@ NAMED = 10  # classes that an error names
 class Part:
     """One split of a source. ``location`` names its file or folder in errors.
 
-    ``identity`` changes when the images do, as far as that can be told without reading them.
+    ``identity`` and ``state`` of the images with given indices change when the images do, as far as that can be told
+    without reading them.
     """
 
     location: str
     labels: np.ndarray  # int64 (N,)
     images: np.ndarray | Select  # all pixels, uint8 (N, C, S, S), or what opens streams of encoded images
     identity: str = ""
+    state: Callable[[np.ndarray], str] = lambda indices: ""
 
 
 @dataclass(frozen=True)

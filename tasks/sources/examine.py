@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,6 +23,7 @@ from tasks.params import DataParams
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 JPEG_QUALITY = 90  # of downscaled images
 LARGE_PIXELS = 10_000_000  # 60 MB while it is decoded: 6 bytes a pixel were measured
+CUT_GIF = (struct.error, IndexError, EOFError)  # what Pillow raises
 MAX_RATIO = 40  # of an image's sides: the resize for evaluation would blow up a longer one
 
 
@@ -81,9 +83,11 @@ def check_header(content: bytes) -> int:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 width, height = image.size
                 is_animated = image.format == "GIF" and getattr(image, "is_animated", False)
+                if image.format == "PNG":
+                    image.verify()  # torchvision 0.29 crashes on some damaged ones
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"its header is not believed: {error}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, *CUT_GIF) as error:
         reason = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
         raise ValueError(f"it is no whole {', '.join(FORMATS)} file{reason}") from None
     if is_animated:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tasks.errors import UserError
 from tasks.params import DataParams
-from tasks.sources.base import Part, Source, Stream, data_path, identity
+from tasks.sources.base import Part, Source, Stream, data_path, file_state, identity
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")  # in any case; others, and hidden ones, are skipped and counted
 
@@ -32,7 +32,8 @@ def read(data: DataParams) -> Source:
     parts, facts = [], {}
     for name in (data.train, data.test):
         files, labels, skipped = _files(root / name, classes)
-        parts.append(Part(str(root / name), labels, partial(_select, root / name, files), identity(files)))
+        select, state = partial(_select, root / name, files), partial(_state, root / name, files)
+        parts.append(Part(str(root / name), labels, select, identity(files), state))
         facts[name] = {"images": len(files), "other_files": skipped}
     return Source(classes=classes, train=parts[0], test=parts[1], facts={"folders": facts})
 
@@ -72,6 +73,11 @@ def _files(folder: Path, classes: tuple[str, ...]) -> tuple[list[str], np.ndarra
         counts.append(len(images))
         skipped += len(class_files) - len(images)
     return files, np.repeat(np.arange(len(classes), dtype=np.int64), counts), skipped
+
+
+def _state(folder: Path, files: list[str], indices: np.ndarray) -> str:
+    """Changes when an image is replaced by another under its name."""
+    return identity(file_state(folder / files[index]) for index in indices.tolist())
 
 
 def is_image(file: str) -> bool:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -83,12 +83,12 @@ def _train_places(archive: Path) -> tuple[dict[str, list[Place]], int]:
     by_class: dict[str, list[Place]] = {}
     skipped = 0
     with _open(archive) as outer:
-        for member in outer:
+        for member in outer.members():
             name, suffix = os.path.splitext(os.path.basename(member.name))
             if not member.isfile() or suffix != ".tar" or name.startswith("."):
                 skipped += member.isfile()
                 continue
-            content = outer.extractfile(member)
+            content = outer.tar.extractfile(member)
             places, others = _places(archive, content, member.offset_data) if member.size else ([], 0)
             by_class[name] = [(f"{name}/{image}", start, size) for image, start, size in places]
             skipped += others
@@ -99,7 +99,7 @@ def _places(archive: Path, content: Any = None, offset: int = 0) -> tuple[list[P
     """The images in a tar file, which may be ``content``, from byte ``offset`` of ``archive`` on; the other files."""
     places, others = [], 0
     with _open(archive, content) as tar:
-        for member in tar:
+        for member in tar.members():
             name = os.path.basename(member.name)
             if member.isfile() and is_image(name):
                 places.append((name, offset + member.offset_data, member.size))
@@ -114,15 +114,29 @@ class _open:
     def __init__(self, path: Path, content: Any = None) -> None:
         self.path, self.content = path, content
 
-    def __enter__(self) -> tarfile.TarFile:
+    def __enter__(self) -> Self:
         try:
-            self.tar = tarfile.open(self.path, "r:", fileobj=self.content)
+            self._file = self.content or self.path.open("rb")
+            self.tar = tarfile.open(fileobj=self._file, mode="r:")
         except DAMAGED as error:
             raise self._error(error) from None
-        return self.tar
+        return self
+
+    def members(self) -> Iterator[tarfile.TarInfo]:
+        """All members. ``tarfile`` takes a damaged header for the end, so the end must be where the last one says."""
+        end = 0
+        for member in self.tar:
+            end = member.offset_data + (
+                -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE if member.isreg() else 0
+            )
+            yield member
+        self._file.seek(end)
+        if self._file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"there is no header at byte {end}")
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.tar.close()
+        self._file.close()
         if isinstance(error, DAMAGED):
             raise self._error(error) from None
 

@@ -18,7 +18,7 @@ from tasks.storage import SharedFolder, open_storage
 def has_cluster(params: RayParams, jobs: Sequence[Job]) -> bool:
     """Whether a cluster is named, its nodes share files, and there is enough to do."""
     shares_files = params.storage is None or isinstance(open_storage(params.storage), SharedFolder)
-    return "RAY_ADDRESS" in os.environ and shares_files and not is_little(jobs)
+    return bool(os.environ.get("RAY_ADDRESS")) and shares_files and not is_little(jobs)
 
 
 def make_on_cluster(jobs: Sequence[Job], params: RayParams) -> Iterator[Result]:

@@ -7,11 +7,11 @@ first and then, as the sign that it is complete, a JSON file of what it holds.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
@@ -29,13 +29,14 @@ CORRUPT_NAMED = 10  # corrupt images beyond the limit that are read, so the erro
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One shard to make: ``stream`` gives the images, each with one of ``labels``."""
+    """One shard to make: ``stream`` gives the images, each with one of ``labels``; ``state`` changes when they do."""
 
     file: Path
     record: Path
     split: str
     labels: np.ndarray  # int64 (N,)
     stream: Stream
+    state: str
     data: DataParams
     encoding: Encoding
 
@@ -51,7 +52,7 @@ def make(job: Job) -> Result:
     """Write the shard. Reads no further once there are more corrupt images than an error will name."""
     histogram_CV = np.zeros((job.data.channels, 256), dtype=np.int64)
     corrupt: list[tuple[str, str]] = []
-    temporary = job.file.with_name(f".{job.file.name}.{os.getpid()}")
+    temporary = job.file.with_name(f".{job.file.name}.{uuid4().hex}")  # another node may have the same process IDs
     try:
         with closing(ShardWriter(temporary)) as writer:
             for (name, content), label in zip(job.stream(), job.labels.tolist(), strict=True):
@@ -69,7 +70,7 @@ def make(job: Job) -> Result:
     finally:
         temporary.unlink(missing_ok=True)
     result = Result(shard=shard, histogram_CV=histogram_CV, corrupt=corrupt)
-    write_atomically(job.record, _as_json(result))
+    write_atomically(job.record, _as_json(job, result))
     return result
 
 
@@ -87,17 +88,18 @@ def load(job: Job) -> Result | None:
             histogram_CV=np.array(content["histogram"], dtype=np.int64),
             corrupt=[tuple(each) for each in content["corrupt"]],
         )
-        whole = job.file.stat().st_size == result.shard.file.bytes
+        same = content["state"] == job.state and job.file.stat().st_size == result.shard.file.bytes
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{job.record} is damaged: delete it") from None
-    return result if whole and not result.corrupt else None
+    return result if same and not result.corrupt else None
 
 
-def _as_json(result: Result) -> bytes:
+def _as_json(job: Job, result: Result) -> bytes:
     shard = result.shard
     content = {
+        "state": job.state,
         "file": {"bytes": shard.file.bytes, "sha256": shard.file.sha256},
         "labels": shard.labels_N.tolist(),
         "lengths": shard.lengths_N.tolist(),

@@ -71,8 +71,8 @@ def make_all(jobs: Sequence[Job], workers: int) -> Iterator[Result]:
             yield pending.popleft().result()
     except BrokenProcessPool:
         raise UserError(
-            f"a process that prepared images was killed, perhaps for want of memory. What is finished is kept: run it "
-            f"again, with {WORKERS} below {workers} if memory is short"
+            "a process that prepared images was killed, for want of memory or by a damaged image. What is finished is "
+            f"kept: run it again, with {WORKERS} below {workers} if memory is short"
         ) from None
     finally:
         if pending:  # an error, or nobody waits for the rest

@@ -22,6 +22,7 @@ import torchvision
 
 from condensenet.data import Manifest
 from condensenet.data.manifest import Encoding, images_files
+from condensenet.data.shards import Shard
 from condensenet.data.writing import Description, assemble, resumable_folder
 from tasks.console import progress, say
 from tasks.errors import UserError
@@ -63,8 +64,9 @@ def write_streams(
     shard_images: int | None = None,
     ray: RayParams = RayParams(),  # noqa: B008  frozen
 ) -> Manifest:
-    """Prepare a ``source`` of image streams in the folder ``root``. ``train`` and ``validation`` are indices of its training images.
+    """Prepare a ``source`` of image streams in the folder ``root``.
 
+    ``train`` and ``validation`` are the indices of its training images for these splits, int64 (N,).
     ``shard_images`` is the number of images in a shard (default: 1024, or more small ones); ``ray`` is the use of a
     cluster, if ``RAY_ADDRESS`` names one. Raises ``UserError``.
     """
@@ -102,7 +104,6 @@ def _prepare(task: Task, folder: Path) -> Manifest:
         except OtherSize:
             say(f"not all images have {data.image_size}x{data.image_size} pixels: they stay encoded")
             other_size.touch()
-            shutil.rmtree(folder / "raw")
     return _write(task, folder, "pixels" if data.raw else "encoded")
 
 
@@ -134,6 +135,7 @@ def _jobs(task: Task, files: Path, records: Path, encoding: Encoding) -> list[Jo
                     split=split,
                     labels=part.labels[chunk],
                     stream=part.images(chunk),
+                    state=part.state(chunk),
                     data=task.data,
                     encoding=encoding,
                 )
@@ -182,4 +184,26 @@ def _assemble(task: Task, files: Path, encoding: Encoding, made: Sequence[tuple[
         if job.split == "train":
             histogram_CV += result.histogram_CV
     corrupt = [name for _, result in made for name, _ in result.corrupt]
-    return assemble(files, task.root, about, shards, histogram_CV, source=task.source.facts, corrupt=corrupt)
+    try:
+        return assemble(files, task.root, about, shards, histogram_CV, source=task.source.facts, corrupt=corrupt)
+    except ValueError as error:
+        _forget_changed([(job, result.shard) for job, result in made], error)
+        raise
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _forget_changed(made: Sequence[tuple[Job, Shard]], error: ValueError) -> None:
+    """Shards that are not what was written must be made again; raises ``UserError`` if there are any."""
+    changed = [job for job, shard in made if _sha256(job.file) != shard.file.sha256]
+    for job in changed:
+        job.record.unlink()
+    if changed:
+        names = ", ".join(job.file.name for job in changed[:3])
+        raise UserError(
+            f"{len(changed)} prepared files are not what was written, the first are {names}: is the disk faulty? "
+            "Run it again: it makes those anew"
+        ) from error

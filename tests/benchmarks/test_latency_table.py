@@ -74,9 +74,11 @@ def test_every_network_takes_the_plan_that_was_made_for_it(tmp_path):
 
 def test_a_row_by_hand():
     file = File(model="m", form="plain", path=Path("m.onnx"), macs=3_000_000)
-    row = latency_table.row_of("R", file, 2, np.array([0.002, 0.003, 0.004]), np.array([0.001, 0.001, 0.004]), 4e9)
+    row = latency_table.row_of("R", file, 2, 1, np.array([0.002, 0.003, 0.004]), np.array([0.001, 0.001, 0.004]), 4e9)
     assert (row["median_ms"], row["ratio_to_mobilenet_v1"]) == pytest.approx((3.0, 2.0))  # ratios 2, 3 and 1
     assert (row["macs_per_s"], row["share_of_peak"]) == pytest.approx((1e9, 0.25))
+    batch = latency_table.row_of("R", file, 2, 2, np.array([0.003]), np.array([0.001]), 4e9)
+    assert (batch["median_ms"], batch["macs_per_s"]) == pytest.approx((3.0, 2e9))  # 2 images of 3 million
 
 
 def test_mobilenets_own_row_covers_all_its_runs():
@@ -139,6 +141,7 @@ def test_measured_and_published_ratios_have_columns_of_their_own():
         "model": "condensenet-74-g8",
         "form": "lowered",
         "threads": 1,
+        "batch": 1,
         "median_ms": 9.876,
         "p10_ms": 9.5,
         "p90_ms": 10.5,

@@ -108,10 +108,16 @@ def test_prepare_follows_every_key_that_shapes_the_data_and_no_other() -> None:
     assert set(read(CHECKOUT / "conf/base.yaml")["data"]) == {f.name for f in dataclasses.fields(DataParams)}
 
 
-def test_the_modern_study_differs_from_the_papers_by_its_recipe_and_batch_alone(tmp_path: Path) -> None:
+def test_the_modern_study_differs_from_the_papers_by_its_recipe_augmentation_and_batch_alone(tmp_path: Path) -> None:
     modern, paper = (parse(composed(name, tmp_path)) for name in ("imagenet-modern", "imagenet"))
     recipe = read(CHECKOUT / "conf/recipe/modern.yaml")["train"]
     for name, setting in paper.settings.items():
         expected = dataclasses.replace(setting.train, **recipe, batch_size=1024)
         assert modern.settings[name] == dataclasses.replace(setting, train=expected)
-    assert dataclasses.replace(modern, study="imagenet", settings=paper.settings) == paper
+    augment = {"crop_size": 192, "first_crop_size": 128, "randaugment": 2, "randaugment_magnitude": 9}
+    data = dataclasses.replace(paper.data, augment=dataclasses.replace(paper.data.augment, **augment))
+    assert modern.data == data
+    assert dataclasses.replace(modern, study="imagenet", settings=paper.settings, data=paper.data) == paper
+    off = paper.data.augment
+    assert (off.crop_size, off.first_crop_size, off.randaugment) == (None, None, 0)
+    assert not any(setting.train.sync_batch_norm for setting in (*paper.settings.values(), *modern.settings.values()))

@@ -47,6 +47,15 @@ def test_every_operation_is_torchvisions(channels: int, magnitude: int) -> None:
     assert len(seen) == len(OPERATIONS) + len(SIGNED)
 
 
+@pytest.mark.parametrize("magnitude", range(31))
+def test_solarize_has_torchvisions_threshold(magnitude: int) -> None:
+    image = noise(3)
+    expected = next(
+        mine for seed in range(200) for mine, name, _ in [theirs(image, magnitude, seed)] if name == "Solarize"
+    )
+    assert torch.equal(apply(image, "Solarize", magnitude, is_negative=False), expected)
+
+
 def test_operations_are_drawn_evenly_and_applied_in_order() -> None:
     uniforms = randaugment_uniforms(np.arange(4000), 2, seed=1, epoch=3)
     assert uniforms.shape == (4000, 2, 2)
@@ -96,8 +105,8 @@ def test_each_size_has_an_equal_share_of_the_epochs() -> None:
     assert sizes(AugmentConfig(), 3) == [224] * 3
     assert sizes(AugmentConfig(crop="resized", crop_size=192), 2) == [192] * 2
     assert sizes(AugmentConfig(crop="resized", crop_size=192, first_crop_size=128), 6) == [128, 128, 160, 160, 192, 192]
-    assert sizes(AugmentConfig(crop="resized", first_crop_size=176), 5) == [176, 176, 208, 208, 224]
-    assert sizes(AugmentConfig(crop="resized", first_crop_size=64), 1) == [64]
+    assert sizes(AugmentConfig(crop="resized", first_crop_size=176), 5) == [176, 208, 208, 224, 224]
+    assert sizes(AugmentConfig(crop="resized", first_crop_size=64), 2) == [128, 224]
 
 
 def test_training_images_grow_and_those_of_evaluation_keep_their_size(data: PreparedData) -> None:

@@ -48,7 +48,7 @@ def typed(workspace: Workspace, command: str) -> str:
         *words, target = words
         words += [word for each in small for word in ("-S", each)] + [target]
     elif "flows.plan" in words:
-        words += [word for each in small for word in ("--set", each)]
+        words += [word for each in small if not each.startswith("~") for word in ("--set", each)]
     return workspace.run(*words, timeout=SECONDS).stdout
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import tarfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import image_sources as made
@@ -17,6 +18,7 @@ from test_prepare import prepared, refusal
 
 from condensenet.data import PreparedData
 from condensenet.data.decoding import decode
+from tasks.sources.examine import check_header
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
 WNIDS = ("n01440764", "n01443537", "n02000000")
@@ -102,6 +104,16 @@ def test_missing_cut_and_foreign_archives_are_named() -> None:
         assert f"raw/{name} is missing: data.path=raw must hold ILSVRC2012_img_train.tar, " in refusal(3, **FORM)
 
 
+def test_an_archive_with_a_damaged_header_loses_no_image_in_silence() -> None:
+    archives()
+    path = Path("raw/ILSVRC2012_img_train.tar")
+    content = bytearray(path.read_bytes())
+    header = content.index(b"n01440764_2.JPEG")
+    content[header] ^= 1
+    path.write_bytes(content)
+    assert f"raw/{path.name} is cut, damaged or not a tar file: there is no header at byte" in refusal(3, **FORM)
+
+
 def test_the_ground_truth_must_fit() -> None:
     archives(truth=[3, 1, 2])
     assert "img_val.tar has 6 images, but the ground truth in ILSVRC2012_devkit_t12 has 3 lines" in refusal(3, **FORM)
@@ -151,6 +163,22 @@ STRANGE = {
     "png.JPEG": made.encoded(made.picture(4, 30, 24), "PNG"),
     "turned.JPEG": rotated(made.picture(5, 30, 24)),
 }
+
+
+def test_a_damaged_png_is_corrupt_and_never_reaches_the_decoder() -> None:
+    content = bytearray(made.encoded(made.picture(1, 40, 40).convert("P"), "PNG"))
+    content[content.index(b"IDAT") + 40] ^= 9
+    with pytest.raises(ValueError, match="it is no whole JPEG, PNG, GIF, WEBP file: "):
+        check_header(bytes(content))
+
+
+def test_an_animation_cut_anywhere_is_corrupt() -> None:
+    buffer = io.BytesIO()
+    frames = [made.picture(seed, 24, 24) for seed in range(3)]
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    for size in range(len(buffer.getvalue())):
+        with suppress(ValueError):  # a single frame may be whole
+            check_header(buffer.getvalue()[:size])
 
 
 @pytest.mark.parametrize("form", ["folders", "archives", "parquet"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,11 @@ import torch
 
 from condensenet.config import AugmentConfig
 from condensenet.data import Manifest, PreparedData, evaluation_batches, train_batches
+from condensenet.data.writing import assemble
 from tasks.errors import UserError
 from tasks.params import DataParams, RayParams
 from tasks.sources import imagefolder
+from tasks.sources import write_streams as write_streams_module
 from tasks.sources.base import split_training_images
 from tasks.sources.space import check_space
 from tasks.sources.workers import WORKERS
@@ -193,6 +196,40 @@ def test_a_failed_run_goes_on_too_and_looks_again_at_corrupt_images(capsys: pyte
     prepare()
     assert "prepare: going on after " in capsys.readouterr().out
     assert content() == expected
+
+
+def test_an_image_replaced_between_two_runs_is_prepared_as_it_is_now() -> None:
+    source()
+    Path("raw/train/cat/011.jpg").write_bytes(b"oops")
+    with pytest.raises(UserError, match="corrupt"):
+        prepare()
+    for name in ("cat/011.jpg", "cat/000.jpg"):  # the second is in another shard, which is finished
+        Path("raw/train", name).write_bytes(made.encoded(made.picture(777, 30, 30)))
+    prepare()
+    resumed = content()
+    shutil.rmtree("out")
+    prepare()
+    assert content() == resumed
+
+
+def test_a_shard_that_the_disk_has_changed_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    source()
+    prepare()
+    expected = content()
+    with monkeypatch.context() as patch:
+        patch.setattr(write_streams_module, "assemble", flip_a_byte_first)
+        with pytest.raises(UserError, match=r"1 prepared files are not what was written"):
+            prepare()
+    prepare()
+    assert content() == expected
+
+
+def flip_a_byte_first(files: Path, *arguments: Any, **keywords: Any) -> Manifest:
+    path = files / "train-00001-of-00004.images.bin"
+    damaged = bytearray(path.read_bytes())
+    damaged[5] ^= 1
+    path.write_bytes(damaged)
+    return assemble(files, *arguments, **keywords)
 
 
 def test_another_source_or_another_form_starts_anew(capsys: pytest.CaptureFixture[str]) -> None:
