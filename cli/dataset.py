@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from tasks import sources
 from tasks.errors import UserError
 from tasks.params import DataParams
+from tasks.sources import parquet
 from tasks.sources.base import hold_out
 from tasks.sources.imagefolder import SUFFIXES, USUAL_NAMES
 
@@ -75,16 +76,24 @@ def warning(dataset: Dataset) -> str | None:
 
 
 def _split_folders(folder: Path) -> tuple[str | None, str | None]:
-    """The names of the folders with training and test images, None for one that is not there."""
+    """The names of the folders with training and test images, None for one that is not there.
+
+    A folder called ``train`` that holds images itself, beside others, is a class: of pictures of trains.
+    """
     names = {entry.name.lower(): entry.name for entry in os.scandir(folder) if entry.is_dir()}
 
     def first(key: str) -> str | None:
-        return next((names[name] for name in USUAL_NAMES[key] if name in names), None)
+        found = (names[name] for name in USUAL_NAMES[key] if name in names)
+        return next((name for name in found if _has_folders(folder / name) or len(names) == 1), None)
 
     train, test = first("train"), first("test")
     if train is None and test is not None and len(names) < 3:
         raise UserError(f"{folder}: there is {test}, but no train: put the training images into {folder / 'train'}")
     return (train, test) if train else (None, None)
+
+
+def _has_folders(folder: Path) -> bool:
+    return any(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(folder))
 
 
 def _held_out(folder: Path, workspace: Path) -> Dataset:
@@ -152,8 +161,8 @@ def _split_rows(folder: Path, pattern: str, workspace: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    source = sources.read(_params("parquet", folder, pattern, pattern))
-    held = hold_out(source.train.labels, _test_count(len(source.train.labels)), HOLD_OUT_KEY)
+    labels = parquet.read_labels(_params("parquet", folder, pattern, pattern))
+    held = hold_out(labels, _test_count(len(labels)), HOLD_OUT_KEY)
     root = workspace / "images"
     root.mkdir(parents=True, exist_ok=True)
     files = sorted(path for name in pattern.split(",") for path in folder.glob(name))

@@ -78,6 +78,15 @@ def test_the_same_command_again_trains_nothing_and_another_refuses(workspace: Pa
     refused = condensenet(workspace, "train", "photos", "--epochs", 7, "--size", 16, check=False)
     assert refused.returncode == 1
     assert "holds a model that was trained otherwise" in refused.stderr
+    photo = workspace / "photos/red/0.jpg"
+    before = photo.read_bytes()
+    try:
+        photo.write_bytes((workspace / "photos/green/0.jpg").read_bytes())
+        refused = condensenet(workspace, "train", "photos", "--epochs", EPOCHS, "--size", 16, check=False)
+    finally:
+        photo.write_bytes(before)
+    assert refused.returncode == 1
+    assert "was trained on other images: some were changed since" in refused.stderr
     assert (workspace / "runs/photos/model.pt").read_bytes() == model
 
 
