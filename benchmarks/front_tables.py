@@ -46,12 +46,12 @@ def networks(results: Results) -> list[Network]:
             entries.setdefault(entry.key, entry)
     found: dict[str, Network] = {}
     for row in rows_of(results, "latency_table"):
-        entry_or_none = entries.get(PUBLISHED_KEYS.get(row["model"], row["model"]))
-        if row["runtime"] != "ONNX Runtime" or row["threads"] != 1 or row["form"] not in FORMS or entry_or_none is None:
+        key = str(row["model"])
+        entry_or_none = entries.get(PUBLISHED_KEYS.get(key, key))
+        if entry_or_none is None or "imagenet_error_pct" not in entry_or_none.figures:
             continue
-        if "imagenet_error_pct" in entry_or_none.figures:
-            network = found.setdefault(row["model"], Network(row["model"], entry_or_none, {}))
-            network.forms[row["form"]] = row
+        if (row["runtime"], row["threads"]) == ("ONNX Runtime", 1) and row["form"] in FORMS:
+            found.setdefault(key, Network(key, entry_or_none, {})).forms[row["form"]] = row
     return sorted(found.values(), key=lambda network: network.macs)
 
 

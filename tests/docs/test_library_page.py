@@ -37,7 +37,7 @@ def workspace(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["docs/LIBRARY.md", "README.md"])
+@pytest.mark.parametrize("page", [pytest.param("docs/LIBRARY.md", marks=pytest.mark.slow), "README.md"])
 def test_every_block_runs(checkout: Path, workspace: Path, page: str, capsys: pytest.CaptureFixture[str]) -> None:
     if operator_library() is None:
         pytest.skip("the native operator is not compiled here")
