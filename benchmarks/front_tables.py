@@ -50,7 +50,7 @@ def networks(results: Results) -> list[Network]:
         entry_or_none = entries.get(PUBLISHED_KEYS.get(key, key))
         if entry_or_none is None or "imagenet_error_pct" not in entry_or_none.figures:
             continue
-        if (row["runtime"], row["threads"]) == ("ONNX Runtime", 1) and row["form"] in FORMS:
+        if (row["runtime"], row["threads"], row["batch"]) == ("ONNX Runtime", 1, 1) and row["form"] in FORMS:
             found.setdefault(key, Network(key, entry_or_none, {})).forms[row["form"]] = row
     return sorted(found.values(), key=lambda network: network.macs)
 

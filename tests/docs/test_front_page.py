@@ -52,12 +52,21 @@ def test_the_picture_is_up_to_date(checkout: Path, tmp_path: Path) -> None:
 
 
 def test_the_front_table_by_hand() -> None:
-    row = {"runtime": "ONNX Runtime", "threads": 1, "device": "a CPU", "onnxruntime": "1.0", "rounds": 60, "macs": 5e8}
+    row = {
+        "runtime": "ONNX Runtime",
+        "threads": 1,
+        "batch": 1,
+        "device": "a CPU",
+        "onnxruntime": "1.0",
+        "rounds": 60,
+        "macs": 5e8,
+    }
     rows = [
         {**row, "model": "mobilenet_v1", "form": "plain", "median_ms": 10.0, "ratio_to_mobilenet_v1": 1.0},
         {**row, "model": "condensenet-74-g8", "form": "plain", "median_ms": 30.0, "ratio_to_mobilenet_v1": 3.01},
         {**row, "model": "condensenet-74-g8", "form": "native", "median_ms": 7.0, "ratio_to_mobilenet_v1": 0.7},
         {**row, "model": "condensenet-74-g8", "form": "native", "median_ms": 4.0, "threads": 2},
+        {**row, "model": "condensenet-74-g8", "form": "native", "median_ms": 90.0, "batch": 16},
     ]
     lines = front_tables.front({"latency_table": rows}).splitlines()
     assert lines[2] == "| MobileNetV1 | 500M | 29.4 | 10.00 (1.00×) |  |  |"

@@ -1,4 +1,4 @@
-"""The site of `make docs`, if its environment is there: it builds without a warning and loads nothing from elsewhere."""
+"""The site of `make docs`, if its environment is there: no warning, and nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
