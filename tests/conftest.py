@@ -37,6 +37,8 @@ FAST = (
     "report/*",
     "cluster/test_cluster_files.py",
     "cluster/test_operators_page.py",
+    "docs/test_front_page.py",
+    "docs/test_library_page.py",
 )
 
 
