@@ -11,7 +11,6 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -22,7 +21,7 @@ from tasks import sources
 from tasks.errors import UserError
 from tasks.params import DataParams
 from tasks.sources import parquet
-from tasks.sources.base import hold_out
+from tasks.sources.base import Part, hold_out
 from tasks.sources.imagefolder import SUFFIXES, USUAL_NAMES
 
 TEST_SHARE = 0.2
@@ -182,9 +181,9 @@ def _described(source: str, path: Path, train: str, test: str) -> Dataset:
     for name, count in zip(read.classes, counts, strict=True):
         if count == 0:
             raise UserError(f"{path}: class {name} has no training image: add some, or remove it everywhere")
-    sample = list(_sample(read.train.images()))  # type: ignore[operator]
+    sample = list(_sample(read.train))
     if not sample:
-        raise UserError(f"{path}: none of the first {SAMPLED} training images can be read")
+        raise UserError(f"{path}: none of {SAMPLED} training images can be read")
     sizes = {image.size for image in sample}
     width, height = next(iter(sizes))
     return Dataset(
@@ -200,9 +199,15 @@ def _described(source: str, path: Path, train: str, test: str) -> Dataset:
     )
 
 
-def _sample(images: Iterator[tuple[str, bytes]]) -> Iterator[Image.Image]:
-    """Some images whose headers can be read; the stage prepare names those that cannot."""
-    for _, content in islice(images, SAMPLED):
+def _sample(part: Part) -> Iterator[Image.Image]:
+    """Images of all classes whose headers can be read; the stage prepare names those that cannot.
+
+    They are in the order of the classes, so the first ones may all be of one.
+    """
+    wanted = set(np.linspace(0, len(part.labels) - 1, SAMPLED).round().astype(int).tolist())
+    for index, (_, content) in enumerate(part.images()):  # type: ignore[operator]
+        if index not in wanted:
+            continue
         try:
             yield Image.open(io.BytesIO(content))
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError):
