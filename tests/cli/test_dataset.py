@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 from cli import finished, recipe, training
@@ -145,6 +146,15 @@ def test_classes_that_a_split_lacks_are_named(photos, tmp_path):
         file.unlink()
     with pytest.raises(UserError, match="class green has no training image"):
         find(tmp_path / "split", tmp_path / "run")
+
+
+def test_images_of_all_classes_are_looked_at(tmp_path):
+    for name, count, mode, size in (("drawings", 100, "L", 40), ("photographs", 20, "RGB", 200)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new(mode, (size, size)).save(tmp_path / f"images/{name}/{number:03}.png")
+    dataset = find(tmp_path / "images", tmp_path / "run")
+    assert (dataset.channels, dataset.square) == (3, None)  # the first 64 are small gray squares
 
 
 def test_very_uneven_classes_are_a_warning():
