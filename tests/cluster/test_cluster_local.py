@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import command_line
+from processes import command_line, runs
 from workspaces import free_ports, wait_until
 
 from cluster import check, sockets, supervisor
@@ -151,7 +151,7 @@ def test_a_killed_supervisor_leaves_nothing_behind_after_down(
     wait_until(lambda: supervisor.running(cluster.folder) is None, WAIT_S, lambda: "still there")
     done = command("down", environment, checkout)
     assert done.returncode == 0, done.stderr
-    assert psutil.wait_procs(family, timeout=10)[1] == []
+    wait_until(lambda: not any(map(runs, family)), 10, lambda: str([each for each in family if runs(each)]))
 
 
 def test_a_port_that_is_taken_is_one_line(checkout: Path, tmp_path: Path) -> None:
