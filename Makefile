@@ -7,8 +7,8 @@ PORT ?= 4200
 LINT := build/lint
 DOCS := build/docs
 FUZZ_S ?= 1800
-FUZZED := tests/params/test_params_fuzzed.py tests/library/test_model_files.py tests/library/test_plans_fuzzed.py \
-  tests/library/test_text.py
+SANITIZED := build/sanitized
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
 # Stages call `python`, DVC and Prefect by name, so the environment comes first on the path. Nothing phones home.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -22,7 +22,7 @@ export PREFECT_HOME ?= $(CURDIR)/.prefect
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo tables test test-fast fuzz check format docs ui prefect-ui clean \
+.PHONY: help env demo tables test test-fast fuzz sanitized check format docs ui prefect-ui clean \
   cluster-up cluster-check cluster-down cluster-lint operators-test kills-test constraints audit
 
 help: ## list the commands
@@ -58,9 +58,15 @@ test: check test-fast ## all tests, after ruff, mypy and the import contracts
 test-fast: env ## the tests that need no Ray, Prefect or server, on two cores
 	@python -m pytest -m fast -n 2 --dist worksteal
 
-fuzz: env ## thousands of hostile parameters, model files, plans and texts, for half an hour at most (FUZZ_S=1800)
-	@HYPOTHESIS_PROFILE=fuzz timeout --signal=INT $(FUZZ_S) python -m pytest --exitfirst -m fast $(FUZZED) \
-	  || { test $$? -eq 124 && echo "half an hour is over: nothing was found"; }
+fuzz: sanitized ## hostile parameters, files, plans, texts and operators, for half an hour (FUZZ_S=1800)
+	@python -m tests.fuzz --sanitized $(SANITIZED) --seconds $(FUZZ_S)
+
+sanitized: env # the library with compiled parts that end the process by a message where they misuse memory or integers
+	@mkdir -p $(SANITIZED) && cp -rsf $(CURDIR)/condensenet $(CURDIR)/setup.py $(CURDIR)/pyproject.toml \
+	  $(CURDIR)/README.md $(CURDIR)/LICENSE $(SANITIZED)
+	@find $(SANITIZED)/condensenet -type l -name '*.so' -delete
+	@cd $(SANITIZED) && CONDENSENET_CFLAGS="-O1 -g $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+	  $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 
 check: env ## ruff, mypy and the import contracts
 	@ruff check .
