@@ -23,7 +23,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo tables test test-fast fuzz sanitized check format docs ui prefect-ui clean \
-  cluster-up cluster-check cluster-down cluster-lint operators-test kills-test constraints audit
+  cluster-up cluster-check cluster-down cluster-lint operators-test kills-test soak constraints audit
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -65,7 +65,7 @@ sanitized: env # the library with compiled parts that end the process by a messa
 	@mkdir -p $(SANITIZED) && cp -rsf $(CURDIR)/condensenet $(CURDIR)/setup.py $(CURDIR)/pyproject.toml \
 	  $(CURDIR)/README.md $(CURDIR)/LICENSE $(SANITIZED)
 	@find $(SANITIZED)/condensenet -type l -name '*.so' -delete
-	@cd $(SANITIZED) && CONDENSENET_CFLAGS="-O1 -g $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+	@cd $(SANITIZED) && CONDENSENET_CFLAGS="-O1 -g1 $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
 	  $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 
 check: env ## ruff, mypy and the import contracts
@@ -98,6 +98,10 @@ operators-test: env ## run every command of docs/OPERATORS.md, in order
 
 kills-test: env ## a sweep on a cluster whose services are killed at random moments (SEED=0)
 	@python -m tests.faults.random_kills $(SEED)
+
+soak: env ## small sweeps for an hour while services die or hang and the disk is full (MINUTES=60 SEED=0)
+	@python -m tests.faults.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),0) --json benchmarks/results/soak.json
+	@python -m benchmarks.results
 
 # A fresh resolution of the newest releases that pyproject.toml allows, installed and checked before it replaces the old
 # one. To raise a bound, edit pyproject.toml first; afterwards `make test`, since only what passed is to be pinned.

@@ -2,7 +2,8 @@
 
 They are ``condensenet.models.kernels`` for training and ``condensenet.deploy.native`` for ONNX Runtime. With
 ``CONDENSENET_KERNELS=off`` nothing is compiled, and the wheel fits every machine. All other metadata is in
-pyproject.toml. ``CONDENSENET_CFLAGS`` adds options of the compiler (`make fuzz` adds sanitizers). A library ends with its own sha256: loading one that was cut off would kill the process.
+pyproject.toml. ``CONDENSENET_CFLAGS`` adds options of the compiler (`make fuzz` adds sanitizers). A library ends with
+its own sha256: loading one that was cut off would kill the process.
 """
 
 import hashlib
