@@ -100,6 +100,16 @@ def test_no_password_is_in_a_command_line(cluster: Cluster) -> None:
         assert not any(password in line for line in lines)
 
 
+def test_no_password_is_in_a_log(cluster: Cluster) -> None:
+    logs = [*(cluster.folder / "logs").iterdir(), *(cluster.folder / "prefect").rglob("*.log")]
+    logs += [
+        path for path in cluster.ray_folder.rglob("*") if path.is_file() and path.suffix in (".log", ".out", ".err")
+    ]
+    assert len(logs) > 10
+    for password in asdict(cluster.passwords).values():
+        assert not [path for path in logs if password.encode() in path.read_bytes()]
+
+
 def test_only_ray_listens_beyond_the_loopback(cluster: Cluster) -> None:
     root = supervisor.running(cluster.folder)
     assert root is not None

@@ -89,6 +89,7 @@ def test_any_bytes_inside(
 @example(["batch", 1, 1 << 20, 1 << 20], ["batch", 5], 1, "Relu")
 @example(["batch", 1 << 20, 4, 4], ["batch", 5], 1, "Relu")
 @example(["batch", 1, 4, 4], ["batch", 1 << 40], 1, "Relu")
+@example(["batch", 1, 4, 4], ["batch", 5], 1, "\x1b[31m\n")
 def test_any_shape_type_and_operator(
     worker: latency_worker.Worker, here: Path, image: list[Any], logits: list[Any], kind: int, operator: str
 ) -> None:
