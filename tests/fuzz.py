@@ -2,9 +2,10 @@
 
     python -m tests.fuzz --sanitized build/sanitized --seconds 1800
 
-Every test that generates its input gets an equal part of the time, two of them run at once. First all tests of the
-compiled parts run once with the sanitized libraries, and those that generate ONNX files always do. What was found is
-in `.hypothesis`, so the test finds it again at once. Exits with 1 if anything was found.
+First all tests of the compiled parts run once with the sanitized libraries, which takes some minutes more. Then every
+test that generates its input gets an equal part of the time, two of them at once; those that generate ONNX files use
+the sanitized libraries too. What was found is in `.hypothesis`, so the test finds it again at once. Exits with 1 if
+anything was found.
 """
 
 from __future__ import annotations
@@ -28,25 +29,30 @@ FUZZED = (
 FUZZED_COMPILED = "tests/library/test_onnx_fuzzed.py"
 COMPILED = ("tests/library/test_native.py", "tests/library/test_fused.py", FUZZED_COMPILED)
 AT_ONCE = 2
-REPORT = ("-q", "--no-header", "--durations=0", "-p", "no:cacheprovider")
+USED = """
+import sys
+from condensenet.deploy import runtime
+from condensenet.models import kernels
+print(runtime.operator_library() is not None, kernels.available(), sep="\\n")
+print(kernels.__file__, file=sys.stderr)
+"""
+REPORT = ("-q", "--no-header", "--durations=3", "-p", "no:cacheprovider")
 PYTEST = (sys.executable, "-m", "pytest", *REPORT)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", allow_abbrev=False)
     parser.add_argument("--sanitized", type=Path, required=True, help="the library with sanitized compiled parts")
-    parser.add_argument("--seconds", type=float, required=True, help="for all tests together")
+    parser.add_argument("--seconds", type=float, required=True, help="for all that generate their input")
     options = parser.parse_args()
-    until = time.monotonic() + options.seconds
     compiled = sanitized(options.sanitized)
+    check_used(options.sanitized, compiled)
     print("the tests of the compiled parts, with sanitizers", flush=True)
     if subprocess.run([*PYTEST, f"-opythonpath={options.sanitized}", *COMPILED], env=compiled, check=False).returncode:
         sys.exit("error: the sanitizers or the tests found something")
     tests = [(each, dict(os.environ)) for each in generating(FUZZED)]
     tests += [(each, compiled) for each in generating((FUZZED_COMPILED,))]
-    share_s = (until - time.monotonic()) * AT_ONCE / len(tests)
-    if share_s < 1:
-        sys.exit(f"error: too little time is left: {len(tests)} tests need a second each")
+    share_s = options.seconds * AT_ONCE / len(tests)
     print(f"{len(tests)} tests that generate their input, {share_s:.0f} s for each", flush=True)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = sum(pool.map(lambda test: try_for(*test, share_s), tests))
@@ -66,6 +72,15 @@ def sanitized(library: Path) -> dict[str, str]:
         "ASAN_OPTIONS": options,
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
+
+
+def check_used(library: Path, environment: Mapping[str, str]) -> None:
+    """Exits if Python would use other compiled parts, or none: the tests would be skipped, or find nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", USED], cwd="/", env=environment, capture_output=True, text=True, check=True
+    )
+    if done.stdout.splitlines() != ["True", "True"] or not done.stderr.startswith(str(library.absolute())):
+        sys.exit(f"error: {library} is not in use, or not compiled: {done.stdout}{done.stderr}")
 
 
 def _path_of(name: str) -> str:
