@@ -26,9 +26,9 @@ from tests.faults.sweeps import (
     wait_for,
 )
 
-GRID = {"model.condensation_factor": [1, 2, 8], "model.growth_rates": [[4, 8, 8], [8, 8, 8], [8, 16, 16]]}
-POINTS = [f"c{c}-growth_rates{'-'.join(map(str, rates))}" for c in (1, 2, 8) for rates in GRID["model.growth_rates"]]
-IMPOSSIBLE = "c8-growth_rates4-8-8"  # 8 does not divide the 12 inputs of its second layer
+GRID = {"model.growth_rates": [[4, 8, 8], [8, 8, 8], [8, 16, 16]], "model.condensation_factor": [1, 2, 8]}
+POINTS = [f"growth_rates{'-'.join(map(str, rates))}-c{c}" for rates in GRID["model.growth_rates"] for c in (1, 2, 8)]
+IMPOSSIBLE = "growth_rates4-8-8-c8"  # 8 does not divide the 12 inputs of its second layer
 POSSIBLE = [point for point in POINTS if point != IMPOSSIBLE]
 MOMENT_S = (2.0, 30.0)  # after the sweep is at work again
 

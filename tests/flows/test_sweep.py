@@ -42,6 +42,12 @@ def test_every_possible_point_is_a_setting_and_every_other_is_named(text: str):
     assert setting.train.epochs == 16  # as in the study
 
 
+def test_the_names_of_points_do_not_depend_on_the_order_of_the_keys(text: str):
+    """Prefect's server on PostgreSQL changes it."""
+    made = [grids.compose(text, dict(items), None, None) for items in (GRID.items(), reversed(GRID.items()))]
+    assert made[0] == made[1]
+
+
 def test_points_may_start_from_a_setting(text: str):
     made = grids.compose(text, {"train.learning_rate": [0.1]}, "g4-c2", "rates")
     setting = params.parse(YAML(typ="safe", pure=True).load(made.text)).settings["lr0_1"]
