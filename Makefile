@@ -62,9 +62,9 @@ fuzz: sanitized ## hostile parameters, files, plans, texts and operators, for ha
 	@python -m tests.fuzz --sanitized $(SANITIZED) --seconds $(FUZZ_S)
 
 sanitized: env # the library with compiled parts that end the process by a message where they misuse memory or integers
-	@mkdir -p $(SANITIZED) && cp -rsf $(CURDIR)/condensenet $(CURDIR)/setup.py $(CURDIR)/pyproject.toml \
-	  $(CURDIR)/README.md $(CURDIR)/LICENSE $(SANITIZED)
-	@find $(SANITIZED)/condensenet -type l -name '*.so' -delete
+	@mkdir -p $(SANITIZED)
+	@tar --create --file=- --exclude='*.so' --exclude=__pycache__ condensenet setup.py pyproject.toml README.md LICENSE \
+	  | tar --extract --file=- --directory $(SANITIZED)
 	@cd $(SANITIZED) && CONDENSENET_CFLAGS="-O1 -g1 $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
 	  $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 
