@@ -9,6 +9,7 @@ import base64
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ import psutil
 import torch
 
 from cluster.settings import FOLDER, USER, Cluster, Passwords, Ports
-from tests.processes import runs
+from tests.processes import command_line, runs
 from tests.workspaces import Workspace, copy_checkout, free_ports
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -83,10 +84,12 @@ class Sweep:
         return False
 
     def is_at_work(self) -> bool:
-        return flow_process(self.workspace) is not None
+        """Whether it has stages running."""
+        run = run_process(self.workspace)
+        return any("flows.supervise" in command_line(child) for child in children(run))
 
     def _is_lost(self, state: str) -> bool:
-        if state != "RUNNING" or self.is_at_work():
+        if state != "RUNNING" or run_process(self.workspace):
             self._without_process_since = None
             return False
         self._without_process_since = self._without_process_since or time.monotonic()
@@ -114,7 +117,7 @@ def kill(target: str, sweep: Sweep) -> bool:
 
 def find(target: str, sweep: Sweep) -> psutil.Process | None:
     if target == "flow":
-        return flow_process(sweep.workspace)
+        return run_process(sweep.workspace)
     if target in ("raylet", "gcs_server"):
         ray = service(sweep.cluster, "ray")
         return next((child for child in children(ray) if child.name() == target), None)
@@ -133,14 +136,13 @@ def children(process: psutil.Process | None) -> list[psutil.Process]:
     return []
 
 
-def flow_process(workspace: Workspace) -> psutil.Process | None:
-    """The process that has stages running: what supervises them is its child."""
+def run_process(workspace: Workspace) -> psutil.Process | None:
+    """The process that a Prefect worker has started for a run."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if "flows.supervise" in process.cmdline() and process.cwd() == str(workspace.path):
-                parent = process.parent()
-                if parent is not None and "prefect" in " ".join(parent.cmdline()):
-                    return parent
+            ours = process.environ().get(FOLDER) == workspace.variables[FOLDER]
+            if ours and any(re.fullmatch(r"prefect\.(flow_)?engine", each) for each in process.cmdline()):
+                return process
     return None
 
 
