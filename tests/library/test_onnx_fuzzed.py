@@ -9,7 +9,7 @@ from typing import Any
 import latency_worker
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from networks import SMALL, condensed
 from test_latency import write_model
@@ -67,6 +67,7 @@ def test_what_is_whole_is_timed(worker: latency_worker.Worker, here: Path, plain
     assert [check(worker, here, content).status for content in (plain, native)] == [0, 0]
 
 
+@settings(deadline=None)  # the worker has one
 @given(st.binary(max_size=200))
 @example(b"")
 @example(b"\x08" * 100)
@@ -74,6 +75,7 @@ def test_any_bytes(worker: latency_worker.Worker, here: Path, content: bytes) ->
     check(worker, here, content)
 
 
+@settings(deadline=None)  # the worker has one
 @given(st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=4), st.integers(0, 8)), min_size=1, max_size=4))
 def test_any_bytes_inside(
     worker: latency_worker.Worker, here: Path, plain: bytes, changes: list[tuple[float, bytes, int]]
@@ -85,6 +87,7 @@ def test_any_bytes_inside(
     check(worker, here, content)
 
 
+@settings(deadline=None)  # the worker has one
 @given(DIMENSIONS, DIMENSIONS, st.integers(0, 20), OPERATORS)
 @example(["batch", 1, 1 << 20, 1 << 20], ["batch", 5], 1, "Relu")
 @example(["batch", 1 << 20, 4, 4], ["batch", 5], 1, "Relu")
@@ -102,6 +105,7 @@ def test_any_shape_type_and_operator(
     check(worker, here, onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
 
 
+@settings(deadline=None)  # the worker has one
 @given(st.lists(st.tuples(st.floats(0, 1), SIZES), min_size=1, max_size=3), st.floats(0, 1) | st.just(1.0))
 @example([(0.0, 0)], 1.0)
 @example([(0.1, 1 << 62)], 1.0)
@@ -119,6 +123,7 @@ def test_any_list_of_the_native_operator(
     assert answer.status == 0 or "DenseBlock" in answer.lines[0]
 
 
+@settings(deadline=None)  # the worker has one
 @given(st.lists(st.sampled_from([np.inf, -np.inf, np.nan, 3e38, 1e-45, -0.0]), min_size=1, max_size=9), st.floats(0, 2))
 def test_any_numbers_of_the_native_operator(
     worker: latency_worker.Worker, here: Path, native: bytes, values: list[float], size: float
