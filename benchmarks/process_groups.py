@@ -101,7 +101,7 @@ def in_ray(config: dict[str, Any]) -> None:
     from tasks import train_worker
 
     job, steps = config["job"]
-    train_worker._start_process_group(job)
+    train_worker.start_process_group(job)
     run("ray", trainer_step(job), job, steps)
 
 

@@ -1,6 +1,6 @@
-"""Regenerate the tables of docs/RESULTS.md and docs/PAPER.md from benchmarks/results; no figure is typed by hand.
+"""Regenerate the tables of README.md, docs/RESULTS.md and docs/PAPER.md from benchmarks/results; none is typed by hand.
 
-    python -m benchmarks.results            rewrite the tables
+    python -m benchmarks.results            rewrite the tables and the picture of README.md
     python -m benchmarks.results --check    write nothing; fail if a table is out of date
 
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``. The other scripts write the files with ``--json``.
@@ -16,13 +16,20 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from benchmarks.front_tables import TABLES as FRONT_TABLES
+from benchmarks.front_tables import draw
 from benchmarks.paper_tables import TABLES as PAPER_TABLES
 from benchmarks.results_markdown import ROOT, Results
 from benchmarks.results_tables import TABLES as RESULT_TABLES
 from condensenet.files import write_atomically
 
-PAGES = {ROOT / "docs" / "RESULTS.md": RESULT_TABLES, ROOT / "docs" / "PAPER.md": PAPER_TABLES}
-TABLES = {**RESULT_TABLES, **PAPER_TABLES}
+PAGES = {
+    ROOT / "README.md": FRONT_TABLES,
+    ROOT / "docs" / "RESULTS.md": RESULT_TABLES,
+    ROOT / "docs" / "PAPER.md": PAPER_TABLES,
+}
+TABLES = {**FRONT_TABLES, **RESULT_TABLES, **PAPER_TABLES}
+PICTURE = ROOT / "docs" / "tradeoff.svg"
 FOLDER = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -38,6 +45,8 @@ def main() -> None:
         if check and new != old:
             sys.exit(f"error: {page.name} does not match benchmarks/results: run python -m benchmarks.results")
         write_atomically(page, new.encode())
+    if not check:
+        draw(results, PICTURE)
 
 
 def read(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -103,6 +103,25 @@ def fidelity(results: Results) -> str:
     )
 
 
+def soak(results: Results) -> str:
+    """What was tried and lost in the last soak, by the trouble that struck, and in all."""
+    rows = rows_of(results, "soak")
+    counted = ("sweeps", "struck", "runs_ended", "lost")
+    total = [{"trouble": "all", **{name: sum(row[name] for row in rows) for name in counted}}] if rows else []
+    columns = (
+        ("Trouble", text("trouble")),
+        ("Sweeps", text("sweeps")),
+        ("Times it struck", text("struck")),
+        ("Runs that ended without success", text("runs_ended")),
+        ("Lost", text("lost")),
+    )
+    return table(columns, [*rows, *total]) + provenance(results, "soak", soak_facts)
+
+
+def soak_facts(rows: Sequence[Row]) -> list[str]:
+    return [rows[0]["device"], f"{rows[0]['minutes']:g} minutes", f"seed {rows[0]['seed']}"]
+
+
 def training_table(results: Results, script: str, *columns: Column) -> str:
     return table(columns, rows_of(results, script)) + provenance(results, script, training_facts)
 
@@ -197,4 +216,5 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "latency": latency,
     "runtimes": runtimes,
     "fidelity": fidelity,
+    "soak": soak,
 }

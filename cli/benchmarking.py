@@ -12,6 +12,7 @@ from cli.exporting import write
 from cli.models import default_size, grouped, is_preset, pytorch_model, untrained
 from condensenet import operator_library
 from condensenet.deploy.latency.time_files import is_unsteady, time_files
+from tasks.console import say
 from tasks.errors import UserError
 
 
@@ -25,7 +26,7 @@ def run(models: Sequence[str], size: int | None, threads: Sequence[int], runs: i
         print(json.dumps(facts, indent=1))
         return
     for line in table(facts):
-        print(line)
+        say(line)
 
 
 def forms_of(name: str, size: int | None, folder: Path) -> dict[str, Path]:

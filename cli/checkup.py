@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import platform
+import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from condensenet import __version__, operator_library
 from condensenet.machine import hardware
 from condensenet.models import kernels
-from tasks.tracking import address
+from condensenet.text import escaped
+from tasks import server_addresses
 
 NEEDED = ("torch", "torchvision", "numpy")
 EXTRAS = {
@@ -27,8 +30,8 @@ EXTRAS = {
     "timm": "timm",
     "huggingface_hub": "hub",
 }
+PROBE_S = 3.0
 SERVERS = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "RAY_ADDRESS")
-INSTRUCTION_SETS = {16: "AVX-512", 8: "AVX2", 4: "SSE2 or NEON"}
 FLAGS = ("avx512f", "avx2", "amx_bf16", "avx512_bf16", "asimd")
 Status = Literal["ok", "note", "broken"]
 
@@ -49,7 +52,7 @@ def run(as_json: bool) -> int:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         for finding in findings:
-            print(f"{finding.status:<6}  {finding.subject:<20}  {finding.detail}")
+            print(f"{finding.status:<6}  {finding.subject:<20}  {escaped(finding.detail)}")
     return int(any(finding.status == "broken" for finding in findings))
 
 
@@ -82,17 +85,21 @@ def _compiled() -> Iterator[Finding]:
     remedy = (
         "a C compiler with OpenMP is needed at installation: pip install again, or python setup.py build_ext --inplace"
     )
-    lanes = kernels.lanes()
-    if lanes is not None:
-        yield Finding("ok", "training kernels", f"in use, {INSTRUCTION_SETS[lanes]}")
-    elif os.environ.get("CONDENSENET_KERNELS") == "off":
-        yield Finding("note", "training kernels", "turned off by CONDENSENET_KERNELS=off")
+    try:
+        training, native = kernels.instruction_set(), operator_library() is not None
+    except ValueError as error:  # of CONDENSENET_KERNELS or CONDENSENET_LANES
+        yield Finding("broken", "compiled code", str(error))
+        return
+    if training != "none":
+        yield Finding("ok", "training kernels", f"in use, {training}")
+    elif os.environ.get(kernels.SWITCH) == "off":
+        yield Finding("note", "training kernels", f"turned off by {kernels.SWITCH}=off")
     else:
         yield Finding("note", "training kernels", f"not built, training on CPUs is slower: {remedy}")
-    if operator_library() is None:
-        yield Finding("note", "native operator", f"not built, ONNX files in native form do not run: {remedy}")
-    else:
+    if native:
         yield Finding("ok", "native operator", "built")
+    else:
+        yield Finding("note", "native operator", f"not built, ONNX files in native form do not run: {remedy}")
 
 
 def _gpu() -> Iterator[Finding]:
@@ -112,22 +119,28 @@ def _servers() -> Iterator[Finding]:
         if not given:
             yield Finding("ok", variable, "not set: everything runs on this machine")
             continue
-        url = given if "://" in given else f"tcp://{given}"
-        reachable = _answers(url)
-        detail = "reachable" if reachable else "nothing answers there"
-        yield Finding("ok" if reachable else "broken", variable, f"{address.shown(given)}: {detail}")
+        host = _host(given)
+        if host is None:
+            yield Finding("note", variable, f"{given}: not checked, it names no host and port")
+        elif _listens(*host):
+            yield Finding("ok", variable, f"{server_addresses.shown(given)}: something listens there")
+        else:
+            yield Finding("broken", variable, f"{server_addresses.shown(given)}: nothing answers there")
 
 
-def _answers(url: str) -> bool:
-    """Whether something listens at ``url``; a file or ``auto`` needs no server."""
-    import socket
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(url)
-    if parts.hostname is None or parts.port is None:
-        return address.answers(url)
+def _host(address: str) -> tuple[str, int] | None:
+    """Host and port of ``address``; None for a file, or ``auto``, by which Ray finds a cluster of this machine."""
     try:
-        socket.create_connection((parts.hostname, parts.port), 3).close()
+        parts = urlsplit(address if "://" in address else f"tcp://{address}")
+        port = parts.port or server_addresses.PORTS.get(parts.scheme)
+    except ValueError:  # such as a port that is no number
+        return None
+    return None if parts.hostname is None or port is None else (parts.hostname, port)
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), PROBE_S).close()
     except OSError:
         return False
     return True

@@ -7,6 +7,7 @@ from typing import Any
 
 from cli.models import grouped, pytorch_model
 from condensenet import CondenseNet, load_authors_checkpoint, save_authors_checkpoint, save_model
+from tasks.console import say
 from tasks.errors import UserError
 
 
@@ -22,7 +23,7 @@ def run(source: str, out: Path, to: str, **authors_settings: Any) -> None:
     else:
         save_model(model, out)
     config = model.config
-    print(
+    say(
         f"{out}: {'the authors’ format, ' if to == 'authors' else ''}{model.form} form, "
         f"G={config.groups_1x1}, C={config.condensation_factor}, {config.num_classes} classes"
     )

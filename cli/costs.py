@@ -8,6 +8,7 @@ from typing import Any
 
 from cli.models import default_size, is_preset
 from condensenet import CondenseNet, Cost, OnnxModel, count_cost, create_model, list_models, load
+from tasks.console import say
 from tasks.errors import UserError
 
 
@@ -22,7 +23,7 @@ def run(name: str, size: int | None, groups: int | None, condensation: int | Non
         print(json.dumps({"model": name, **facts}, indent=1))
         return
     height, width = facts["input_size"]
-    print(f"{name}, {height}x{width} pixels, G={facts['groups_1x1']}, C={facts['condensation_factor']}")
+    say(f"{name}, {height}x{width} pixels, G={facts['groups_1x1']}, C={facts['condensation_factor']}")
     print(f"  MACs              {facts['macs']:>15,}   multiply-adds of convolutions and linear layers")
     print(f"  the paper's FLOPs {facts['paper_flops']:>15,}   and biases, activations, average pools")
     print(f"  parameters        {facts['params']:>15,}   after pruning")

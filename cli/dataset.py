@@ -20,7 +20,8 @@ from PIL import Image, UnidentifiedImageError
 from tasks import sources
 from tasks.errors import UserError
 from tasks.params import DataParams
-from tasks.sources.base import hold_out
+from tasks.sources import parquet
+from tasks.sources.base import Part, hold_out
 from tasks.sources.imagefolder import SUFFIXES, USUAL_NAMES
 
 TEST_SHARE = 0.2
@@ -74,16 +75,24 @@ def warning(dataset: Dataset) -> str | None:
 
 
 def _split_folders(folder: Path) -> tuple[str | None, str | None]:
-    """The names of the folders with training and test images, None for one that is not there."""
+    """The names of the folders with training and test images, None for one that is not there.
+
+    A folder called ``train`` that holds images itself, beside others, is a class: of pictures of trains.
+    """
     names = {entry.name.lower(): entry.name for entry in os.scandir(folder) if entry.is_dir()}
 
     def first(key: str) -> str | None:
-        return next((names[name] for name in USUAL_NAMES[key] if name in names), None)
+        found = (names[name] for name in USUAL_NAMES[key] if name in names)
+        return next((name for name in found if _has_folders(folder / name) or len(names) == 1), None)
 
     train, test = first("train"), first("test")
     if train is None and test is not None and len(names) < 3:
         raise UserError(f"{folder}: there is {test}, but no train: put the training images into {folder / 'train'}")
     return (train, test) if train else (None, None)
+
+
+def _has_folders(folder: Path) -> bool:
+    return any(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(folder))
 
 
 def _held_out(folder: Path, workspace: Path) -> Dataset:
@@ -151,8 +160,8 @@ def _split_rows(folder: Path, pattern: str, workspace: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    source = sources.read(_params("parquet", folder, pattern, pattern))
-    held = hold_out(source.train.labels, _test_count(len(source.train.labels)), HOLD_OUT_KEY)
+    labels = parquet.read_labels(_params("parquet", folder, pattern, pattern))
+    held = hold_out(labels, _test_count(len(labels)), HOLD_OUT_KEY)
     root = workspace / "images"
     root.mkdir(parents=True, exist_ok=True)
     files = sorted(path for name in pattern.split(",") for path in folder.glob(name))
@@ -172,10 +181,9 @@ def _described(source: str, path: Path, train: str, test: str) -> Dataset:
     for name, count in zip(read.classes, counts, strict=True):
         if count == 0:
             raise UserError(f"{path}: class {name} has no training image: add some, or remove it everywhere")
-    first = np.arange(min(SAMPLED, len(read.train.labels)))
-    sample = list(_sample(read.train.images(first)()))  # type: ignore[operator]
+    sample = list(_sample(read.train))
     if not sample:
-        raise UserError(f"{path}: none of the first {SAMPLED} training images can be read")
+        raise UserError(f"{path}: none of {SAMPLED} training images can be read")
     sizes = {image.size for image in sample}
     width, height = next(iter(sizes))
     return Dataset(
@@ -191,9 +199,13 @@ def _described(source: str, path: Path, train: str, test: str) -> Dataset:
     )
 
 
-def _sample(images: Iterator[tuple[str, bytes]]) -> Iterator[Image.Image]:
-    """Some images whose headers can be read; the stage prepare names those that cannot."""
-    for _, content in images:
+def _sample(part: Part) -> Iterator[Image.Image]:
+    """Images of all classes whose headers can be read; the stage prepare names those that cannot.
+
+    They are in the order of the classes, so the first ones may all be of one.
+    """
+    wanted = np.unique(np.linspace(0, len(part.labels) - 1, SAMPLED).round().astype(int))
+    for _, content in part.images(wanted)():  # type: ignore[operator]
         try:
             yield Image.open(io.BytesIO(content))
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError):

@@ -22,6 +22,7 @@ from condensenet import (
     write_native,
 )
 from condensenet.deploy.compare import compare_onnx
+from tasks.console import say
 from tasks.errors import UserError
 
 BATCHES, BATCH_SIZE = 2, 4
@@ -46,7 +47,7 @@ def run(name: str, out: Path, form: str, size: int | None, runtime: str, measure
     except ValueError:
         out.unlink()  # a file that was not proved equal is not left lying about
         raise
-    print(
+    say(
         f"{out}: {form}, {out.stat().st_size:,} bytes; largest difference from PyTorch "
         f"{difference.max_relative:.2g} of the largest logit, on {difference.images} random images"
     )

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from condensenet import OnnxModel, Prediction, load, predict
+from condensenet.text import escaped
+from tasks.console import say
 from tasks.errors import UserError
 
 
@@ -25,9 +27,10 @@ def run(name: str, images: Sequence[Path], top: int, as_json: bool) -> None:
         for path, best in zip(images, predictions, strict=True):
             print(json.dumps({"image": str(path), "predictions": [dataclasses.asdict(each) for each in best]}))
         return
-    width = max(len(str(path)) for path in images)
-    for path, best in zip(images, predictions, strict=True):
-        print(f"{path!s:<{width}}  {'  '.join(_shown(each) for each in best)}")
+    names = [escaped(str(path)) for path in images]
+    width = max(map(len, names))
+    for shown, best in zip(names, predictions, strict=True):
+        say(f"{shown:<{width}}  {'  '.join(_shown(each) for each in best)}")
 
 
 def _shown(prediction: Prediction) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.dataset import Dataset
+from cli.finished import INITIAL
 from condensenet.config import ModelConfig
 from condensenet.models.presets import presets
 from tasks import paths
@@ -110,7 +111,7 @@ def parameters(
         key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()
     }
     if fine_tuning:
-        setting["initial"] = "initial.pt"
+        setting["initial"] = INITIAL
     return {
         "study": name,
         "data": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import shutil
@@ -13,13 +12,14 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from cli import recipe
+from cli import finished, recipe
 from cli.dataset import Dataset, find, listed, warning
 from cli.recipe import Options
 from cli.workspaces import environment, run_module
 from condensenet.config import ModelConfig
 from condensenet.machine import usable_cores
 from tasks import outputs, params, paths, tracking
+from tasks.console import say
 from tasks.errors import UserError
 
 __all__ = ["Options", "run"]
@@ -27,8 +27,6 @@ __all__ = ["Options", "run"]
 HEADER = (
     "# Written by `condensenet train`. Its stages read it; to change a value, run the command with other options.\n"
 )
-TRAINED = Path("state/trained.json")  # what the finished training was of
-INITIAL = "initial.pt"
 
 
 def run(folder: Path, out: Path | None, options: Options) -> None:
@@ -45,12 +43,10 @@ def run(folder: Path, out: Path | None, options: Options) -> None:
 
 def _run_stages(workspace: Path, text: str, loaded: params.Params, setting: str) -> None:
     run_module("tasks.prepare", [], workspace)
-    identity = _identity(workspace, text, loaded)
-    if outputs.read_json_or_empty(workspace / TRAINED) == identity:
-        print("trained already: the outputs are brought up to date", flush=True)
+    if finished.check_images(workspace, text, loaded):
+        say("trained already: the outputs are brought up to date")
     else:
         run_module("tasks.train", [setting], workspace)
-        outputs.write_json(workspace / TRAINED, identity)
     for stage in ("convert", "export", "evaluate"):
         run_module(f"tasks.{stage}", [setting], workspace)
 
@@ -121,45 +117,28 @@ def _as_yaml(content: dict[str, Any]) -> str:
 
 
 def _write(workspace: Path, text: str, initial: bytes | None) -> None:
-    """Put the parameters into the workspace, unless it holds a model that was trained with others."""
-    file = workspace / paths.PARAMS
-    if (workspace / TRAINED).is_file() and file.read_text() != text:
-        raise UserError(
-            f"{workspace} holds a model that was trained otherwise (other images or options): give another --out, or "
-            "remove it"
-        )
-    outputs.write_text(file, text)
+    """Put the parameters and what to start from into the workspace, unless a model there was trained with others."""
+    finished.check_parameters(workspace, text, initial)
+    outputs.write_text(workspace / paths.PARAMS, text)
     if initial is not None:
         from condensenet.files import write_atomically
 
-        write_atomically(workspace / INITIAL, initial)
+        write_atomically(workspace / finished.INITIAL, initial)
 
 
 def _announce(dataset: Dataset, loaded: params.Params) -> None:
     (setting,) = loaded.settings.values()
     model, train, data = setting.model, setting.train, loaded.data
-    print(
+    say(
         f"{dataset.train_images:,} training images of {len(dataset.classes)} classes ({listed(dataset.classes)}), "
         f"used at {data.image_size}x{data.image_size} pixels"
     )
-    print(
+    say(
         f"CondenseNet with blocks of {'-'.join(map(str, model.block_depths))} layers, G={model.groups_1x1}, "
-        f"C={model.condensation_factor}; {train.epochs} epochs, batches of {train.batch_size}",
-        flush=True,
+        f"C={model.condensation_factor}; {train.epochs} epochs, batches of {train.batch_size}"
     )
     if (line := warning(dataset)) is not None:
-        print(line, flush=True)
-
-
-def _identity(workspace: Path, text: str, loaded: params.Params) -> dict[str, str]:
-    """What a finished training was of: parameters, initial weights and images."""
-    manifest = outputs.read_json_or_empty(workspace / loaded.paths.data / paths.MANIFEST)
-    initial = workspace / INITIAL
-    return {
-        "params": hashlib.sha256(text.encode()).hexdigest(),
-        "initial": hashlib.sha256(initial.read_bytes()).hexdigest() if initial.is_file() else "",
-        "data": str(manifest.get("fingerprint")),
-    }
+        say(line)
 
 
 def _conclude(workspace: Path, folder: Path, loaded: params.Params, setting: params.Setting, seconds: float) -> None:
@@ -170,10 +149,11 @@ def _conclude(workspace: Path, folder: Path, loaded: params.Params, setting: par
     metrics = outputs.read_json(workspace / study.setting("evaluate", setting.name) / paths.METRICS)
     error_pct = metrics["onnxruntime"]["top1_error_pct"]
     shown = _relative(workspace)
-    print(f"\ntest error {error_pct:.1f}% on {metrics['images']} images, in {seconds:.0f} s")
-    print(f"  {shown / paths.ONNX}  for ONNX Runtime; {shown / paths.MODEL} for PyTorch and to go on from")
-    print(f"  condensenet predict {shown / paths.ONNX} IMAGE...")
-    print(f"  condensenet bench {shown / paths.MODEL};  condensenet ui {shown}")
+    say("")
+    say(f"test error {error_pct:.1f}% on {metrics['images']} images, in {seconds:.0f} s")
+    say(f"  {shown / paths.ONNX}  for ONNX Runtime; {shown / paths.MODEL} for PyTorch and to go on from")
+    say(f"  condensenet predict {shown / paths.ONNX} IMAGE...")
+    say(f"  condensenet bench {shown / paths.MODEL};  condensenet ui {shown}")
 
 
 def _relative(path: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from condensenet.deploy.latency.time_files import describe
+from tasks import server_addresses
 from tasks.errors import UserError, first_line
 from tasks.paths import ONNX
 from tasks.tracking import address
@@ -29,7 +30,7 @@ class ExportedRun:
     def __init__(self, run_id: str, tracking_uri: str | None) -> None:
         self.run_id, self.uri = run_id, _server_address(tracking_uri)
         self.client = _client(self.uri)
-        with _mlflow_errors(f"cannot read run_id={run_id!r} from {address.shown(self.uri)}"):
+        with _mlflow_errors(f"cannot read run_id={run_id!r} from {server_addresses.shown(self.uri)}"):
             run = self.client.get_run(run_id)
             models = self.client.search_logged_models(
                 [run.info.experiment_id], f"source_run_id = '{run_id}'", max_results=100
@@ -52,14 +53,14 @@ class ExportedRun:
     def _fetch(self, source: str, folder: Path) -> Path:
         from mlflow.artifacts import download_artifacts
 
-        with _mlflow_errors(f"cannot download {source} from {address.shown(self.uri)}"):
+        with _mlflow_errors(f"cannot download {source} from {server_addresses.shown(self.uri)}"):
             return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=self.uri))
 
     def add(self, device: str, report: Mapping[str, Any]) -> None:
         """Log the report to the run; retries while the server is away and raises ``NotLogged`` in the end."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with _mlflow_errors(f"{address.shown(self.uri)} did not accept the measurement"):
+                with _mlflow_errors(f"{server_addresses.shown(self.uri)} did not accept the measurement"):
                     self._log(device, report)
                 return
             except UserError as error:
@@ -95,15 +96,16 @@ def _server_address(tracking_uri: str | None) -> str:
         raise UserError(f"tracking_uri is missing: pass it, or set {address.URI} where the worker starts")
     if not _is_server(uri):
         raise UserError(f"tracking_uri={uri!r} is not allowed: a server's address, http://host:port")
-    if not address.answers(uri):
-        raise UserError(f"tracking_uri={address.shown(uri)!r} does not answer")
+    if not server_addresses.answers(uri):
+        raise UserError(f"tracking_uri={server_addresses.shown(uri)!r} does not answer")
     return uri
 
 
 def _is_server(uri: str) -> bool:
     try:
         parts = urlsplit(uri)
-        return parts.scheme in address.PORTS and bool(parts.hostname) and parts.port != 0  # port may raise ValueError
+        is_server = parts.scheme in server_addresses.PORTS and bool(parts.hostname)
+        return is_server and parts.port != 0  # port may raise ValueError
     except ValueError:
         return False
 

@@ -12,10 +12,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from flows.parameters import keys_of
 from tasks import params
 from tasks.errors import UserError
 
 SHORT = {"model.groups_1x1": "g", "model.condensation_factor": "c", "train.learning_rate": "lr", "train.epochs": "e"}
+KEYS = keys_of("model", "train")
 MAX_POINTS = 200
 Point = Mapping[str, Any]  # by dotted key
 
@@ -58,7 +60,12 @@ def compose(text: str, grid: Mapping[str, Sequence[Any]], base: str | None, stud
 
 
 def points(grid: Mapping[str, Sequence[Any]]) -> Iterator[Point]:
-    """Every combination, the last key changing fastest. Raises ``UserError`` for more than 200."""
+    """Every combination, the last key changing fastest. Raises ``UserError`` for more than 200.
+
+    The keys are taken in the order of the types of ``params.yaml``: a server with PostgreSQL returns them in another
+    order than one with SQLite, and the points' names follow it.
+    """
+    grid = {key: grid[key] for key in sorted(grid, key=_place)}
     count = 1
     for values in grid.values():
         count *= len(values)
@@ -66,6 +73,10 @@ def points(grid: Mapping[str, Sequence[Any]]) -> Iterator[Point]:
         raise UserError(f"a grid of {count} points is not allowed: at most {MAX_POINTS}")
     for values in product(*grid.values()):
         yield dict(zip(grid, values, strict=True))
+
+
+def _place(key: str) -> tuple[int, str]:
+    return (KEYS.index(key) if key in KEYS else len(KEYS), key)
 
 
 def point_name(point: Point) -> str:

@@ -26,12 +26,14 @@ from condensenet.data import PreparedData, write_prepared
 from condensenet.deploy.cost import count_cost
 from condensenet.models import kernels
 from condensenet.models.condensenet import CondenseNet
+from condensenet.training.cuda_graph import WARM_UP_CALLS
 from condensenet.training.evaluation import autocast
 from condensenet.training.loop import Trainer
 from tasks import paths, sources
 from tasks.errors import UserError
 from tasks.params import DataParams, Params, Setting
 from tasks.sources.space import sampled_bytes
+from tasks.train_worker import usable_workers
 
 KNOWN = {"digits": (1437, 360), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
 ENCODED = ("imagefolder", "imagenet", "parquet")  # sources whose images are kept as they are
@@ -194,7 +196,9 @@ def measure_rate(params: Params, setting: Setting) -> Rate:
     if use_gpu and not torch.cuda.is_available():
         raise UserError("ray.use_gpu=true is not allowed with --measure: this machine has no GPU")
     device = torch.device("cuda" if use_gpu else "cpu")
-    batch = setting.train.batch_size // params.ray.max_workers
+    parts = setting.train.gradient_accumulation
+    workers = usable_workers(params.ray.max_workers, setting.train.batch_size // parts)
+    batch = setting.train.batch_size // workers
     threads = torch.get_num_threads()
     if not use_gpu:
         torch.set_num_threads(params.ray.threads_per_worker)
@@ -210,7 +214,7 @@ def measure_rate(params: Params, setting: Setting) -> Rate:
 
 
 def _seconds_a_step(params: Params, setting: Setting, batch: int, device: torch.device) -> float:
-    """The median over a few steps after one to warm up."""
+    """The median over a few steps after those that warm up, a CUDA graph's capture among them."""
     config, size = setting.model, training_size(params)
     random = np.random.default_rng(0)
     shape, classes = (batch, config.in_channels, size, size), [str(label) for label in range(config.num_classes)]
@@ -220,14 +224,15 @@ def _seconds_a_step(params: Params, setting: Setting, batch: int, device: torch.
         train = replace(setting.train, batch_size=batch)
         trainer = Trainer(CondenseNet(config), PreparedData(folder), AugmentConfig(), train, None, device)
         times = []
-        for _ in range(1 + MEASURED_STEPS):
+        warm_up = 1 + (WARM_UP_CALLS if setting.train.cuda_graph else 0)
+        for _ in range(warm_up + MEASURED_STEPS):
             for images, labels in trainer.batches():
                 started = time.perf_counter()
                 trainer.train_step(images, labels)
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 times.append(time.perf_counter() - started)
-    return float(np.median(times[1:]))
+    return float(np.median(times[warm_up:]))
 
 
 def what_cannot_fit(

@@ -73,7 +73,7 @@ def run(config: dict[str, Any]) -> None:
     rank = None
     try:
         with on_this_node(job.data, job.data_store) as data:
-            rank = _start_process_group(job)
+            rank = start_process_group(job)
             if rank is None:
                 return
             with job.storage.exclusive(LOCK, LOCK_WAIT_S) if rank == 0 else nullcontext(job.storage) as storage:
@@ -158,7 +158,7 @@ def _message(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _start_process_group(job: Job) -> int | None:
+def start_process_group(job: Job) -> int | None:
     """Join the other workers: gloo on CPUs, NCCL on GPUs. Returns the rank; None if this worker is not needed.
 
     On one machine they meet through a file, and all traffic stays on the loopback. On several, rank 0 listens on the

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from workspaces import prefect_server, served_stub, stub, stub_origin  # noqa: F401
 
 # A shell lets what it runs in the background ignore Ctrl-C, and so would all that the tests start.
@@ -21,6 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # What is generated must be dealt with in 10 s each. `make fuzz` tries many more: HYPOTHESIS_PROFILE=fuzz.
 settings.register_profile("suite", deadline=10_000, max_examples=40)
 settings.register_profile("fuzz", deadline=10_000, max_examples=20_000, print_blob=True)
+settings.register_profile("found", parent=settings.get_profile("fuzz"), phases=[Phase.explicit, Phase.reuse])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 TESTS = Path(__file__).resolve().parent
@@ -37,6 +38,8 @@ FAST = (
     "report/*",
     "cluster/test_cluster_files.py",
     "cluster/test_operators_page.py",
+    "docs/test_front_page.py",
+    "docs/test_library_page.py",
 )
 
 

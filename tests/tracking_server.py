@@ -11,7 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from tasks import tracking
+from tasks import server_addresses
 
 STARTUP_S = 180.0  # 10 s on a machine with nothing else to do
 
@@ -57,6 +57,6 @@ class Server:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         deadline = time.monotonic() + 10
-        while tracking.address.answers(self.uri):  # its worker is a child of it
+        while server_addresses.answers(self.uri):  # its worker is a child of it
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -171,7 +171,9 @@ def serve_prefect(home: Path) -> Iterator[dict[str, str]]:
             start_new_session=True,
         )
         try:
-            wait_until(lambda: answers(f"{variables['PREFECT_API_URL']}/health"), 90, (home / "server.log").read_text)
+            health = f"{variables['PREFECT_API_URL']}/health"
+            wait_until(lambda: server.poll() is not None or answers(health), 90, (home / "server.log").read_text)
+            assert server.poll() is None, (home / "server.log").read_text()
             yield variables
         finally:
             end_group(server)

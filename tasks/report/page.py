@@ -30,6 +30,7 @@ def render(study: Study, published: Published, figures: Mapping[str, Sequence[Re
     environment.filters["svg"] = as_svg
     return environment.get_template("page.html").render(
         study=study.params.study,
+        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         comparison=comparison(study),
         tables=report_tables(study, published),

@@ -20,7 +20,6 @@ INTEGERS = (
     *("latency_batch", "latency_threads"),
 )
 CURVES = ("epoch", "condensing_stage", "train_loss", "train_error_pct", "validation_loss", "validation_error_pct")
-FROM_TRAINING = ("epochs", "train_loss", "train_error_pct", "validation_error_pct", "seconds")
 HEADLINE = (
     *("test_error_pct", "macs", "paper_flops", "params", "latency_ms", "latency_ratio", "file_bytes"),
     "test_top5_error_pct",
@@ -28,10 +27,15 @@ HEADLINE = (
 OTHER_FORMS = tuple(
     f"{name}_{form}" for form in paths.ALL_FORMS if form != paths.LOWERED for name in ("latency_ms", "latency_ratio")
 )
-FROM_TABLE = (
-    *("test_error_pct", "test_top5_error_pct", "macs", "paper_flops", "params"),
-    *("latency_ms", "latency_ratio", "latency_ms_plain", "latency_ratio_plain", "file_bytes"),
-)
+COMPARED = {  # name in `dvc metrics show`, whose table is to fit a terminal -> (name in the table, its digits)
+    "G": ("groups", None),
+    "C": ("condensation_factor", None),
+    "error_pct": ("test_error_pct", ".2f"),
+    "macs": ("macs", None),
+    "params": ("params", None),
+    "ms": ("latency_ms", ".4g"),
+    "ratio": ("latency_ratio", ".2f"),
+}
 
 
 def make_row(result: SettingResult) -> dict[str, Value]:
@@ -84,10 +88,14 @@ def write_curves(results: Sequence[SettingResult], folder: Path) -> None:
 
 
 def write_metrics(results: Sequence[SettingResult], folder: Path) -> None:
-    """``metrics/<setting>.json``: the headline figures; what was not measured is left out."""
+    """``metrics/<setting>.json``: the figures that DVC compares; what was not measured is left out."""
     shutil.rmtree(folder / paths.ROWS, ignore_errors=True)
     for result in results:
-        row, training = make_row(result), result.train or {}
-        figures = {name: row[name] for name in FROM_TABLE} | {name: training.get(name) for name in FROM_TRAINING}
-        measured = {name: value for name, value in figures.items() if value is not None}
+        row = make_row(result)
+        figures = {name: (row[column], digits) for name, (column, digits) in COMPARED.items()}
+        measured = {
+            name: float(f"{value:{digits}}") if digits else value
+            for name, (value, digits) in figures.items()
+            if value is not None
+        }
         outputs.write_json(folder / paths.ROWS / f"{result.name}.json", measured)

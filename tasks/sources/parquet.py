@@ -41,6 +41,13 @@ def read(data: DataParams) -> Source:
     return Source(classes=classes, train=parts["train"], test=parts["test"], facts=facts)
 
 
+def read_labels(data: DataParams) -> np.ndarray:
+    """The labels of all rows of the training files: int64 (rows,). Checks them as ``read`` does."""
+    files = _shards(data_path(data), data.train, "train")
+    classes = _class_names(files[0])
+    return np.concatenate([_labels(file, classes) for file in files])
+
+
 def _shards(root: Path, pattern: str, key: str) -> list[Path]:
     """The files named by ``pattern``: file names and globs separated by commas. Those of a glob are sorted."""
     files: list[Path] = []

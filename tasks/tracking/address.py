@@ -1,16 +1,11 @@
-"""Which tracking store is in force, and whether it answers. Nothing here imports MLflow."""
+"""Which tracking store is in force. Nothing here imports MLflow."""
 
 from __future__ import annotations
 
 import os
-import socket
-from urllib.parse import urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
 
 from tasks import paths
 
-PROBE_S = 1.0
-PORTS = {"http": 80, "https": 443}
 URI = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -48,30 +43,8 @@ def uri() -> str:
     return given
 
 
-def shown(address: str) -> str:
-    """``address`` without a password in it."""
-    parts = urlsplit(address)
-    if "@" not in parts.netloc:
-        return address
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
-
-
 def artifact_location(address: str, experiment: str) -> str | None:
     """Where a database store keeps an experiment's artifacts; None with a server, which decides itself."""
     if address.split(":")[0].split("+")[0] not in DATABASES:
         return None
     return (paths.checkout() / "mlruns" / experiment).as_uri()
-
-
-def answers(address: str) -> bool:
-    """A cheap check before MLflow's own requests: False if nothing listens there. True where it cannot be told."""
-    parts = urlsplit(address)
-    if parts.scheme not in PORTS or parts.hostname is None:
-        return True
-    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
-        return True
-    try:
-        socket.create_connection((parts.hostname, parts.port or PORTS[parts.scheme]), PROBE_S).close()
-    except OSError:
-        return False
-    return True

@@ -12,7 +12,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from condensenet.text import escaped
-from tasks import outputs, paths
+from tasks import outputs, paths, server_addresses
 from tasks.console import say
 from tasks.errors import UserError
 from tasks.tracking import address, desired, snapshots, view
@@ -222,7 +222,7 @@ def _reject(folder: Path, reason: object) -> None:
 
 def _store() -> Store:
     uri, _memory.asked_at = address.uri(), time.monotonic()
-    if not address.answers(uri):
+    if not server_addresses.answers(uri):
         raise Unreachable("nothing listens there")
     if _memory.store is None or _memory.store.uri != uri:
         _memory.seen.clear()
@@ -249,7 +249,7 @@ def _brief(error: Unreachable) -> str:
 
 
 def _where() -> str:
-    return address.shown(address.uri())
+    return server_addresses.shown(address.uri())
 
 
 def _count(number: int) -> str:

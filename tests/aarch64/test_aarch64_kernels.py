@@ -18,7 +18,7 @@ from torch import Tensor
 from condensenet import CondenseNet, ModelConfig
 from condensenet.models import kernels
 
-pytestmark = pytest.mark.skipif(not kernels.available(), reason="the compiled kernels are not built here to compare")
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="the training kernels are not compiled here")
 FUNCTIONS = {
     "pointwise",
     "pointwise_backward",

@@ -11,9 +11,7 @@ import pytest
 from benchmarks import native_blocks
 from condensenet.deploy.runtime import operator_library
 
-pytestmark = pytest.mark.skipif(
-    operator_library() is None, reason="no C compiler was there: native operators not built"
-)
+pytestmark = pytest.mark.skipif(operator_library() is None, reason="the native operator is not compiled here")
 
 
 def test_a_row_for_each_block_build_and_width(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

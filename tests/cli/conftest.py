@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 from photographs import write_photos
+from tutorial import Tutorial, run_tutorial
 
 from cli.app import app
 
@@ -29,3 +30,15 @@ def command() -> Command:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def tutorial(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Tutorial:
+    """The folder in which the commands of docs/TUTORIAL.md have run, and what they printed."""
+    folder = tmp_path_factory.mktemp("stranger")
+    write_photos(folder / "photos")
+    (folder / "more").mkdir()
+    for name in ("blue", "red"):
+        (folder / "more" / name).symlink_to(folder / "photos" / name)
+    (folder / "docs").symlink_to(checkout / "docs")
+    return run_tutorial(checkout, folder)

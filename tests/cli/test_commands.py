@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,19 @@ def test_predict_prints_a_line_an_image(command, capsys, model_file, photos):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {each["name"] for each in rows[0]["predictions"]} == set(PREPROCESSING.classes)
     assert sum(each["probability"] for each in rows[0]["predictions"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_escapes_names_from_files(command, capsys, tmp_path, model_file, photos):
+    model = load(model_file)
+    model.preprocessing = dataclasses.replace(PREPROCESSING, classes=("blue", "gr\x1b[2Jeen", "r\u202eed"))
+    save_model(model, tmp_path / "model.pt")
+    picture = (photos / "red/0.jpg").rename(tmp_path / "a\nb.jpg")
+    command("predict", tmp_path / "model.pt", picture)
+    output = capsys.readouterr().out
+    assert output.count("\n") == 1
+    assert output.removesuffix("\n").isprintable()
+    assert "a\\nb.jpg" in output
+    assert "gr\\x1b[2Jeen" in output
 
 
 def test_predict_names_what_is_missing(command, tmp_path, model_file, photos):
@@ -173,6 +188,39 @@ def test_doctor_finds_a_server_that_does_not_answer(command, capsys, monkeypatch
     assert ended.value.code == 1
     assert "nothing answers there" in output
     assert "secret" not in output
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "status", "detail"),
+    [
+        ("RAY_ADDRESS", "auto", "note", "auto: not checked"),
+        ("RAY_ADDRESS", "127.0.0.1:9", "broken", "nothing answers there"),
+        ("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db", "note", "not checked"),
+        ("CONDENSENET_KERNELS", "maybe", "broken", "CONDENSENET_KERNELS=maybe is not allowed: on or off"),
+        ("CONDENSENET_LANES", "5", "broken", "CONDENSENET_LANES=5 is not allowed"),
+    ],
+)
+def test_doctor_has_a_line_for_what_is_set(command, capsys, monkeypatch, variable, value, status, detail):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as ended:
+        command("doctor", "--json")
+    subject = "compiled code" if variable.startswith("CONDENSENET") else variable
+    (finding,) = (each for each in json.loads(capsys.readouterr().out) if each["subject"] == subject)
+    assert finding["status"] == status
+    assert detail in finding["detail"]
+    assert ended.value.code == int(status == "broken")
+
+
+def test_doctor_needs_none_of_the_pipeline(checkout):
+    code = (
+        "import sys\n"
+        "for name in ('pydantic', 'ruamel', 'ray', 'mlflow', 'prefect', 'dvc', 'psutil'): sys.modules[name] = None\n"
+        "from cli.checkup import run\n"
+        "run(False)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "condensenet " in done.stdout
 
 
 @pytest.mark.parametrize(("name", "missing"), [("demo", "params.yaml"), ("report", "params.yaml")])

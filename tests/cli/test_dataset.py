@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
-from cli import recipe, training
+from cli import finished, recipe, training
 from cli.dataset import Dataset, find, warning
 from cli.recipe import Options
 from condensenet import create_model, presets, save_model
-from tasks import params, sources
+from tasks import outputs, params, paths, sources
 from tasks.errors import UserError
 from tasks.prepare import prepare
 
@@ -99,6 +100,22 @@ def test_parquet_files_are_split_by_rows_unless_they_are_named(photos, tmp_path)
         find(tmp_path / "two", tmp_path / "run")
 
 
+def test_parquet_files_that_are_split_give_no_warning(photos, tmp_path, capsys):
+    write_parquet(photos, tmp_path / "one/images.parquet")
+    find(tmp_path / "one", tmp_path / "run")
+    assert capsys.readouterr().out == ""
+    sources.read(params.DataParams(source="parquet", path=str(tmp_path / "one"), train="*.parquet", test="*.parquet"))
+    assert "used for training and for testing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["train", "Test", "val"])
+def test_a_class_may_be_called_like_a_split(photos, tmp_path, name):
+    (photos / "red").rename(photos / name)
+    dataset = find(photos, tmp_path / "run")
+    assert set(dataset.classes) == {"blue", "green", name}
+    assert sum(dataset.images_by_class) == 19
+
+
 def test_mistakes_in_a_folder_are_one_line(photos, tmp_path):
     def fails(message: str, folder: Path = photos) -> None:
         with pytest.raises(UserError, match=message) as error:
@@ -129,6 +146,15 @@ def test_classes_that_a_split_lacks_are_named(photos, tmp_path):
         file.unlink()
     with pytest.raises(UserError, match="class green has no training image"):
         find(tmp_path / "split", tmp_path / "run")
+
+
+def test_images_of_all_classes_are_looked_at(tmp_path):
+    for name, count, mode, size in (("drawings", 100, "L", 40), ("photographs", 20, "RGB", 200)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new(mode, (size, size)).save(tmp_path / f"images/{name}/{number:03}.png")
+    dataset = find(tmp_path / "images", tmp_path / "run")
+    assert (dataset.channels, dataset.square) == (3, None)  # the first 64 are small gray squares
 
 
 def test_very_uneven_classes_are_a_warning():
@@ -226,13 +252,58 @@ def test_fine_tuning_takes_the_network_of_the_checkpoint(photos, tmp_path):
         training.run(photos, tmp_path / "other", dataclasses.replace(options, groups=2))
 
 
+def pretend_it_was_trained(workspace: Path, loaded: params.Params, text: str) -> None:
+    """Leave what the stages prepare and train leave, as far as it is looked at."""
+    outputs.write_json(workspace / loaded.paths.data / paths.MANIFEST, {"fingerprint": "of the images"})
+    assert not finished.check_images(workspace, text, loaded)  # as the command does before it trains
+    (setting,) = loaded.settings.values()
+    out = workspace / loaded.paths.setting("train", setting.name)
+    outputs.write_json(out / paths.RUN, {"execution_id": "1"})
+    outputs.write_json(out / paths.METRICS, {})
+
+
 def test_a_finished_model_is_not_replaced_by_another(photos, tmp_path):
-    training.prepare_workspace(tmp_path / "run", photos, Options())
-    (tmp_path / "run" / training.TRAINED).parent.mkdir()
-    (tmp_path / "run" / training.TRAINED).write_text("{}")
-    training.prepare_workspace(tmp_path / "run", photos, Options())  # the same
+    workspace = tmp_path / "run"
+    loaded, text = training.prepare_workspace(workspace, photos, Options())
+    assert not finished.is_finished(workspace)
+    pretend_it_was_trained(workspace, loaded, text)
+    training.prepare_workspace(workspace, photos, Options())  # the same
+    assert finished.check_images(workspace, text, loaded)
     with pytest.raises(UserError, match="holds a model that was trained otherwise"):
-        training.prepare_workspace(tmp_path / "run", photos, Options(epochs=2))
+        training.prepare_workspace(workspace, photos, Options(epochs=2))
+    outputs.write_json(workspace / loaded.paths.data / paths.MANIFEST, {"fingerprint": "of others"})
+    with pytest.raises(UserError, match="was trained on other images: some were changed since"):
+        finished.check_images(workspace, text, loaded)
+
+
+def test_a_finished_model_is_not_replaced_by_one_tuned_from_another_file(photos, tmp_path):
+    workspace = tmp_path / "run"
+    for name in ("first", "second"):
+        save_model(create_model("condensenet-50", num_classes=10), tmp_path / f"{name}.pt")
+    pretend_it_was_trained(
+        workspace, *training.prepare_workspace(workspace, photos, Options(start=tmp_path / "first.pt"))
+    )
+    kept = (workspace / finished.INITIAL).read_bytes()
+    with pytest.raises(UserError, match="was trained from another model than --from gives"):
+        training.prepare_workspace(workspace, photos, Options(start=tmp_path / "second.pt"))
+    assert (workspace / finished.INITIAL).read_bytes() == kept
+
+
+def test_a_training_is_finished_once_its_outputs_are_there_and_its_checkpoints_are_not(photos, tmp_path):
+    workspace = tmp_path / "run"
+    loaded, text = training.prepare_workspace(workspace, photos, Options())
+    pretend_it_was_trained(workspace, loaded, text)
+    in_progress = workspace / "state/train/photos/g4-c4"
+    outputs.write_json(in_progress / "0123" / paths.RUN, {"execution_id": "another, interrupted"})
+    assert finished.is_finished(workspace)
+    outputs.write_json(in_progress / "4567" / paths.RUN, {"execution_id": "1"})  # killed before it could remove them
+    assert not finished.is_finished(workspace)
+    shutil.rmtree(in_progress)
+    other, text = training.prepare_workspace(tmp_path / "run", photos, Options())
+    assert finished.is_finished(workspace)
+    (workspace / finished.TRAINING).unlink()  # begun anew: what an earlier training left is not its end
+    assert not finished.check_images(workspace, text, other)
+    assert not finished.is_finished(workspace)
 
 
 def test_what_is_chosen_can_be_prepared(photos, tmp_path, monkeypatch):

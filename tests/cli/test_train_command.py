@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from photographs import write_photos
+from tutorial import EPOCHS, Tutorial, condensenet
 
-from condensenet import OnnxModel, load
+from condensenet import OnnxModel, load, predict
 from tasks import outputs
-
-EPOCHS = 12
-
-
-def condensenet(folder: Path, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    checkout = str(Path(__file__).resolve().parents[2])
-    servers = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CONDENSENET_RAY")
-    environment = {key: value for key, value in os.environ.items() if key not in servers}
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", *map(str, arguments)],
-        cwd=folder,
-        env={**environment, "PYTHONPATH": os.pathsep.join([checkout, os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tutorial: Tutorial) -> Path:
     """The folder in which `condensenet train photos` has run."""
-    folder = tmp_path_factory.mktemp("stranger")
-    write_photos(folder / "photos")
-    done = condensenet(folder, "train", "photos", "--epochs", EPOCHS, "--size", 16)
-    assert "19 training images of 3 classes (blue, green, red), used at 16x16 pixels" in done.stdout
-    assert "condensenet predict runs/photos/model.onnx IMAGE..." in done.stdout
-    return folder
+    return tutorial.folder
+
+
+def test_training_says_what_it_found_and_what_to_do_next(tutorial: Tutorial) -> None:
+    output = tutorial.outputs["condensenet train photos"]
+    assert "19 training images of 3 classes (blue, green, red), used at 16x16 pixels" in output
+    assert "condensenet predict runs/photos/model.onnx IMAGE..." in output
+
+
+def test_a_board_without_torch_predicts_the_same(tutorial: Tutorial) -> None:
+    (line,) = tutorial.outputs["python board/board_predict.py board/model.onnx photos/red/0.jpg"].splitlines()
+    name, probability = line.split()[-2:]
+    (best,) = predict(load(tutorial.folder / "runs/photos/model.onnx"), [tutorial.folder / "photos/red/0.jpg"], top=1)[
+        0
+    ]
+    assert name == best.name
+    assert float(probability.rstrip("%")) == pytest.approx(100 * best.probability, abs=2)  # other resizing, by Pillow
+    assert "torch" not in (tutorial.folder / "docs/board_predict.py").read_text()
+
+
+def test_a_larger_c_costs_less(tutorial: Tutorial) -> None:
+    first, second = (
+        next(int(line.split()[1].replace(",", "")) for line in tutorial.outputs[command].splitlines() if "MACs" in line)
+        for command in ("condensenet cost runs/photos/model.pt", "condensenet cost runs/photos-c8/model.pt")
+    )
+    assert second < first
 
 
 def test_predictions_carry_the_folders_names(workspace: Path) -> None:
@@ -78,17 +76,24 @@ def test_the_same_command_again_trains_nothing_and_another_refuses(workspace: Pa
     refused = condensenet(workspace, "train", "photos", "--epochs", 7, "--size", 16, check=False)
     assert refused.returncode == 1
     assert "holds a model that was trained otherwise" in refused.stderr
+    photo = workspace / "photos/red/0.jpg"
+    before = photo.read_bytes()
+    try:
+        photo.write_bytes((workspace / "photos/green/0.jpg").read_bytes())
+        refused = condensenet(workspace, "train", "photos", "--epochs", EPOCHS, "--size", 16, check=False)
+    finally:
+        photo.write_bytes(before)
+    assert refused.returncode == 1
+    assert "was trained on other images: some were changed since" in refused.stderr
     assert (workspace / "runs/photos/model.pt").read_bytes() == model
 
 
-def test_a_model_is_fine_tuned_on_other_classes(workspace: Path) -> None:
-    (workspace / "two").mkdir()
-    for name in ("blue", "red"):
-        (workspace / "two" / name).symlink_to(workspace / "photos" / name)
-    start = ("--from", "runs/photos/model.pt", "--epochs", 2, "--size", 16)
-    done = condensenet(workspace, "train", "two", *start)
-    assert "epoch 2 of 2, condensing stage 3 of 3" in done.stdout
-    tuned, original = load(workspace / "runs/two"), load(workspace / "runs/photos")
+def test_a_model_is_fine_tuned_on_other_classes(tutorial: Tutorial) -> None:
+    assert (
+        "epoch 2 of 2, condensing stage 3 of 3"
+        in tutorial.outputs["condensenet train more --from runs/photos/model.pt"]
+    )
+    tuned, original = load(tutorial.folder / "runs/more"), load(tutorial.folder / "runs/photos")
     assert tuned.num_classes == 2
     masks = zip(tuned.learned_layers(), original.learned_layers(), strict=True)
     assert all(torch.equal(ours.group_mask, theirs.group_mask) for ours, theirs in masks)

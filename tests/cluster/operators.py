@@ -43,6 +43,13 @@ SERVERS = {  # what goes on running, and when it is up
     r"mlflow server ": "http://127.0.0.1:5000/health",
     r"cluster.mlflow_server": "http://127.0.0.1:5001/health",
 }
+NODE = r"^ray start "  # has the variables that the page wants on every node before
+STORE = {
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:7071",
+}
 LEFT_OUT = {
     r"^cp cluster/\.env|^docker": "needs a container engine",
     r"kubectl|^cp cluster/kubernetes": "needs a Kubernetes cluster",
@@ -104,9 +111,9 @@ class Places:
             "<database password>": self.password,
             "<database host>": self.database,
             "<password>": "a-long-password",
-            "<store>": "http://127.0.0.1:7071",
-            "<key>": "key",
-            "<secret>": "secret",
+            "<store>": STORE["AWS_ENDPOINT_URL"],
+            "<key>": STORE["AWS_ACCESS_KEY_ID"],
+            "<secret>": STORE["AWS_SECRET_ACCESS_KEY"],
             "<repository>": str(self.root / "origin.git"),
             "<folder>": str(self.root / "clone"),
             "<id>": "",
@@ -212,6 +219,7 @@ def run_all(all_steps: list[Step], operator: Places) -> set[str]:
             print(f"  left out: {_short(step.command)} ({reason})", flush=True)
             continue
         command, began = operator.fill_in(step.command), time.monotonic()
+        shell.variables |= STORE if re.search(NODE, command) else {}
         shell.folder = operator.device if command.startswith("c/bin/") else shell.folder
         server = next((rule for rule in SERVERS if re.search(rule, command)), None)
         if server:
@@ -332,9 +340,8 @@ def _start_store(root: Path) -> None:
         subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     while not listens("127.0.0.1", 7071):
         time.sleep(0.1)
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    environment = {**os.environ, **keys, "AWS_ENDPOINT_URL": "http://127.0.0.1:7071"}
-    subprocess.run([sys.executable, "-m", "cluster.bucket", "bucket"], env=environment, check=True, cwd=CHECKOUT)
+    bucket = [sys.executable, "-m", "cluster.bucket", "bucket"]
+    subprocess.run(bucket, env={**os.environ, **STORE}, check=True, cwd=CHECKOUT)
 
 
 def _is_ours(process: psutil.Process, root: Path) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import command_line
+from processes import command_line, runs
 from workspaces import free_ports, wait_until
 
 from cluster import check, sockets, supervisor
@@ -100,6 +100,16 @@ def test_no_password_is_in_a_command_line(cluster: Cluster) -> None:
         assert not any(password in line for line in lines)
 
 
+def test_no_password_is_in_a_log(cluster: Cluster) -> None:
+    logs = [*(cluster.folder / "logs").iterdir(), *(cluster.folder / "prefect").rglob("*.log")]
+    logs += [
+        path for path in cluster.ray_folder.rglob("*") if path.is_file() and path.suffix in (".log", ".out", ".err")
+    ]
+    assert len(logs) > 10
+    for password in asdict(cluster.passwords).values():
+        assert not [path for path in logs if password.encode() in path.read_bytes()]
+
+
 def test_only_ray_listens_beyond_the_loopback(cluster: Cluster) -> None:
     root = supervisor.running(cluster.folder)
     assert root is not None
@@ -151,7 +161,7 @@ def test_a_killed_supervisor_leaves_nothing_behind_after_down(
     wait_until(lambda: supervisor.running(cluster.folder) is None, WAIT_S, lambda: "still there")
     done = command("down", environment, checkout)
     assert done.returncode == 0, done.stderr
-    assert psutil.wait_procs(family, timeout=10)[1] == []
+    wait_until(lambda: not any(map(runs, family)), 10, lambda: str([each for each in family if runs(each)]))
 
 
 def test_a_port_that_is_taken_is_one_line(checkout: Path, tmp_path: Path) -> None:

@@ -101,6 +101,13 @@ def test_metrics_and_plots_are_shown(finished: Workspace) -> None:
     finished.run("rm", "-r", "plots")
 
 
+def test_dvc_shows_the_figures_within_a_terminal(finished: Workspace) -> None:
+    header, *rows = finished.run("dvc", "metrics", "show").stdout.splitlines()
+    assert header.split() == ["Path", "C", "G", "error_pct", "macs", "ms", "params", "ratio"]
+    assert len(rows) == len(SETTINGS)
+    assert max(map(len, (header, *rows))) <= 120
+
+
 def test_mlflow_holds_a_run_a_setting(finished: Workspace) -> None:
     from mlflow import MlflowClient
 

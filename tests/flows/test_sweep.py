@@ -42,6 +42,12 @@ def test_every_possible_point_is_a_setting_and_every_other_is_named(text: str):
     assert setting.train.epochs == 16  # as in the study
 
 
+def test_the_names_of_points_do_not_depend_on_the_order_of_the_keys(text: str):
+    """Prefect's server on PostgreSQL changes it."""
+    made = [grids.compose(text, dict(items), None, None) for items in (GRID.items(), reversed(GRID.items()))]
+    assert made[0] == made[1]
+
+
 def test_points_may_start_from_a_setting(text: str):
     made = grids.compose(text, {"train.learning_rate": [0.1]}, "g4-c2", "rates")
     setting = params.parse(YAML(typ="safe", pure=True).load(made.text)).settings["lr0_1"]
@@ -96,17 +102,26 @@ def test_finished_points_stay_when_one_fails_and_are_not_run_again(served_stub: 
     assert run["name"] == "params.yaml · groups_1x1 × condensation_factor"
 
 
-def test_two_flows_a_sweep_and_a_dvc_repro_at_once(served_stub: Workspace):
-    """The flows share the work, DVC by hand may find it busy, the sweep has other parameters: nothing runs twice."""
+def test_two_flows_a_sweep_an_experiment_and_a_dvc_repro_at_once(served_stub: Workspace):
+    """The flows share the work, DVC by hand may find it busy, the sweep has other parameters: nothing runs twice.
+
+    The experiment runs in a copy of the checkout and has parameters of its own.
+    """
     (served_stub.path / "slow").write_text("5\n")
     flows = [served_stub.start(sys.executable, "-m", "flows.reproduce") for _ in range(2)]
     wait_until((served_stub.path / "state/events").exists, 120)
+    experiment = served_stub.start(
+        sys.executable, "-m", "dvc", "exp", "run", "--temp", "-n", "apart", "-S", "train.seed=7"
+    )
     refused = run_sweep(served_stub, grid={"model.groups_1x1": [1, 4]})
     by_hand = served_stub.run(sys.executable, "-m", "dvc", "repro", "report", check=False)
     ended = [flow.communicate(timeout=240) for flow in flows]
     assert [flow.returncode for flow in flows] == [0, 0], ended
     assert refused.startswith("FAILED another flow is running here with other parameters")
     assert by_hand.returncode == 0 or "busy" in by_hand.stderr
+    said, wrong = experiment.communicate(timeout=240)
+    assert experiment.returncode == 0, said + wrong
+    assert "apart" in served_stub.dvc("exp", "list", "--name-only")
     begun = (served_stub.path / "state/events").read_text().split("\n")
     assert [begun.count(f"begin {name}") for name in ("g2-c2", "g4-c2")] == [1, 1]
     assert "up to date" in served_stub.dvc("repro", "report")

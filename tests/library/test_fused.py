@@ -24,7 +24,7 @@ from condensenet.models.fused.conditions import norms
 from condensenet.models.layers import NormReluConv
 
 pytestmark = [
-    pytest.mark.skipif(not kernels.available(), reason="the compiled kernels are not built, or of another source"),
+    pytest.mark.skipif(not kernels.available(), reason="the training kernels are not compiled here"),
     pytest.mark.usefixtures("one_thread"),
 ]
 

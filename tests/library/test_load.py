@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -269,12 +270,7 @@ def test_torch_hub_finds_the_networks(checkout, model, tmp_path):
 
 
 def test_the_version_is_that_of_the_package():
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        assert version("condensenet") == condensenet.__version__
-    except PackageNotFoundError:
-        pytest.skip("the package is not installed")
+    assert version("condensenet") == condensenet.__version__
     assert (Path(condensenet.__file__).parent / "py.typed").is_file()
 
 

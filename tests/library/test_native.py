@@ -30,9 +30,7 @@ from condensenet.deploy.runtime import open_session, operator_library
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-pytestmark = pytest.mark.skipif(
-    operator_library() is None, reason="no C compiler was there: native operators not built"
-)
+pytestmark = pytest.mark.skipif(operator_library() is None, reason="the native operator is not compiled here")
 
 LANES = ["4", "8", "16"]
 

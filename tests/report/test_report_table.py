@@ -15,6 +15,8 @@ from tasks.errors import UserError
 from tasks.headline_metrics import final_metrics
 from tasks.outputs import write_csv, write_json
 from tasks.report import formats
+from tasks.report.figures import saving
+from tasks.report.figures.scatter import error_figures
 from tasks.report.machines import machine_notes
 from tasks.report.published import read_published
 from tasks.report.results import SettingResult, read_study, wilson_interval_pct
@@ -88,6 +90,31 @@ def test_the_comparison_says_whether_the_errors_differ(study_folder: Path, check
     path = params.paths.setting("evaluate", "g4-c4") / paths.METRICS
     write_json(path, {"images": 360, "pytorch": {}, "onnxruntime": {"top1_error_pct": 50.0}, "disagreements": 0})
     assert "overlap" not in comparison(read_study(params))
+
+
+def test_the_comparison_says_what_got_worse(study_folder: Path, checkout: Path) -> None:
+    sentence = comparison(read_study(digits(checkout)))
+    assert sentence.endswith(
+        "What got worse: 0.83 percentage points more error; latency, 0.76 times MobileNetV1's instead of 0.40."
+    )
+    params = digits(checkout)
+    for name, error_pct in (("g4-c4", 2.0), ("g1-c1", 2.5)):
+        metrics = {"images": 360, "pytorch": {}, "onnxruntime": {"top1_error_pct": error_pct}, "disagreements": 0}
+        write_json(params.paths.setting("evaluate", name) / paths.METRICS, metrics)
+        (params.paths.setting("benchmark", name) / paths.LATENCY).unlink()
+    assert comparison(read_study(params)).endswith("Neither its error nor its latency is worse.")
+
+
+@pytest.mark.parametrize(("classes", "has_top5"), [(5, False), (6, True)])
+def test_top5_is_shown_with_more_than_five_classes(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int, has_top5: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = digits(checkout)
+    write_study(params, classes=classes)
+    table = overview_table(read_study(params), read_published(checkout / paths.PUBLISHED))
+    assert ("top-5 error" in [column.title for column in table.columns]) == has_top5
+    assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
 def test_every_form_has_its_figures_and_a_dropped_one_its_reason(study_folder: Path, checkout: Path) -> None:
@@ -235,3 +262,16 @@ def test_a_class_without_test_images_has_no_error(study_folder: Path, checkout: 
     table = class_table(read_study(params))
     assert [cell.text for cell in table.rows[-1]] == ["class 10", "0", "–", "–", "–", "–"]
     assert "–" not in [cell.text for cell in table.rows[0]]
+
+
+def test_the_latency_chart_has_the_native_form(study_folder: Path, checkout: Path) -> None:
+    path = digits(checkout).paths.setting("benchmark", "g4-c4") / paths.LATENCY
+    facts = json.loads(path.read_text())
+    lowered = next(row for row in facts["rows"] if row["form"] == paths.LOWERED and row["threads"] == 1)
+    write_json(path, {**facts, "rows": [*facts["rows"], {**lowered, "form": paths.NATIVE, "median_ms": 0.111}]})
+    published = read_published(checkout / paths.PUBLISHED)
+    _, latency = error_figures(read_study(digits(checkout)), published)
+    assert "g4-c4: 0.380 ms (0.111 ms in native form), 3.33%" in latency.label
+    svg = saving.to_svg(latency.figure, latency.key, latency.label)
+    assert "<title>native form of g4-c4: error 3.33% (1.9–5.7%), 0.380 ms, native form 0.111 ms</title>" in svg
+    assert svg.count("<title>g") == 4

@@ -42,7 +42,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> OneWorker:
     stand_in = OneWorker("tasks.ray_cluster")
     monkeypatch.setitem(sys.modules, "tasks.ray_cluster", stand_in)
     monkeypatch.setattr("tasks.ray_cluster", stand_in, raising=False)
-    monkeypatch.setattr(train_worker, "_start_process_group", lambda _job: 0)
+    monkeypatch.setattr(train_worker, "start_process_group", lambda _job: 0)
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
     return stand_in
 

@@ -137,6 +137,13 @@ def test_a_measured_rate_is_of_this_machine(digits: Params) -> None:
     assert rate.source == "measured here now: 1 CPU threads, batches of 32, dense network, images already decoded"
 
 
+def test_a_rate_is_measured_with_more_workers_than_images_and_with_graphs(digits: Params) -> None:
+    elastic = replace(digits, ray=replace(digits.ray, num_workers=(1, 100)))
+    setting = digits.settings["g4-c4"]
+    setting = replace(setting, train=replace(setting.train, batch_size=8, gradient_accumulation=2, cuda_graph=True))
+    assert planning.measure_rate(elastic, setting).source.startswith("measured here now: 1 CPU threads, batches of 2,")
+
+
 def test_what_does_not_fit_is_named(digits: Params) -> None:
     on_gpus = replace(digits, ray=replace(digits.ray, use_gpu=True, num_workers=4))
     lines = planning.what_cannot_fit([plan()], IMAGES, on_gpus, free_bytes=1000, gpu_bytes=[4e9, 8e9])

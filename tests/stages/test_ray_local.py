@@ -29,7 +29,7 @@ from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
 
 def work(config):
     job = config["job"]
-    rank = train_worker._start_process_group(job)
+    rank = train_worker.start_process_group(job)
     (job.folder / f"ready-{rank}").touch()
     while not (job.folder / "go").exists():
         time.sleep(0.1)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import headline_metrics, outputs, params, paths, tracking
+from tasks import headline_metrics, outputs, params, paths, server_addresses, tracking
 from tasks.errors import UserError
 from tasks.tracking import address, reconcile, snapshots
 
@@ -575,7 +575,7 @@ def test_the_default_store_is_the_checkouts_also_in_a_temporary_experiment(
     assert address.uri() == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine.db")
     assert address.uri() == f"sqlite:///{tmp_path}/mine.db"
-    assert address.shown("https://me:secret@host:5000/x") == "https://***@host:5000/x"
+    assert server_addresses.shown("https://me:secret@host:5000/x") == "https://***@host:5000/x"
 
 
 STEPS = """

@@ -19,8 +19,11 @@ from condensenet.deploy.latency.measure import MIN_RUNS, WARMUP, Latency, check_
 from condensenet.deploy.latency.mobilenet import NAME, write_mobilenet_v1
 from condensenet.deploy.runtime import open_session, versions
 from condensenet.machine import hardware
+from condensenet.preprocessing import MAX_PIXELS as MAX_SIDE
+from condensenet.text import shown
 
 MAX_METADATA = 200  # characters of a metadata value; longer ones are left out
+MAX_CHANNELS = 2**17  # of the images, and logits: MobileNetV1 keeps 4 KiB for each of these
 UNSTEADY = 2.0  # 90th percentile of a ratio over its 10th
 
 
@@ -99,18 +102,35 @@ def _describe_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     session = open_session(path, 1)
-    shape, classes = session.get_inputs()[0].shape[1:], session.get_outputs()[0].shape[-1]
-    if not all(isinstance(size, int) for size in (*shape, classes)) or len(shape) != 3:
-        raise ValueError(f"{path} takes images of shape {shape} and gives {classes} logits: fixed numbers are needed")
+    shape, classes = _image_and_classes(path, session)
     content = path.read_bytes()
     metadata = session.get_modelmeta().custom_metadata_map
     return {
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "input_shape": list(shape),
+        "input_shape": shape,
         "classes": classes,
         "metadata": {key: value for key, value in sorted(metadata.items()) if len(value) <= MAX_METADATA},
     }
+
+
+def _image_and_classes(path: Path, session: Any) -> tuple[list[int], int]:
+    """(channels, height and width; the number of logits) if these are fixed numbers that MobileNetV1 can take too."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    image, logits = ([*each[0].shape] if each else [] for each in (inputs, outputs))
+    numbers = [*image[1:], *logits[-1:]]
+    if len(inputs) != 1 or len(image) != 4 or not logits or not all(isinstance(size, int) for size in numbers):
+        raise ValueError(
+            f"{path} takes images of shape {shown(image)} and gives logits of shape {shown(logits)}: fixed numbers are "
+            "needed, one input (batch, channels, height, width), and (batch, classes) as the first output"
+        )
+    *shape, classes = numbers
+    if min(numbers) < 1 or max(shape[1:]) > MAX_SIDE or max(shape[0], classes) > MAX_CHANNELS:
+        raise ValueError(
+            f"{path} takes images of shape {shape} and gives {shown(classes)} logits: sides of 1 to {MAX_SIDE} pixels, "
+            f"1 to {MAX_CHANNELS} channels and 1 to {MAX_CHANNELS} logits can be timed"
+        )
+    return shape, classes
 
 
 def describe(facts: Mapping[str, Any], name: str = "model") -> Iterator[str]:

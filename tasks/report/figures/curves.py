@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tasks.colours import SERIES
-from tasks.report import formats
-from tasks.report.figures import style
+from tasks.report.figures import saving, style
 from tasks.report.figures.saving import ReportFigure
 from tasks.report.results import SettingResult, Study
 
@@ -15,27 +14,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PER_FIGURE = 4  # settings
 DASHES = (0, (2, 2))
 
 
 def curve_figures(study: Study) -> list[ReportFigure]:
-    """Loss and error by epoch, four settings in a figure, with the same axes in all of them."""
+    """Loss and error by epoch, a figure for each setting, with the same axes in all of them."""
     results = [result for result in study.results if result.history]
     losses, top_error = _loss_range(results), _top_error(results)
-    figures = []
-    for start in range(0, len(results), PER_FIGURE):
-        shown = results[start : start + PER_FIGURE]
-        ends = "; ".join(map(_end_of_training, shown))
-        figures.append(
-            ReportFigure(
-                key=f"curves-{start}",
-                caption="Training curves" if start == 0 else "Training curves, continued",
-                label=f"Loss and error by epoch. {ends}",
-                figure=training_curves(shown, losses, top_error),
-            )
+    return [
+        ReportFigure(
+            key=f"curves-{result.name}",
+            caption=result.name,
+            label=f"Loss and error by epoch. {_end_of_training(result)}",
+            figure=training_curves(result, losses, top_error),
+            setting=result.name,
         )
-    return figures
+        for result in results
+    ]
 
 
 def _end_of_training(result: SettingResult) -> str:
@@ -61,23 +56,19 @@ def _top_error(results: Sequence[SettingResult]) -> float:
     return min(100.0, max(1.3 * values[int(0.88 * (len(values) - 1))], 2.0))
 
 
-def training_curves(results: Sequence[SettingResult], losses: tuple[float, float], top_error: float) -> Figure:
-    """Loss (logarithmic) above error, a column for each setting, with a line wherever connections were dropped."""
+def training_curves(result: SettingResult, losses: tuple[float, float], top_error: float) -> Figure:
+    """Loss (logarithmic) above error, with a line wherever connections were dropped."""
     with style.figure_style():
-        figure = style.new_figure(0.6 + 2.35 * len(results), 4.1)
-        grid = figure.subplots(2, len(results), squeeze=False, sharex="col", sharey="row")
-        for (loss, error), result in zip(grid.T, results, strict=True):
-            loss.set_title(formats.shorten(result.name, 26), pad=18)
-            _draw_curves(loss, result, "loss")
-            _draw_curves(error, result, "error_pct")
-            _name_condensing_stages(loss, result)
-            error.set_xlabel("epoch")
-            error.set_xlim(0, max(row["epoch"] for row in result.history) * 1.02)
-        first_loss, first_error = grid[:, 0]
-        first_loss.set(yscale="log", ylim=losses, ylabel="loss")
-        first_loss.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        first_error.set(ylim=(0, top_error), ylabel="error (top-1), %")
-        _draw_legend(figure, results)
+        figure = style.new_figure(3.2, 4.4)
+        loss, error = figure.subplots(2, 1, sharex=True)
+        _draw_curves(loss, result, "loss")
+        _draw_curves(error, result, "error_pct")
+        _name_condensing_stages(loss, result)
+        loss.set(yscale="log", ylim=losses, ylabel="loss")
+        loss.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        error.set(ylim=(0, top_error), xlabel="epoch", ylabel="error (top-1), %")
+        error.set_xlim(0, max(row["epoch"] for row in result.history) * 1.02)
+        _draw_legend(figure, result)
     return figure
 
 
@@ -86,7 +77,10 @@ def _draw_curves(axes: Axes, result: SettingResult, quantity: str) -> None:
     dots = "o" if len(epochs) == 1 else ""
     for colour, split in zip(SERIES, ("train", "validation"), strict=False):
         values = [row[f"{split}_{quantity}"] for row in result.history]
-        axes.plot(epochs, values, marker=dots, markersize=4, color=colour)
+        name = "training" if split == "train" else result.validation_split
+        unit = "%" if quantity == "error_pct" else ""
+        (line,) = axes.plot(epochs, values, marker=dots, markersize=4, color=colour)
+        saving.explain(line, f"{name} {quantity.removesuffix('_pct')}, last epoch: {values[-1]:.4g}{unit}")
     for epoch, _ in result.dropping_epochs:  # a line in the middle of the epoch
         axes.axvline(epoch - 0.5, color=style.MUTED, linewidth=0.9, linestyle=DASHES, zorder=0)
     style.only_grid(axes, "y")
@@ -108,15 +102,14 @@ def _name_condensing_stages(axes: Axes, result: SettingResult) -> None:
         )
 
 
-def _draw_legend(figure: Figure, results: Sequence[SettingResult]) -> None:
+def _draw_legend(figure: Figure, result: SettingResult) -> None:
     from matplotlib.lines import Line2D
 
-    splits = " or ".join(sorted({result.validation_split for result in results}))
     handles = [
         Line2D([], [], color=SERIES[0], label="training images"),
-        Line2D([], [], color=SERIES[1], label=f"{splits} images"),
+        Line2D([], [], color=SERIES[1], label=f"{result.validation_split} images"),
     ]
-    if any(result.dropping_epochs for result in results):
+    if result.dropping_epochs:
         label = "condensing stage (its number)"
         handles.append(Line2D([], [], color=style.MUTED, linewidth=0.9, linestyle=DASHES, label=label))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles) if len(results) > 1 else 1)
+    figure.legend(handles=handles, loc="outside lower center", ncols=1)

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING
 from tasks.report.figures.style import CSS_VARIABLES, figure_style
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
+
+
+TIP = "tip-"  # before the hexadecimal text of a mark's explanation, in its id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,11 @@ class ReportFigure:
     figure: Figure
     setting: str = ""
     is_folded: bool = False  # in the page, until the reader opens it
+
+
+def explain(artist: Artist, text: str) -> None:
+    """Show ``text`` in the page when the pointer is over ``artist``."""
+    artist.set_gid(TIP + text.encode().hex())
 
 
 def to_png(figure: Figure, path: Path) -> None:
@@ -43,11 +52,21 @@ def to_svg(figure: Figure, key: str, label: str) -> str:
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = _with_tips(svg)
     svg = _with_unique_ids(svg, key)
     svg = re.sub(r"font-family:[^;\"]*;?", "", svg)
     for code, name in CSS_VARIABLES.items():
         svg = svg.replace(code, f"var(--{name})")
     return _with_opening_tag(svg, label)
+
+
+def _with_tips(svg: str) -> str:
+    """Groups that ``explain`` marked get their text as a title, which browsers show on hover."""
+
+    def group(match: re.Match[str]) -> str:
+        return f"<g><title>{html.escape(bytes.fromhex(match[1]).decode())}</title>"
+
+    return re.sub(rf'<g id="{TIP}([0-9a-f]*)">', group, svg)
 
 
 def _with_unique_ids(svg: str, key: str) -> str:

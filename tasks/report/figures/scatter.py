@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tasks import paths
 from tasks.report import formats
-from tasks.report.figures import style
+from tasks.report.figures import saving, style
 from tasks.report.figures.saving import ReportFigure
 from tasks.report.published import Published, dataset_of
 from tasks.report.results import SettingResult, Study
@@ -35,11 +36,17 @@ class Point:
     x_range: tuple[float, float] | None
     y_range: tuple[float, float]
     published: float | None = None  # the published error of the same network
+    native_x: float | None = None  # of the network in native form, whose error is the same
+    tip: str = ""
 
     @property
     def whiskers(self) -> list[Segment]:
         vertical = ([self.x, self.x], [*self.y_range])
         return [vertical] if self.x_range is None else [vertical, ([*self.x_range], [self.y, self.y])]
+
+    @property
+    def native_line(self) -> list[Segment]:
+        return [] if self.native_x is None else [([self.native_x, self.x], [self.y, self.y])]
 
 
 def error_figures(study: Study, published: Published) -> list[ReportFigure]:
@@ -69,7 +76,16 @@ def _cost_point(result: SettingResult, index: int, study: Study, published: Publ
 
 def _latency_point(result: SettingResult, index: int) -> Point | None:
     row = result.latency_row()
-    return None if row is None else _point(result, index, row["median_ms"], (row["p10_ms"], row["p90_ms"]), None)
+    native = result.latency_row(paths.NATIVE)
+    if row is None:
+        return None
+    point = _point(result, index, row["median_ms"], (row["p10_ms"], row["p90_ms"]), None)
+    if point is None or native is None:
+        return point
+    native_ms = native["median_ms"]
+    return dataclasses.replace(
+        point, native_x=native_ms, tip=f"{point.tip} ms, native form {formats.milliseconds(native_ms)} ms"
+    )
 
 
 def _point(
@@ -82,7 +98,17 @@ def _point(
     error, interval = result.metrics.get("test_error_pct"), result.error_interval_pct
     if x is None or error is None or interval is None:
         return None
-    return Point(name=result.name, index=index, x=x, y=error, x_range=x_range, y_range=interval, published=published)
+    amount = formats.short_count(x) + " MACs" if x_range is None else formats.milliseconds(x)
+    return Point(
+        name=result.name,
+        index=index,
+        x=x,
+        y=error,
+        x_range=x_range,
+        y_range=interval,
+        published=published,
+        tip=f"{result.name}: error {error:.2f}% ({interval[0]:.1f}–{interval[1]:.1f}%), {amount}",
+    )
 
 
 def _scaled(point: Point, scale: float) -> Point:
@@ -99,7 +125,10 @@ def _mobilenet(study: Study) -> tuple[float, str] | None:
 
 
 def _label(caption: str, points: Sequence[Point], unit: str, number_format: Callable[[float], str]) -> str:
-    return f"{caption}. " + "; ".join(f"{p.name}: {number_format(p.x)} {unit}, {p.y:.2f}%" for p in points)
+    def native(point: Point) -> str:
+        return "" if point.native_x is None else f" ({number_format(point.native_x)} {unit} in native form)"
+
+    return f"{caption}. " + "; ".join(f"{p.name}: {number_format(p.x)} {unit}{native(p)}, {p.y:.2f}%" for p in points)
 
 
 def scatter(points: Sequence[Point], *, x_label: str, reference: tuple[float, str] | None = None) -> Figure:
@@ -112,7 +141,7 @@ def scatter(points: Sequence[Point], *, x_label: str, reference: tuple[float, st
         _set_limits(axes, points, reference)
         axes.set_xlabel(x_label)
         axes.set_ylabel("test error (top-1), %")
-        segments = [segment for point in points for segment in point.whiskers]
+        segments = [segment for point in points for segment in (*point.whiskers, *point.native_line)]
         if reference is not None:
             text = _draw_reference(axes, *reference)
             figure.draw_without_rendering()  # lays the figure out: only then has the text its place
@@ -125,14 +154,22 @@ def _draw_point(axes: Axes, point: Point) -> None:
     colour, shape = style.colour(point.index), style.marker(point.index)
     for x, y in point.whiskers:
         axes.plot(x, y, color=colour, linewidth=1.1, alpha=0.55)
-    axes.plot(point.x, point.y, shape, color=colour, markersize=8, markeredgecolor=style.SURFACE, markeredgewidth=1.2)
+    edge: dict[str, Any] = {"markeredgecolor": style.SURFACE, "markeredgewidth": 1.2}
+    if point.native_x is not None:
+        axes.plot([point.native_x, point.x], [point.y] * 2, color=colour, linewidth=1.1, linestyle=(0, (1, 2)))
+        (mark,) = axes.plot(point.native_x, point.y, shape, color=colour, alpha=0.45, markersize=8, **edge)
+        saving.explain(mark, f"native form of {point.tip}")
+    (mark,) = axes.plot(point.x, point.y, shape, color=colour, markersize=8, **edge)
+    saving.explain(mark, point.tip)
     if point.published is not None:
         axes.plot(point.x, point.published, shape, color="none", markersize=7, markeredgecolor=colour)
 
 
 def _set_limits(axes: Axes, points: Sequence[Point], reference: tuple[float, str] | None) -> None:
     """From zero if the values are of the same order, so that distances are to scale; otherwise logarithmic."""
-    values = [point.x for point in points] + ([reference[0]] if reference is not None else [])
+    values = [x for point in points for x in (point.x, point.native_x) if x is not None] + (
+        [reference[0]] if reference is not None else []
+    )
     ends = [end for point in points for end in point.x_range or ()]
     values += [end for end in ends if min(values) / 2 <= end <= max(values) * 1.5]  # longer whiskers are cut
     if max(values) > 20 * min(values) > 0:
@@ -172,6 +209,7 @@ def _label_points(axes: Axes, points: Sequence[Point], segments: Sequence[Segmen
     import textalloc
 
     marks = [(p.x, p.y) for p in points] + [(p.x, p.published) for p in points if p.published is not None]
+    marks += [(p.native_x, p.y) for p in points if p.native_x is not None]
     textalloc.allocate(
         axes,
         [point.x for point in points],

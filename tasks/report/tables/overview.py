@@ -13,13 +13,15 @@ from tasks.report.summary import make_row
 from tasks.report.tables.cells import DASH, NOT_RUN, SETTING, Cell, Column, Table, percentiles, setting_rows
 from tasks.report.tables.literature import published_text
 
+TOP5 = 5  # classes, up to which the right one always is among the five likeliest
+TOP5_ERROR = Column("top-5 error", "%")
 COLUMNS = (
     SETTING,
     Column("G"),
     Column("C"),
     Column("test error", "%, top-1\n95% interval"),
     Column("published error", "%, top-1", is_published=True),
-    Column("top-5 error", "%"),
+    TOP5_ERROR,
     Column("MACs"),
     Column("paper's FLOPs"),
     Column("parameters"),
@@ -33,7 +35,10 @@ COLUMNS = (
 
 def overview_table(study: Study, published: Published) -> Table:
     rows = setting_rows(study, lambda result: _values(result, study, published))
-    return Table("All settings", COLUMNS, rows, [*_notes(study), *_published_notes(rows)])
+    notes = [*_notes(study), *_published_notes(rows)]
+    few = study.manifest is not None and len(study.manifest["classes"]) <= TOP5
+    shown = [index for index, column in enumerate(COLUMNS) if not (few and column is TOP5_ERROR)]
+    return Table("All settings", [COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], notes)
 
 
 def _values(result: SettingResult, study: Study, published: Published) -> list[Cell | str]:
@@ -106,7 +111,7 @@ def _published_notes(rows: Sequence[Sequence[Cell]]) -> list[str]:
 
 
 def comparison(study: Study) -> str:
-    """The setting with the most MACs against the one with the fewest, and whether their errors differ at all."""
+    """The setting with the fewest MACs against the one with the most: what it saves, and what got worse by it."""
     evaluated = [result for result in study.results if result.cost is not None and result.evaluation is not None]
     if len(evaluated) < 2:
         return ""
@@ -116,7 +121,22 @@ def comparison(study: Study) -> str:
         f"{small.name} needs {100 * min(macs) / max(macs):.0f}% of the multiply-adds of {large.name}, at a test error "
         f"of {small.metrics['test_error_pct']:.2f}% against {large.metrics['test_error_pct']:.2f}%"
     )
-    return f"{sentence}{_overlap_note(small, large)}."
+    worse = _what_got_worse(small, large)
+    price = f"What got worse: {'; '.join(worse)}." if worse else "Neither its error nor its latency is worse."
+    return f"{sentence}{_overlap_note(small, large)}. {price}"
+
+
+def _what_got_worse(small: SettingResult, large: SettingResult) -> list[str]:
+    lines = []
+    more_pct = small.metrics["test_error_pct"] - large.metrics["test_error_pct"]
+    if more_pct > 0:
+        lines.append(f"{more_pct:.2f} percentage points more error")
+    pairs = {"": "latency_ratio", " in native form": f"latency_ratio_{paths.NATIVE}"}
+    for form, name in pairs.items():
+        own, other = small.metrics.get(name), large.metrics.get(name)
+        if own is not None and other is not None and own > other:
+            lines.append(f"latency{form}, {own:.2f} times MobileNetV1's instead of {other:.2f}")
+    return lines
 
 
 def _overlap_note(one: SettingResult, other: SettingResult) -> str:

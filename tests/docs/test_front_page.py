@@ -1,0 +1,89 @@
+"""README.md and its neighbours say what is so: links, badges, the picture, the citation."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from benchmarks import front_tables, results
+from condensenet import __version__
+
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in ("FAQ", "LIBRARY", "TUTORIAL", "OPERATORS"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings(checkout: Path, page: str) -> None:
+    here = checkout / page
+    for target in LINK.findall(here.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        file, _, heading = target.partition("#")
+        found = (here.parent / file).resolve() if file else here
+        assert found.exists(), target
+        assert not heading or heading in headings(found), target
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_badges_are_true(checkout: Path) -> None:
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    page = (checkout / "README.md").read_text(encoding="utf-8")
+    assert project["requires-python"] == ">=3.11,<3.13"
+    assert "Python 3.11 and 3.12" in page
+    assert "torch>=2.11,<2.16" in project["dependencies"]
+    assert "PyTorch 2.11 to 2.15" in page
+    assert project["license"] == "MIT"
+
+
+def test_the_picture_is_up_to_date(checkout: Path, tmp_path: Path) -> None:
+    """Its texts and points; the shapes of letters depend on the fonts that are installed."""
+    front_tables.draw(results.read(results.FOLDER), tmp_path / "tradeoff.svg")
+    drawn, kept = (path.read_text() for path in (tmp_path / "tradeoff.svg", checkout / "docs/tradeoff.svg"))
+    assert re.findall(r"<!-- (.*?) -->", drawn) == re.findall(r"<!-- (.*?) -->", kept)
+
+
+def test_the_front_table_by_hand() -> None:
+    row = {
+        "runtime": "ONNX Runtime",
+        "threads": 1,
+        "batch": 1,
+        "device": "a CPU",
+        "onnxruntime": "1.0",
+        "rounds": 60,
+        "macs": 5e8,
+    }
+    rows = [
+        {**row, "model": "mobilenet_v1", "form": "plain", "median_ms": 10.0, "ratio_to_mobilenet_v1": 1.0},
+        {**row, "model": "condensenet-74-g8", "form": "plain", "median_ms": 30.0, "ratio_to_mobilenet_v1": 3.01},
+        {**row, "model": "condensenet-74-g8", "form": "native", "median_ms": 7.0, "ratio_to_mobilenet_v1": 0.7},
+        {**row, "model": "condensenet-74-g8", "form": "native", "median_ms": 4.0, "threads": 2},
+        {**row, "model": "condensenet-74-g8", "form": "native", "median_ms": 90.0, "batch": 16},
+    ]
+    lines = front_tables.front({"latency_table": rows}).splitlines()
+    assert lines[2] == "| MobileNetV1 | 500M | 29.4 | 10.00 (1.00×) |  |  |"
+    assert lines[3] == "| **CondenseNet-74 (G=C=8)** | **500M** | 29.0 | 30.00 (3.01×) |  | **7.00 (0.70×)** |"
+    assert len(lines) == 6
+
+
+def test_training_speed_without_kernels_is_the_quotient() -> None:
+    row = {"phase": "schedule", "instruction_set": "AVX2", "ratio": 3.0, "kernels_ratio": 2.0}
+    lines = front_tables.training_speed({"train_throughput": [row, {**row, "phase": "optimization"}]}).splitlines()
+    assert lines[2:] == ["| AVX2 | 3.0× | 1.5× |"]
+
+
+def test_the_citation_names_the_paper_and_this_version(checkout: Path) -> None:
+    citation = YAML(typ="safe", pure=True).load(checkout / "CITATION.cff")
+    assert citation["version"] == __version__
+    assert citation["license"] == "MIT"
+    (paper,) = citation["references"]
+    assert paper["identifiers"] == [{"type": "other", "value": "arXiv:1711.09224"}]
+    assert [author["family-names"] for author in paper["authors"]] == ["Huang", "Liu", "van der Maaten", "Weinberger"]
