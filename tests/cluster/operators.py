@@ -302,7 +302,7 @@ def _make_checkout(root: Path) -> None:
     for name in ("params.yaml", "conf/study/digits.yaml", "conf/base.yaml"):
         yaml, path = YAML(), root / "checkout" / name
         content = yaml.load(path)
-        if "settings" in content:
+        if name != "conf/base.yaml":
             content["settings"] = {"g4-c4": content["settings"]["g4-c4"]}
             content["train"]["epochs"] = 2
         if "tables" in content:
