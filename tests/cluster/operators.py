@@ -297,13 +297,16 @@ def places() -> Iterator[Places]:
 
 
 def _make_checkout(root: Path) -> None:
-    """A copy with one setting of the digits and two epochs, and a repository to push to."""
+    """A copy with one setting of the digits, two epochs and small tables, and a repository to push to."""
     workspace = copy_checkout(CHECKOUT, root / "checkout")
-    for name in ("params.yaml", "conf/study/digits.yaml"):
+    for name in ("params.yaml", "conf/study/digits.yaml", "conf/base.yaml"):
         yaml, path = YAML(), root / "checkout" / name
         content = yaml.load(path)
-        content["settings"] = {"g4-c4": content["settings"]["g4-c4"]}
-        content["train"]["epochs"] = 2
+        if name != "conf/base.yaml":
+            content["settings"] = {"g4-c4": content["settings"]["g4-c4"]}
+            content["train"]["epochs"] = 2
+        if "tables" in content:
+            content["tables"].update(image_size=64, networks=["mobilenet_v2"])
         yaml.dump(content, path)
     (root / "checkout" / ".venv").symlink_to(CHECKOUT / ".venv")
     for library in CHECKOUT.glob("condensenet/**/*.so"):
