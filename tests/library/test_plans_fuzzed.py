@@ -47,6 +47,7 @@ def is_one_line(text: str) -> bool:
 @example("variants", dict.fromkeys(PLAN["variants"], "../../etc/passwd\n"))
 @example("input_size", [10**9, 10**9])
 @example("times_us", {"a": {"b": float("nan")}})
+@example("network", "1\x9a\x8d")
 def test_any_value_of_a_key(tmp_path_factory: pytest.TempPathFactory, key: str, value: Any) -> None:
     assert is_one_line(outcome(tmp_path_factory.mktemp("plan"), json.dumps({**PLAN, key: value}).encode()))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from image_sources import encoded, shards, tree
 from image_sources import picture as picture_of
@@ -17,6 +16,7 @@ from tasks.errors import UserError
 from tasks.params import DataParams, Params
 from tasks.planning import Images, Rate, SettingPlan
 from tasks.sources import imagefolder
+from tasks.sources.base import split_training_images
 from tasks.sources.write_streams import write_streams
 
 SMALL = ModelConfig(block_depths=(2, 2), growth_rates=(8, 16), num_classes=10)
@@ -88,7 +88,8 @@ def test_the_disk_is_what_the_prepared_images_take(digits: Params, tmp_path: Pat
     tree(tmp_path / "raw", files)
     data = DataParams(source="imagefolder", path=str(tmp_path / "raw"), image_size=100, **form)
     expected = planning.count_images(replace(digits, data=data)).total_bytes
-    write_streams("it", data, imagefolder.read(data), np.zeros(18, dtype=bool), tmp_path / "out")
+    source = imagefolder.read(data)
+    write_streams("it", data, source, *split_training_images(source.train.labels, data), tmp_path / "out")
     assert expected == pytest.approx(sum(file.stat().st_size for file in (tmp_path / "out").iterdir()), rel=0.15)
 
 

@@ -66,7 +66,7 @@ class Plan:
     def check_fits(self, network: Network, input_size: Size) -> None:
         """Raise a one-line ``ValueError`` if the plan is for another network or image size."""
         if self.network != digest(network):
-            raise ValueError(f"the plan is for another network: {self.network} instead of {digest(network)}")
+            raise ValueError(f"the plan is for another network: {escaped(self.network)} instead of {digest(network)}")
         if self.input_size != input_size:
             raise ValueError(f"the plan is for images of {self.input_size} pixels, not of {input_size}")
 
