@@ -80,4 +80,4 @@ def test_every_command_of_the_page_from_the_archives_to_the_table(checkout: Path
     shown = [typed(workspace, command) for command in tables]
     assert "condensenet-74-g8" in shown[0]
     assert "condensenet-74-g8" in shown[1]
-    assert "test_error_pct" in shown[2]
+    assert "error_pct" in shown[2]
