@@ -20,6 +20,7 @@ from tasks.node_data import is_remote, on_this_node, open_data, upload
 from tasks.object_store import ObjectStore
 from tasks.params import DataParams
 from tasks.sources import imagefolder
+from tasks.sources.base import split_training_images
 from tasks.sources.write_streams import write_streams
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
@@ -42,7 +43,7 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> PreparedData:
     form = {"shorter_side": 99, "raw": True} if request.param == "pixels" else {}
     params = DataParams(source="imagefolder", path=str(tmp_path / "raw"), image_size=32, **form)
     source = imagefolder.read(params)
-    write_streams("noise", params, source, np.zeros(COUNT, dtype=bool), tmp_path / "data", 10)
+    write_streams("noise", params, source, *split_training_images(source.train.labels, params), tmp_path / "data", 10)
     return PreparedData(tmp_path / "data")
 
 
