@@ -31,7 +31,7 @@ prepare(shorter_side=20, ray=ray)
 data = DataParams(source="imagefolder", path="raw", image_size=16)
 train, away = imagefolder.read(data).train, Path("/not/there")
 job = Job(file=away / "x.bin", record=away / "x.json", split="train", labels=train.labels[:1],
-          stream=train.images(np.arange(1)), data=data, encoding="encoded")
+          stream=train.images(np.arange(1)), data=data, encoding="encoded", state="")
 try:
     list(make_on_cluster([job], ray))
 except UserError as error:
