@@ -151,7 +151,7 @@ def short(*settings: str) -> Callable[[Results], str]:
         )
         runs = runs_of(rows_of(results, SHORT), settings)
         missing = [name for name in settings if name not in runs]
-        note = f"Not run yet: {', '.join(missing)}; `dvc exp run -S study=cifar10-short`, an hour each.\n"
+        note = f"Not run yet: {', '.join(missing)}; `dvc exp run -S study=cifar10-short`, two hours each.\n"
         return "\n".join([*([table(columns, list(runs))] if runs else []), *([note] if missing else [])])
 
     return render

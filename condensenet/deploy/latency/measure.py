@@ -1,10 +1,12 @@
 """How long ONNX files take, next to a reference model ("yardstick") that is timed alternately with them.
 
-Protocol: all models are loaded in one process. After the warm-up, every round runs each of them once, right after a
-run of the reference model, on the same random images. What slows the machine for a while slows both, so the ratio of
-each pair varies less than the latencies do. Every model also finds the caches as the reference model leaves them: a
-small model that ran after one of its own kind took 0.6 of the time. Idle threads do not spin: the thread pools of
-several models would take the cores from one another (measured on two cores: 2 to 4 times the latency).
+Protocol: all models are loaded in one process. In every round after the warm-up, each model runs once untimed, then the
+reference model and the model run once more, on the same random images. So either finds the caches as the other leaves
+them, whatever else is in the round: without the untimed run the reference model alone, which runs before every other,
+found its weights in the cache (ratios 3 to 6% higher). A small model that ran after one of its own kind took 0.6 of the
+time. What slows the machine for a while slows both, so the ratio of each pair varies less than the latencies do. Idle
+threads do not spin: the thread pools of several models would take the cores from one another (measured on two cores: 2
+to 4 times the latency).
 
 ``onnxruntime`` is imported only when a file is opened, and torch not at all: this runs where models are deployed.
 """
@@ -169,6 +171,7 @@ def _time_rounds(
     times_ms = {name: (np.empty(runs), np.empty(runs)) for name in others}
     for run in range(-warmup, runs):
         for name in others:
+            timed_ms(name)
             reference_ms, model_ms = timed_ms(yardstick), timed_ms(name)
             if run >= 0:
                 times_ms[name][0][run], times_ms[name][1][run] = model_ms, reference_ms

@@ -76,7 +76,7 @@ def as_facts(rows: Sequence[Latency], image_shape: Sequence[int], runs: int, war
             "warmup": warmup,
             "yardstick": NAME,
             "input_size": list(image_shape),
-            "order": "the files in turn, each right after a run of the yardstick",
+            "order": "the files in turn: each once untimed, then the yardstick and the file",
             "spinning": False,
         },
         "rows": [dataclasses.asdict(row) for row in rows],
