@@ -64,7 +64,7 @@ def latency_table(published: Published, facts: Mapping[str, Any]) -> Table:
     size = facts["protocol"]["input_size"][-1]
     notes = [
         "plain: PyTorch's export; lowered: standard operators, rewritten for speed; native: our own operator.",
-        f"Batch 1 on one thread, each network right after MobileNetV1; median of {facts['protocol']['runs']} runs "
+        f"Batch 1 on one thread, in turn with MobileNetV1; median of {facts['protocol']['runs']} runs "
         "(10th to 90th percentile). Weights are random.",
         f"{machines.runtime(facts)}; {machines.hardware(facts)}.",
     ]

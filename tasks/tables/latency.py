@@ -1,4 +1,4 @@
-"""How long the networks take on this machine, each right after MobileNetV1."""
+"""How long the networks take on this machine, each in turn with MobileNetV1."""
 
 from __future__ import annotations
 
