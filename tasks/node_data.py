@@ -4,7 +4,8 @@ The stage uploads them to the object store under their fingerprint. A node that 
 them reads those. Any other downloads them, once for all its workers and trainings, to ``CONDENSENET_CACHE`` (default:
 ``~/.cache/condensenet``), which holds at most ``CONDENSENET_CACHE_GB`` of them (default: 300); what was not used for
 the longest time is removed first, and nothing that a training uses. If not all images fit, it reads those that it needs
-when it needs them, and keeps as many as fit; raw ones, which are read as memory, must fit.
+when it needs them, and keeps as many as fit; raw ones, which are read as memory, must fit. What others use is counted
+when a training starts: two at once that read different images one by one may exceed the limit together.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from condensenet.data.manifest import MANIFEST, Manifest
 from condensenet.file_locks import lock, try_lock
+from condensenet.files import write_atomically
 from tasks.console import say
 from tasks.object_store import ObjectStore
 from tasks.remote_images import RemoteImages, disk_bytes
@@ -64,6 +66,7 @@ def on_this_node(data: Path, store: ObjectStore | None) -> Iterator[Path]:
         while True:
             lock(file, shared=True)  # all who use it hold it so
             if folder.exists():
+                _note_store(folder, store)
                 break
             lock(file)
             if not folder.exists():
@@ -134,6 +137,12 @@ def _download(store: ObjectStore, folder: Path) -> None:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _note_store(folder: Path, store: ObjectStore) -> None:
+    """The same images may be in another store by now, and gone from the one that they were first read from."""
+    if is_remote(folder) and (folder / REMOTE).read_text() != store.path:
+        write_atomically(folder / REMOTE, store.path.encode())
 
 
 def _download_file(store: ObjectStore, name: str, path: Path) -> str:

@@ -75,9 +75,10 @@ def crop_size(augment: AugmentConfig, image_size: int, epoch: int, epochs: int) 
 
     ``image_size`` unless ``augment`` says otherwise. With ``first_crop_size`` it grows in steps of 32, and each size
     has an equal share of the epochs; with fewer epochs than sizes some have none, but never the last. Source: Tan and
-    Le, "EfficientNetV2", 2021, section 4.
+    Le, "EfficientNetV2", 2021, section 4. Raises ``ValueError`` if the first size is larger than the last one.
     """
     last = augment.crop_size or image_size
+    augment.check_crop_sizes(last)
     sizes = [*range(augment.first_crop_size or last, last, SIZE_STEP), last]
     return sizes[-1 - (epochs - 1 - epoch) * len(sizes) // epochs]
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from tasks.errors import UserError, first_line
 from tasks.params import RayParams
+from tasks.sources import workers
 from tasks.sources.shard_work import Job, Result, make
-from tasks.sources.workers import AHEAD, is_little
 from tasks.storage import SharedFolder, open_storage
 
 
-def has_cluster(params: RayParams, jobs: Sequence[Job]) -> bool:
+def has_cluster(params: RayParams, images: int) -> bool:
     """Whether a cluster is named, its nodes share files, and there is enough to do."""
     shares_files = params.storage is None or isinstance(open_storage(params.storage), SharedFolder)
-    return bool(os.environ.get("RAY_ADDRESS")) and shares_files and not is_little(jobs)
+    return bool(os.environ.get("RAY_ADDRESS")) and shares_files and images > workers.FEW_IMAGES
 
 
 def make_on_cluster(jobs: Sequence[Job], params: RayParams) -> Iterator[Result]:
@@ -28,8 +28,8 @@ def make_on_cluster(jobs: Sequence[Job], params: RayParams) -> Iterator[Result]:
     with ray_cluster.cluster(params):
         import ray
 
-        remote = ray.remote(num_cpus=1)(_make)
-        ahead = AHEAD * int(ray.cluster_resources()["CPU"])
+        remote = ray.remote(num_cpus=1, memory=workers.WORKER_BYTES)(_make)
+        ahead = workers.AHEAD * int(ray.cluster_resources()["CPU"])
         pending: deque[Any] = deque()
         for job in jobs:
             pending.append(ray_cluster.in_thread(lambda job=job: remote.remote(job)))  # type: ignore[misc]

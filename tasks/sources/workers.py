@@ -12,7 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing.connection import wait
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 
@@ -25,31 +25,41 @@ FEW_IMAGES = 2048  # for which starting processes would take longer than the wor
 AHEAD = 2  # jobs for each worker
 # Measured: this process and the one that forks take 0.4 GB each, a worker under 0.15, and the one large image 0.55.
 BASE_BYTES, WORKER_BYTES = 1_400_000_000, 150_000_000
-LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # man 7 cgroups
 
 
-def number_of_workers(jobs: Sequence[Job]) -> int:
+def number_of_workers(jobs: int, images: int) -> int:
     """As many as there are cores and memory for, or as the environment says; 1 for few images."""
     value = os.environ.get(WORKERS)
     if value is not None:
         if not value.isdecimal() or int(value) < 1:
             raise UserError(f"{WORKERS}={value} is not allowed: it must be 1 or more")
-        return min(int(value), max(1, len(jobs)))
+        return min(int(value), max(1, jobs))
     fitting = (usable_memory() - BASE_BYTES) // WORKER_BYTES
-    return 1 if is_little(jobs) else max(1, min(usable_cores(), len(jobs), fitting))
-
-
-def is_little(jobs: Sequence[Job]) -> bool:
-    return sum(len(job.labels) for job in jobs) <= FEW_IMAGES
+    return 1 if images <= FEW_IMAGES else max(1, min(usable_cores(), jobs, fitting))
 
 
 def usable_memory() -> int:
-    """The bytes of memory that are free, or that a container may use if that is less."""
+    """The bytes of memory that are free, or that a container or a job of a scheduler may use if that is less."""
     limits = [psutil.virtual_memory().available]
-    for path in LIMITS:
-        with suppress(OSError, ValueError):
-            limits.append(int(Path(path).read_text()))
+    for path in _limit_files():
+        with suppress(OSError, ValueError):  # not mounted here, or "max"
+            limits.append(int(path.read_text()))
     return int(min(limits))
+
+
+def _limit_files() -> Iterator[Path]:
+    """Where the memory limits of this process's control groups stand, in version 2 or 1, from its own to the root.
+
+    In a container the root alone may be mounted, while the names are those of the machine.
+    """
+    with suppress(OSError):
+        for line in OWN_CGROUPS.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers in ("", "memory"):
+                name = "memory.limit_in_bytes" if controllers else "memory.max"
+                own = PurePosixPath(group)
+                yield from (CGROUPS / controllers / each.relative_to("/") / name for each in (own, *own.parents))
 
 
 def make_all(jobs: Sequence[Job], workers: int) -> Iterator[Result]:

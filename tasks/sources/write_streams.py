@@ -153,10 +153,10 @@ def _make_missing(task: Task, folder: Path, jobs: Sequence[Job], results: dict[P
     if left < total:
         say(f"prepare: going on after {total - left} of {total} images")
     corrupt = CorruptImages(task.data.max_corrupt)
-    if has_cluster(task.ray, missing):
+    if has_cluster(task.ray, left):
         results_in_order = make_on_cluster(missing, task.ray)
     else:
-        results_in_order = make_all(missing, number_of_workers(missing))
+        results_in_order = make_all(missing, number_of_workers(len(missing), left))
     made = zip(missing, results_in_order, strict=True)
     for job, result in progress(made, total, "prepare", lambda pair: len(pair[0].labels), total - left):
         results[job.file] = result

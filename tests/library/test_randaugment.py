@@ -107,6 +107,8 @@ def test_each_size_has_an_equal_share_of_the_epochs() -> None:
     assert sizes(AugmentConfig(crop="resized", crop_size=192, first_crop_size=128), 6) == [128, 128, 160, 160, 192, 192]
     assert sizes(AugmentConfig(crop="resized", first_crop_size=176), 5) == [176, 208, 208, 224, 224]
     assert sizes(AugmentConfig(crop="resized", first_crop_size=64), 2) == [128, 224]
+    with pytest.raises(ValueError, match="first_crop_size=256 is not allowed: at most the 224 pixels"):
+        sizes(AugmentConfig(crop="resized", first_crop_size=256), 2)
 
 
 def test_training_images_grow_and_those_of_evaluation_keep_their_size(data: PreparedData) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import image_sources as made
 import psutil
@@ -63,15 +64,28 @@ def test_two_processes_with_the_largest_images_stay_below_two_gigabytes(tmp_path
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("max", 8), ("2000000000", 4), ("9000000000", 8), ("100", 1)])
-def test_processes_follow_the_memory(limit: str, expected: int, tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "limit").write_text(f"{limit}\n")
+@pytest.mark.parametrize(
+    ("groups", "file"),
+    [
+        ("0::/slurm/job_7/step_0", "slurm/job_7/memory.max"),
+        ("0::/docker/named-on-the-machine", "memory.max"),
+        ("9:name=systemd:/\n4:cpu,cpuacct:/x\n3:memory:/job\n0::/", "memory/job/memory.limit_in_bytes"),
+    ],
+)
+def test_processes_follow_the_memory(
+    groups: str, file: str, limit: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(f"{limit}\n")
+    (tmp_path / "own").write_text(groups)
     monkeypatch.delenv(workers.WORKERS, raising=False)
-    monkeypatch.setattr(workers, "LIMITS", (str(tmp_path / "limit"), str(tmp_path / "missing")))
+    monkeypatch.setattr(workers, "CGROUPS", tmp_path)
+    monkeypatch.setattr(workers, "OWN_CGROUPS", tmp_path / "own")
     monkeypatch.setattr(workers, "usable_cores", lambda: 8)
-    assert min(workers.usable_memory(), 2**40) <= psutil.virtual_memory().total
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4_000_000_000))
+    assert workers.number_of_workers(jobs=20, images=60_000) == expected
+    assert workers.number_of_workers(jobs=20, images=2_000) == 1
 
-    class Job:
-        labels = range(3000)
 
-    if psutil.virtual_memory().available > 4_000_000_000:
-        assert workers.number_of_workers([Job()] * 20) == expected  # type: ignore[list-item]
+def test_the_memory_of_this_machine_is_read() -> None:
+    assert 0 < workers.usable_memory() <= psutil.virtual_memory().total

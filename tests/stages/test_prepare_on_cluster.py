@@ -69,14 +69,10 @@ def test_the_cluster_changes_no_byte(cluster: dict[str, str], monkeypatch: pytes
 
 
 def test_a_cluster_is_used_for_much_work_and_shared_files_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Job:
-        labels = range(3000)
-
-    jobs, shared = [Job()], RayParams()
+    shared = RayParams()
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert not ray_workers.has_cluster(shared, jobs)  # type: ignore[arg-type]
+    assert not ray_workers.has_cluster(shared, 3000)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    assert ray_workers.has_cluster(shared, jobs)  # type: ignore[arg-type]
-    assert not ray_workers.has_cluster(RayParams(storage="s3://bucket/ray"), jobs)  # type: ignore[arg-type]
-    Job.labels = range(100)
-    assert not ray_workers.has_cluster(shared, jobs)  # type: ignore[arg-type]
+    assert ray_workers.has_cluster(shared, 3000)
+    assert not ray_workers.has_cluster(RayParams(storage="s3://bucket/ray"), 3000)
+    assert not ray_workers.has_cluster(shared, 100)

@@ -126,3 +126,15 @@ def test_an_object_that_is_cut_is_named(data, store, elsewhere, monkeypatch) -> 
         pytest.raises(ValueError, match=r"train-00002-of-00005.images.bin has 5 bytes, not \d+: delete s3://"),
     ):
         open_data(folder)
+
+
+def test_images_in_another_store_are_read_there(data, store, elsewhere, monkeypatch) -> None:
+    first, second = upload(data.root, data.manifest, store), upload(data.root, data.manifest, store.within("moved"))
+    limit(data, 0.9, monkeypatch)
+    with on_this_node(elsewhere, first):
+        pass
+    for name in data.manifest.files:
+        first.delete(name)
+    with on_this_node(elsewhere, second) as folder:
+        batches = train_batches(open_data(folder).split("train"), **EPOCH, epoch=0)
+        assert_same(list(batches), list(train_batches(data.split("train"), **EPOCH, epoch=0)))
