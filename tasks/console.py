@@ -24,16 +24,21 @@ def say(line: str) -> None:
 
 
 def progress(
-    items: Iterable[T], total: int, label: str, amount: Callable[[T], int] = lambda item: 1, done: int = 0
+    items: Iterable[T],
+    total: int,
+    label: str,
+    amount: Callable[[T], int] = lambda item: 1,
+    done: int = 0,
+    units: str = "images",
 ) -> Iterator[T]:
     """Yield ``items`` and show how many of ``total`` are done, how many a second and how long the rest will take.
 
-    An item counts as ``amount``. ``done`` of them were done before.
+    An item counts as ``amount`` of the ``units``, of which ``done`` were done before.
     """
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(total=total, initial=done, desc=label, leave=False) as bar:
+        with tqdm(total=total, initial=done, desc=label, unit=f" {units}", leave=False) as bar:
             for item in items:
                 yield item
                 bar.update(amount(item))
@@ -47,7 +52,7 @@ def progress(
         if now - last >= PLAIN_INTERVAL_S and done < total:
             last = now
             rate = (done - before) / (now - started)
-            say(f"{label}: {done} of {total}, {rate:.3g}/s, {duration((total - done) / rate)} left")
+            say(f"{label}: {done} of {total} {units}, {rate:.3g}/s, {duration((total - done) / rate)} left")
 
 
 def duration(seconds: float) -> str:

@@ -74,7 +74,7 @@ def answer(
     """Every image of ``split`` through every runtime, read once for all of them."""
     parts: dict[str, list[Answers]] = {name: [] for name in runtimes}
     batches = evaluation_batches(split, batch_size)
-    for images, labels in progress(batches, total=-(-len(split) // batch_size), label=label):
+    for images, labels in progress(batches, total=-(-len(split) // batch_size), label=label, units="batches"):
         for name, logits in runtimes.items():
             parts[name].append(answers_of(logits(images), labels))
     return {name: join(batches) for name, batches in parts.items()}

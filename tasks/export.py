@@ -127,7 +127,7 @@ def describe(model: CondenseNet, manifest: Manifest, run: dict[str, Any], settin
 
 def _images(split: ImageSplit, label: str) -> Iterator[Tensor]:
     batches = evaluation_batches(split, BATCH_SIZE)
-    for images, _ in progress(batches, total=-(-len(split) // BATCH_SIZE), label=label):
+    for images, _ in progress(batches, total=-(-len(split) // BATCH_SIZE), label=label, units="batches"):
         yield images
 
 

@@ -215,6 +215,7 @@ def _on_ray(training: Training, recorder: ProgressRecorder, stopper: Stopper | N
     params, setting, folder, storage = training.params, training.setting, training.folder, recorder.storage
     job = _job(training)
     error = folder / train_worker.ERROR
+    say(f"{setting.name}: starting Ray and its workers")
     try:
         with recorder, ray_cluster.cluster(params.ray):
             failure = ray_cluster.train(train_worker.run, job, params.ray, job.store or folder)

@@ -56,7 +56,7 @@ class ProgressRecorder:
             self.storage.copy_from(self.folder, paths.RUN)
             rows = self._new_rows()
             if sys.stderr.isatty():
-                rows = progress(rows, self.setting.train.epochs, f"train {self.setting.name}")
+                rows = progress(rows, self.setting.train.epochs, f"train {self.setting.name}", units="epochs")
             shown = self._shown()
             for row in rows:
                 if row["epoch"] > shown:
