@@ -114,9 +114,9 @@ def _check_tracked(cluster: Cluster, made: Mapping[str, Any]) -> None:
 
     client = MlflowClient(cluster.mlflow_url)
     tracked = client.get_run(made["mlflow_run_id"])
-    if tracked.info.status != "FINISHED" or "test_error_pct" not in tracked.data.metrics:
+    if tracked.info.status != "FINISHED" or "test/error_pct" not in tracked.data.metrics:
         raise UserError(f"MLflow's run {tracked.info.run_id} is {tracked.info.status} or lacks its metrics")
-    error = tracked.data.metrics["test_error_pct"]
+    error = tracked.data.metrics["test/error_pct"]
     objects = boto3.client("s3").list_objects_v2(Bucket=BUCKET).get("KeyCount", 0)
     if not objects:
         raise UserError(f"the bucket {BUCKET} is empty: MLflow keeps artifacts elsewhere")

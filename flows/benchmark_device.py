@@ -3,8 +3,8 @@
 The device needs Python, NumPy, ONNX Runtime, the clients of Prefect and MLflow (``mlflow-skinny`` is enough) and this
 package, installed without its dependencies: nothing here imports torch, Ray or DVC. docs/OPERATORS.md explains how.
 
-The results are added to the same run: metrics ``latency_ms_<device>`` and ``latency_ratio_<device>`` (batch 1, one
-thread; ``..._b16_t2`` for other cases, ``latency_ms_plain_<device>`` for another file of the run), a tag
+The results are added to the same run: metrics ``latency/ms_<device>`` and ``latency/ratio_<device>`` (batch 1, one
+thread; ``..._b16_t2`` for other cases, ``latency/ms_plain_<device>`` for another file of the run), a tag
 ``device.<device>`` with the hardware, and the full report in the artifact ``benchmark/<device>.json``.
 """
 
@@ -77,7 +77,7 @@ def benchmark_device(
 
 def check_names(device: str, files: Sequence[str]) -> None:
     """Raises ``UserError`` for a device that cannot be part of a metric's name, or files that are no ONNX artifacts."""
-    if not NAME.fullmatch(device) or device in ALL_FORMS:  # latency_ms_plain belongs to no device
+    if not NAME.fullmatch(device) or device in ALL_FORMS:  # latency/ms_plain belongs to no device
         raise UserError(
             f"device={device!r} is not allowed: up to 40 lower-case letters, digits and dashes between them, "
             f"and none of {', '.join(ALL_FORMS)}"

@@ -80,13 +80,13 @@ class ExportedRun:
 
 
 def device_metrics(device: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """``latency_ms_<device>`` and ``latency_ratio_<device>`` of each row, named by form, batch and threads."""
+    """``latency/ms_<device>`` and ``latency/ratio_<device>`` of each row, named by form, batch and threads."""
     values = {}
     for row in rows:
         form = "" if row["model"] == MODEL else f"_{row['model']}"
         case = "" if (row["batch"], row["threads"]) == (1, 1) else f"_b{row['batch']}_t{row['threads']}"
-        values[f"latency_ms{form}_{device}{case}"] = row["median_ms"]
-        values[f"latency_ratio{form}_{device}{case}"] = row["ratio"]
+        values[f"latency/ms{form}_{device}{case}"] = row["median_ms"]
+        values[f"latency/ratio{form}_{device}{case}"] = row["ratio"]
     return values
 
 

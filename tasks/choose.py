@@ -108,7 +108,7 @@ def candidate(result: SettingResult, device: str | None) -> Candidate | None:
     metrics, interval = result.metrics, result.error_interval_pct
     latency = metrics.get("latency_ms")
     if device is not None:
-        latency = tracking.metrics_of(result.run).get(f"latency_ms_{device}") if result.run else None
+        latency = tracking.metrics_of(result.run).get(f"latency/ms_{device}") if result.run else None
     if interval is None or latency is None or "macs" not in metrics:
         return None
     return Candidate(

@@ -10,6 +10,7 @@ from tasks.console import say
 from tasks.errors import run_main
 from tasks.params import load, no_arguments
 from tasks.report import markdown, page, summary
+from tasks.report.card import card
 from tasks.report.figures import saving
 from tasks.report.figures.connection_maps import connection_figures
 from tasks.report.figures.curves import curve_figures
@@ -64,14 +65,28 @@ def complete_runs(study: Study, figures: Figures) -> None:
                 continue
             shown = [f for section in figures.values() for f in section if f.setting in ("", result.name)]
             artifacts = [(images[figure.key], "report/figures") for figure in shown]
+            hashes = Path(folder) / result.name / "dvc.json"
+            outputs.write_json(hashes, tracking.dvc_hashes(result.name))
             tracking.record(
                 result.run,
                 "report",
                 metrics=tracking.final_metrics(study.params.study, result.name),
-                tags=tracking.dvc_tags(result.name),
-                artifacts=[(report, "report"), *artifacts],
+                artifacts=[(report, "report"), (hashes, "report"), *artifacts],
                 finished=not result.missing,
             )
+        record_study(study, [images[figure.key] for figure in figures["errors"]])
+
+
+def record_study(study: Study, charts: list[Path]) -> None:
+    """Give the study's run the table and the charts, and the registry the settings that are complete."""
+    complete = {result.run["execution_id"]: result for result in study.results if result.run and not result.missing}
+    folder = study.params.paths.report
+    tracking.record_study(
+        study.params.study,
+        [folder / paths.TABLE, folder / paths.REPORT_HTML, *charts],
+        {execution: card(result, study) for execution, result in complete.items()},
+        {execution: result.metrics for execution, result in complete.items()},
+    )
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from condensenet.files import write_atomically
 from tasks import outputs, paths
 from tasks.headline_metrics import final_metrics
-from tasks.tracking import desired, snapshots
-from tasks.tracking.desired import dvc_tags
+from tasks.tracking import desired, registry, snapshots
+from tasks.tracking.desired import dvc_hashes
 from tasks.tracking.reconcile import is_unreachable, metrics_of, upload
-from tasks.tracking.snapshots import LIVE, SWEEP_STAGE, TABLES, Snapshot
+from tasks.tracking.snapshots import LIVE, STUDY, SWEEP_STAGE, TABLES, Snapshot
 from tasks.tracking.upload_process import uploader
 
 if TYPE_CHECKING:  # importing them imports torch, which uploading does not need
@@ -32,12 +32,13 @@ if TYPE_CHECKING:  # importing them imports torch, which uploading does not need
 __all__ = [
     "SWEEP",
     "add_environment",
-    "dvc_tags",
+    "dvc_hashes",
     "final_metrics",
     "learn_run_id",
     "metrics_of",
     "record",
     "record_failure",
+    "record_study",
     "record_sweep",
     "record_tables",
     "start_execution",
@@ -173,6 +174,22 @@ def record_sweep(execution: str, study: str, grid: Mapping[str, Any], files: Seq
         "params": {key: json.dumps(values) for key, values in grid.items()},
     }
     _put(run, SWEEP_STAGE, artifacts=[(file, "") for file in files if file.exists()], status=status)
+    upload()
+
+
+def record_study(
+    study: str, files: Sequence[Path], cards: Mapping[str, str], metrics: Mapping[str, Mapping[str, float]]
+) -> None:
+    """The run above all settings of ``study`` gets ``files``; the registry gets their models, with cards and aliases.
+
+    ``cards`` and ``metrics`` are by execution. In a sweep it is the sweep's run, which the sweep itself ends.
+    """
+    run: dict[str, str] = desired.study_execution(study, _now())
+    status: str | None = "FINISHED"
+    if sweep := os.environ.get(SWEEP):
+        run, status = {**run, "execution_id": sweep, "setting": "sweep"}, None
+    artifacts = [(file, "") for file in files]
+    _put(run, STUDY, artifacts=artifacts, status=status, cards=cards, aliases=registry.best(metrics))
     upload()
 
 

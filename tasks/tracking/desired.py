@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import getpass
+import hashlib
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # importing them imports torch, which uploading does not need
     from tasks.params import Params, Setting
 
 DVC_LOCK = Path("dvc.lock")
+ALL_SETTINGS = "all settings"  # the name of a study's run; a setting's has no space
+BY_SHORT_NAME = ("model.groups_1x1", "model.condensation_factor")
 Point = tuple[str, float, int, int]  # metric name, value, step, time in ms
 ARTIFACTS = {  # stage: output -> artifact folder
     "train": {paths.MODEL: "checkpoint", paths.HISTORY: "train"},
@@ -34,8 +37,9 @@ ARTIFACTS = {  # stage: output -> artifact folder
 
 
 def run_params(params: Params, setting: Setting) -> dict[str, str]:
-    """Every field of the model, the recipe, the data and the machines, flattened; G and C by their short names too."""
+    """Every field of the model, the recipe, the data and the machines, flattened; G and C by their short names."""
     flat = {"G": str(setting.model.groups_1x1), "C": str(setting.model.condensation_factor)}
+    flat["initial"] = _as_yaml(setting.initial)
     for section, value in (
         ("model", setting.model),
         ("train", setting.train),
@@ -43,7 +47,7 @@ def run_params(params: Params, setting: Setting) -> dict[str, str]:
         ("ray", params.ray),
     ):
         flat.update(_flatten(section, dataclasses.asdict(value)))
-    return flat
+    return {name: value for name, value in flat.items() if name not in BY_SHORT_NAME}
 
 
 def _flatten(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -79,6 +83,12 @@ def run_tags(params: Params, setting: Setting, commit: str | None) -> dict[str, 
     return tags
 
 
+def study_execution(study: str, started_at: str) -> dict[str, str]:
+    """As a ``run.json``: what has the runs of all settings of ``study`` below it. ``started_at`` counts only once."""
+    identity = hashlib.sha256(f"study {study}".encode()).hexdigest()[:32]
+    return {"execution_id": identity, "study": study, "setting": ALL_SETTINGS, "started_at": started_at}
+
+
 def git_commit() -> str | None:
     """The commit that is checked out, None outside a repository."""
     return _git("rev-parse", "HEAD")
@@ -107,8 +117,8 @@ def dataset(params: Params) -> dict[str, str] | None:
         return None
 
 
-def dvc_tags(setting: str, lock: Path = DVC_LOCK) -> dict[str, str]:
-    """``dvc.<stage>.<output>`` -> md5 of every output of a setting's stages, as ``dvc.lock`` has them now.
+def dvc_hashes(setting: str, lock: Path = DVC_LOCK) -> dict[str, str]:
+    """``<stage>.<output>`` -> md5 of every output of a setting's stages, as ``dvc.lock`` has them now.
 
     A stage that is not locked yet is left out; so is everything while the file is missing or half-written.
     """
@@ -125,7 +135,7 @@ def _output_hashes(stages: Mapping[str, Any], setting: str) -> Iterator[tuple[st
         if stage_setting in ("", setting):
             for out in (stage or {}).get("outs") or ():
                 if "md5" in out:
-                    yield f"dvc.{stage_name}.{Path(out['path']).name}", out["md5"]
+                    yield f"{stage_name}.{Path(out['path']).name}", out["md5"]
 
 
 def outputs(run: Mapping[str, Any], stage: str, workspace: Path = Path()) -> list[tuple[Path, str]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tasks import paths
 from tasks.errors import first_line
-from tasks.tracking import address, database, desired, snapshots, view
+from tasks.tracking import address, database, desired, metric_names, registry, snapshots, view
 from tasks.tracking.address import URI, Rejected, UnknownRun, Unreachable
 from tasks.tracking.snapshots import Snapshot
 
@@ -47,7 +47,7 @@ class Store:
         try:
             if (file := database.file_of(uri)) is not None:
                 database.create(file, lambda draft: mlflow.MlflowClient(draft).search_experiments(max_results=1))
-            self._client = mlflow.MlflowClient(uri)
+            self._client = mlflow.MlflowClient(uri, registry_uri=uri)
         except Exception as error:  # whatever a store's driver raises: the work must go on
             raise Unreachable(database.advice(uri, first_line(error))) from error
 
@@ -69,7 +69,7 @@ class Store:
             found = self._find_run(run)
         except Exception as error:
             raise Unreachable(first_line(error)) from error
-        return {} if found is None else dict(found.data.metrics)
+        return {} if found is None else dict(found.data.metrics)  # by their names in the store
 
     def apply(self, snapshot: Snapshot, folder: Path) -> str:
         """Make the run hold what ``snapshot``, in ``folder``, does; returns its id.
@@ -105,6 +105,7 @@ class Store:
             self._client.log_artifacts(run_id, str(folder / snapshots.ARTIFACTS))
         self._log_figures(run, snapshot)
         self._log_model(run_id, snapshot, folder / snapshots.ONNX / paths.ONNX)
+        self._register(snapshot)
         self._set_status(run, snapshot)
         return run_id
 
@@ -124,11 +125,24 @@ class Store:
         return self._client.get_run(run.info.run_id)
 
     def _parent_tag(self, run: Mapping[str, Any]) -> dict[str, str]:
-        """What makes a run the child of its sweep's; a sweep that this store does not know makes none."""
-        if not run.get("parent"):
+        """What makes a run the child of its sweep's, else of its study's. An unknown sweep makes none."""
+        if "parent" not in run:  # the run of a sweep, a study or the tables
             return {}
+        if run["parent"] is None:
+            return {PARENT: self._study_run(run).info.run_id}
         parent = self._find_run({"execution_id": run["parent"], "study": run["study"]})
         return {} if parent is None else {PARENT: parent.info.run_id}
+
+    def _study_run(self, run: Mapping[str, Any]) -> Any:
+        """The run that has all settings of a study below it, made if need be."""
+        whole = desired.study_execution(run["study"], run["started_at"])
+        found = self._find_run(whole)
+        if found is None:
+            time_ms = desired.milliseconds(run["started_at"])
+            snapshot = Snapshot(run=whole, stage=snapshots.STUDY, time_ms=time_ms, workspace="", status="FINISHED")
+            found = self._create_run(snapshot)
+            self._set_status(found, snapshot)
+        return found
 
     def _experiment(self, name: str) -> str:
         """The id of the experiment of a study, made if need be."""
@@ -176,14 +190,14 @@ class Store:
         """Add the epochs that the run lacks. One that is done again after a kill differs in its time alone."""
         if epochs:
             name = next(iter(epochs.values()))[0][0]  # a batch arrives whole: one metric tells for all
-            done = {point.step for point in self._client.get_metric_history(run_id, name)}
+            done = {point.step for point in self._client.get_metric_history(run_id, metric_names.in_store(name))}
             for batch in _batches([points for step, points in epochs.items() if step not in done], BATCH // 2):
-                self._log_points(run_id, [point for points in batch for point in points])
+                self._log_points(run_id, [_as_stored(point) for points in batch for point in points])
 
     def _log_figures(self, run: Any, snapshot: Snapshot) -> None:
         """Figures of the trained model get step 0; one that the run has already is no new point."""
-        new = {name: value for name, value in snapshot.metrics.items() if run.data.metrics.get(name) != value}
-        self._log_points(run.info.run_id, [(name, value, 0, snapshot.time_ms) for name, value in new.items()])
+        points = [_as_stored((name, value, 0, snapshot.time_ms)) for name, value in snapshot.metrics.items()]
+        self._log_points(run.info.run_id, [point for point in points if run.data.metrics.get(point[0]) != point[1]])
 
     def _log_points(self, run_id: str, points: Iterable[desired.Point], model_id: str | None = None) -> None:
         from mlflow.entities import Metric
@@ -204,6 +218,17 @@ class Store:
             ]
         if models:
             self._link_metrics(run_id, models[-1])
+
+    def _register(self, snapshot: Snapshot) -> None:
+        """A version of the registered model for each setting's newest file, with its card; aliases for the best."""
+        versions = {}
+        for execution, card in snapshot.cards.items():
+            run = {"execution_id": execution, "study": snapshot.run["study"]}
+            found = self._find_run(run)
+            models = [] if found is None else self._models(run, found.info.run_id)
+            if models:
+                versions[execution] = registry.version(self._client, run["study"], models[-1], card)
+        registry.set_aliases(self._client, snapshot.run["study"], snapshot.aliases, versions)
 
     def _models(self, run: Mapping[str, Any], run_id: str) -> list[Any]:
         """The complete logged models of a run, oldest first; what a kill left half-made is removed."""
@@ -253,6 +278,11 @@ class Store:
             save_as_external_data=False,
         )
         return self._client.get_logged_model(logged.model_id)
+
+
+def _as_stored(point: desired.Point) -> desired.Point:
+    name, value, step, time_ms = point
+    return metric_names.in_store(name), metric_names.rounded(name, value), step, time_ms
 
 
 def _batches(items: Sequence[Any], size: int = BATCH) -> list[Sequence[Any]]:

@@ -28,8 +28,8 @@ SNAPSHOT = "snapshot.json"
 ARTIFACTS = "artifacts"
 ONNX = "onnx"
 RUN_ID = "run_id"  # in a live snapshot: the MLflow run, once there is one
-LIVE, TRAIN, RESTORED, TABLES, SWEEP_STAGE = "live", "train", "restored", "tables", "sweep"
-WHOLE = (LIVE, TRAIN, RESTORED, TABLES, SWEEP_STAGE)  # a run can be made from them; later stages add to one
+LIVE, TRAIN, RESTORED, TABLES, SWEEP_STAGE, STUDY = "live", "train", "restored", "tables", "sweep", "study"
+WHOLE = (LIVE, TRAIN, RESTORED, TABLES, SWEEP_STAGE, STUDY)  # a run can be made from them; later stages add to one
 REJECTED = ".rejected"
 DRAFT = ".draft-"
 OLD_S = 86400.0
@@ -47,6 +47,8 @@ class Snapshot:
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)  # of the trained model
     training: str | None = None  # the folder of a training in progress, absolute
+    cards: Mapping[str, str] = field(default_factory=dict)  # of a study: execution -> the card of its registered model
+    aliases: Mapping[str, str] = field(default_factory=dict)  # in the registry -> the execution that they name
 
 
 def root() -> Path:

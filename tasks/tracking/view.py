@@ -9,28 +9,30 @@ TAG = f"mlflow.sharedViewState.{VIEW}"
 COLUMNS = (
     "params.`G`",
     "params.`C`",
-    "metrics.`test_error_pct`",
-    "metrics.`macs`",
-    "metrics.`paper_flops`",
-    "metrics.`params`",
-    "metrics.`latency_ms`",
-    "metrics.`latency_ratio`",
-    "metrics.`latency_ms_plain`",
-    "metrics.`file_bytes`",
+    "metrics.`test/error_pct`",
+    "metrics.`cost/macs`",
+    "metrics.`cost/paper_flops`",
+    "metrics.`cost/params`",
+    "metrics.`latency/ms`",
+    "metrics.`latency/ratio`",
+    "metrics.`latency/ms_plain`",
+    "metrics.`export/file_bytes`",
     "attributes.`Models`",
 )
 NOTE = """Settings of the study **{study}**: one run is one real training of one setting; the stages that follow add to
-it. Open the saved view *Comparison* (Views) for the columns that settings are compared by.
+it. Open the saved view *Comparison* (Views) for the columns that settings are compared by. The run *all settings*,
+above them, has the table, the charts and the report; the registered model *condensenet-{study}* has their files, with
+the aliases `best-error`, `fastest` and `smallest`.
 
 - `G` groups of the 1x1 convolutions, `C` condensation factor (each group keeps 1/C of its inputs).
-- `test_error_pct` top-1 error of the exported file on the whole test set.
-- `macs`, `paper_flops`, `params` of the grouped form, which is what ships. One MAC is one multiply-add;
+- `test/error_pct` top-1 error of the exported file on the whole test set.
+- `cost/macs`, `cost/paper_flops`, `cost/params` of the grouped form, which is what ships. One MAC is one multiply-add;
   the paper's FLOPs are MACs plus one operation per ReLU element and those of the average pools.
-- `latency_ms` median at batch 1 on one thread, `latency_ratio` its ratio to MobileNetV1 measured alternately with it
+- `latency/ms` median at batch 1 on one thread, `latency/ratio` its ratio to MobileNetV1 measured alternately with it
   (below 1 is faster); the hardware is in the artifact `benchmark/latency.json`. Both are of the exported (lowered)
-  file; `latency_ms_plain` and the like are of its other forms, artifacts in `forms`. `latency_ms_<device>` and
-  `latency_ratio_<device>` are the same on another device (tag `device.<device>`, artifact `benchmark/<device>.json`).
-- `condensing_stage` by epoch shows where connections were dropped.
+  file; `latency/ms_plain` and the like are of its other forms, artifacts in `forms`. `latency/ms_<device>` and
+  `latency/ratio_<device>` are the same on another device (tag `device.<device>`, artifact `benchmark/<device>.json`).
+- `train/condensing_stage` by epoch shows where connections were dropped.
 """
 
 

@@ -219,7 +219,7 @@ def missing_in_mlflow(sweep: Sweep) -> list[str]:
         name = run.info.run_name
         found += [] if run.info.status == "FINISHED" else [f"{name} is {run.info.status}"]
         if name != "sweep":
-            figures = {"test_error_pct", "macs", "latency_ms"} - set(run.data.metrics)
+            figures = {"test/error_pct", "cost/macs", "latency/ms"} - set(run.data.metrics)
             found += [f"{figure} of {name}" for figure in sorted(figures)]
             found += [] if run.data.tags.get("mlflow.parentRunId") in parents else [f"the parent of {name}"]
     return found

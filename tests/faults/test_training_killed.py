@@ -147,10 +147,10 @@ def assert_recorded(folder: Checkout, execution: str) -> None:
 
     client = mlflow.MlflowClient(folder.env["MLFLOW_TRACKING_URI"])
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    (run,) = client.search_runs(experiments)
+    (run,) = client.search_runs(experiments, "attributes.run_name != 'all settings'")
     assert run.info.status == "FINISHED"
     assert execution in run.data.tags.values()
-    points = client.get_metric_history(run.info.run_id, "train_loss")
+    points = client.get_metric_history(run.info.run_id, "train/loss")
     assert [point.step for point in points] == list(range(1, EPOCHS + 1))
 
 

@@ -137,9 +137,9 @@ def test_a_worker_on_the_device_adds_latency_and_hardware_to_the_run(
     assert {row["model"] for row in report["rows"]} == {"model", "plain"}
     assert "cannot be loaded" in report["skipped"]["native"]  # the wheel has no operators
     (row,) = (row for row in report["rows"] if row["model"] == "model")
-    assert run.data.metrics["latency_ms_loop-1"] == row["median_ms"] > 0
-    assert run.data.metrics["latency_ratio_loop-1"] == row["ratio"] > 0
-    assert {"latency_ms_plain_loop-1", "latency_ratio_plain_loop-1"} <= run.data.metrics.keys()
+    assert run.data.metrics["latency/ms_loop-1"] == row["median_ms"] > 0
+    assert run.data.metrics["latency/ratio_loop-1"] == row["ratio"] > 0
+    assert {"latency/ms_plain_loop-1", "latency/ratio_plain_loop-1"} <= run.data.metrics.keys()
     assert report["hardware"]["architecture"] in run.data.tags["device.loop-1"]
     assert report["protocol"]["yardstick"] == "mobilenet_v1"
     assert row["yardstick_median_ms"] > 0
@@ -202,14 +202,14 @@ def test_metrics_are_named_by_form_device_and_case() -> None:
     rows = [row("model", 1, 1), row("model", 16, 2), row("plain", 1, 1)]
     metrics = exported_run.device_metrics("pi-5", rows)
     assert [name for name in metrics if "_ms" in name] == [
-        "latency_ms_pi-5",
-        "latency_ms_pi-5_b16_t2",
-        "latency_ms_plain_pi-5",
+        "latency/ms_pi-5",
+        "latency/ms_pi-5_b16_t2",
+        "latency/ms_plain_pi-5",
     ]
     assert [name for name in metrics if "_ratio" in name] == [
-        "latency_ratio_pi-5",
-        "latency_ratio_pi-5_b16_t2",
-        "latency_ratio_plain_pi-5",
+        "latency/ratio_pi-5",
+        "latency/ratio_pi-5_b16_t2",
+        "latency/ratio_plain_pi-5",
     ]
 
 

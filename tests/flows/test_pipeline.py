@@ -114,14 +114,20 @@ def test_mlflow_holds_a_run_a_setting(finished: Workspace) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{finished.path}/mlflow.db")
     (experiment,) = [candidate for candidate in client.search_experiments() if candidate.name == "digits"]
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    whole = runs.pop("all settings")
+    artifacts = {file.path for file in client.list_artifacts(whole.info.run_id)}
+    assert {"table.csv", "report.html", "error-macs.png", "error-latency.png"} <= artifacts
+    versions = client.search_model_versions("name = 'condensenet-digits'")
+    assert {version.tags["setting"] for version in versions} == set(SETTINGS)
     assert set(runs) == set(SETTINGS)
     for name, run in runs.items():
+        assert run.data.tags["mlflow.parentRunId"] == whole.info.run_id
         identity = json.loads((finished.path / "out/digits/train" / name / "run.json").read_text())
         assert run.info.run_id == identity["mlflow_run_id"]
-        assert {"test_error_pct", "macs", "latency_ms", "latency_ratio"} <= run.data.metrics.keys()
-        assert {"latency_ms_plain", "latency_ratio_plain", "latency_ms_b16_t1"} <= run.data.metrics.keys()
+        assert {"test/error_pct", "cost/macs", "latency/ms", "latency/ratio"} <= run.data.metrics.keys()
+        assert {"latency/ms_plain", "latency/ratio_plain", "latency/ms_b16_t1"} <= run.data.metrics.keys()
         assert {"plain.onnx"} <= {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "forms")}
-        assert len(client.get_metric_history(run.info.run_id, "train_loss")) >= 2
+        assert len(client.get_metric_history(run.info.run_id, "train/loss")) >= 2
         assert run.info.status == "FINISHED"
 
 

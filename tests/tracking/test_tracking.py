@@ -12,11 +12,12 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tasks import headline_metrics, outputs, params, paths, server_addresses, tracking
 from tasks.errors import UserError
-from tasks.tracking import address, reconcile, snapshots
+from tasks.tracking import address, metric_names, reconcile, snapshots
 
 AWAY = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -104,8 +105,10 @@ def export(run: dict) -> Path:
 
 
 def runs_of(client, study: str = "digits") -> list:
+    """Of settings: without the run that has them below it."""
     experiment = client.get_experiment_by_name(study)
-    return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
+    found = [] if experiment is None else client.search_runs([experiment.experiment_id])
+    return [run for run in found if run.info.run_name != "all settings"]
 
 
 def history(client, run_id: str, metric: str) -> list[tuple[int, float]]:
@@ -147,8 +150,8 @@ def test_an_execution_becomes_one_run_of_the_studys_experiment(workspace: Path, 
     assert found.data.params["model.reduction"] == "null"
     assert found.data.params["train.learning_rate"] == str(params.load().setting("g4-c2").train.learning_rate)
     assert found.data.params["data.augment.pad"] == "1"
-    assert history(client, found.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
-    assert (found.data.metrics["train_seconds"], found.data.metrics["images_per_second"]) == (4.0, 10.0)
+    assert history(client, found.info.run_id, "train/loss") == [(1, 1.0), (2, 0.5)]
+    assert (found.data.metrics["train/seconds"], found.data.metrics["train/images_per_second"]) == (4.0, 10.0)
     assert {"checkpoint", "train"} == {file.path for file in client.list_artifacts(found.info.run_id)}
     (used,) = found.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.digest) == ("digits", "a" * 12)
@@ -163,10 +166,12 @@ def test_epochs_of_a_training_in_progress_are_seen_each_once(workspace: Path, cl
     run = start()
     for epochs in (1, 1, 3):
         train(epochs=epochs)
-        assert history(client, run["mlflow_run_id"], "train_loss") == [(n, 1 / n) for n in range(1, epochs + 1)]
+        assert history(client, run["mlflow_run_id"], "train/loss") == [
+            (n, metric_names.rounded("train_loss", 1 / n)) for n in range(1, epochs + 1)
+        ]
     assert client.get_run(run["mlflow_run_id"]).info.status == "RUNNING"
     started_ms = client.get_run(run["mlflow_run_id"]).info.start_time
-    times = [point.timestamp - started_ms for point in client.get_metric_history(run["mlflow_run_id"], "train_loss")]
+    times = [point.timestamp - started_ms for point in client.get_metric_history(run["mlflow_run_id"], "train/loss")]
     assert times == [2000, 4000, 6000]
 
 
@@ -178,7 +183,7 @@ def test_an_epoch_done_again_after_a_kill_is_no_second_one(workspace: Path, clie
     reconcile._memory = reconcile._Memory()  # as in another process
     assert start() == run
     finish()
-    assert history(client, run["mlflow_run_id"], "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert history(client, run["mlflow_run_id"], "train/loss") == [(1, 1.0), (2, 0.5)]
 
 
 def test_a_resumed_training_is_running_again_and_a_failed_one_failed(workspace: Path, client) -> None:
@@ -190,7 +195,7 @@ def test_a_resumed_training_is_running_again_and_a_failed_one_failed(workspace: 
     assert start() == run
     train(epochs=2)
     assert client.get_run(run["mlflow_run_id"]).info.status == "RUNNING"
-    assert history(client, run["mlflow_run_id"], "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert history(client, run["mlflow_run_id"], "train/loss") == [(1, 1.0), (2, 0.5)]
 
 
 def test_an_interrupted_training_whose_folder_was_removed_was_killed(workspace: Path, client) -> None:
@@ -208,7 +213,7 @@ def test_later_stages_do_not_make_a_training_longer(workspace: Path, client) -> 
     ended = client.get_run(run["mlflow_run_id"]).info.end_time
     evaluate(run, 2.0)
     tracking.record(run, "report", metrics={"test_error_pct": 2.0}, tags={"dvc.a": "b"}, artifacts=[], finished=True)
-    assert history(client, run["mlflow_run_id"], "test_error_pct") == [(0, 2.0)]  # the same figure is no new point
+    assert history(client, run["mlflow_run_id"], "test/error_pct") == [(0, 2.0)]  # the same figure is no new point
     found = client.get_run(run["mlflow_run_id"])
     assert (found.info.status, found.info.end_time, found.data.tags["dvc.a"]) == ("FINISHED", ended, "b")
 
@@ -217,7 +222,7 @@ def test_the_figure_of_a_stage_that_ran_again_is_the_latest(workspace: Path, cli
     run = start()
     for error_pct in (2.0, 3.0, 2.0):
         evaluate(run, error_pct)
-        assert client.get_run(run["mlflow_run_id"]).data.metrics["test_error_pct"] == error_pct
+        assert client.get_run(run["mlflow_run_id"]).data.metrics["test/error_pct"] == error_pct
 
 
 @pytest.mark.parametrize("method", ["_log_epochs", "_log_figures", "_set_status", "_upload_onnx", "_link_metrics"])
@@ -251,8 +256,8 @@ def test_an_upload_killed_at_any_point_is_repeated_without_a_trace(
 
     (found,) = runs_of(client)
     assert found.info.status == "FINISHED"
-    assert history(client, run["mlflow_run_id"], "train_loss") == [(1, 1.0), (2, 0.5)]
-    assert history(client, run["mlflow_run_id"], "test_error_pct") == [(0, 2.0)]
+    assert history(client, run["mlflow_run_id"], "train/loss") == [(1, 1.0), (2, 0.5)]
+    assert history(client, run["mlflow_run_id"], "test/error_pct") == [(0, 2.0)]
     (model,) = client.search_logged_models([found.info.experiment_id])
     assert {metric.key: metric.value for metric in model.metrics} == found.data.metrics
 
@@ -286,13 +291,87 @@ def test_the_onnx_model_carries_the_last_epoch_and_the_final_figures(workspace: 
     found = client.get_run(run["mlflow_run_id"])
     (model,) = client.search_logged_models([found.info.experiment_id])
     metrics = {metric.key: metric.value for metric in model.metrics}
-    assert {"train_loss": 0.5, "file_bytes": 7.0, "test_error_pct": 2.5}.items() <= metrics.items()
+    assert {"train/loss": 0.5, "export/file_bytes": 7.0, "test/error_pct": 2.5}.items() <= metrics.items()
     assert (model.name, model.source_run_id, model.params) == ("g2-c2", found.info.run_id, {"G": "2", "C": "2"})
     described = Path(model.artifact_location.removeprefix("file://"), "MLmodel").read_text()
     assert "signature:" in described
     assert "saved_input_example_info" in described
-    assert found.data.metrics["test_error_pct"] == 2.5
+    assert found.data.metrics["test/error_pct"] == 2.5
     assert [file.path for file in client.list_artifacts(found.info.run_id, "forms")] == ["forms/plain.onnx"]
+
+
+def test_a_model_is_loaded_by_pyfunc_and_answers_its_example(workspace: Path, client) -> None:
+    import mlflow
+
+    run = start("g2-c2")
+    train("g2-c2")
+    finish("g2-c2")
+    export(run)
+    (model,) = client.search_logged_models([client.get_run(run["mlflow_run_id"]).info.experiment_id])
+    mlflow.set_tracking_uri(f"sqlite:///{workspace / 'mlflow.db'}")
+    try:
+        loaded = mlflow.pyfunc.load_model(model.model_uri)
+        example = loaded.input_example
+        assert loaded.predict(example)["logits"].shape == (len(example), 3)
+    finally:
+        mlflow.set_tracking_uri(None)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    assert [each.shape for each in loaded.metadata.signature.inputs] == [(-1, *np.asarray(example).shape[1:])]
+
+
+def test_settings_are_below_the_run_of_their_study(workspace: Path, client, tmp_path: Path) -> None:
+    runs = [start(name) for name in ("g2-c2", "g4-c2")]
+    for run, error_pct in zip(runs, (3.0, 2.0), strict=True):
+        train(run["setting"])
+        finish(run["setting"])
+        export(run)
+        evaluate(run, error_pct)
+    (table := tmp_path / "table.csv").write_text("setting\n")
+    metrics = {
+        runs[0]["execution_id"]: {"test_error_pct": 3.0, "latency_ms": 1.0, "file_bytes": 7.0},
+        runs[1]["execution_id"]: {"test_error_pct": 2.0, "latency_ms": 2.0, "file_bytes": 7.0},
+    }
+    for card in ("first", "second"):  # a report that is made again renews the cards, and makes no more versions
+        tracking.record_study("digits", [table], dict.fromkeys(metrics, card), metrics)
+
+    experiment = client.get_experiment_by_name("digits")
+    found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(found) == {"all settings", "g2-c2", "g4-c2"}
+    whole = found["all settings"].info
+    assert {found[run["setting"]].data.tags["mlflow.parentRunId"] for run in runs} == {whole.run_id}
+    assert whole.status == "FINISHED"
+    assert [file.path for file in client.list_artifacts(whole.run_id)] == ["table.csv"]
+    settings = {}
+    for alias in ("best-error", "fastest", "smallest"):
+        version = client.get_model_version_by_alias("condensenet-digits", alias)
+        settings[alias] = version.tags["setting"]
+        assert version.description == "second"
+    assert settings == {"best-error": "g4-c2", "fastest": "g2-c2", "smallest": "g2-c2"}
+    assert len(client.search_model_versions("name = 'condensenet-digits'")) == 2
+
+
+def test_no_parameter_is_logged_twice(workspace: Path, client) -> None:
+    start("g2-c2")
+    (found,) = runs_of(client)
+    assert not {"model.groups_1x1", "model.condensation_factor"} & found.data.params.keys()
+    assert found.data.params["initial"] == "null"
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "value", "kept"),
+    [
+        ("test_error_pct", "test/error_pct", 2.7777, 2.78),
+        ("latency_ms_plain", "latency/ms_plain", 0.123456, 0.1235),
+        ("macs", "cost/macs", 65816394.0, 65816394.0),
+        ("learning_rate", "train/learning_rate", 0.0123456, 0.0123456),
+        ("seconds", "train/epoch_seconds", 12.3456, 12.35),
+        ("train_seconds", "train/seconds", 1234.567, 1235.0),
+        ("latency_ms/mobilenet_v1/plain", "latency_ms/mobilenet_v1/plain", 10.66535, 10.67),
+    ],
+)
+def test_metrics_are_grouped_and_rounded_to_what_they_mean(name: str, stored: str, value: float, kept: float) -> None:
+    assert metric_names.in_store(name) == stored
+    assert metric_names.rounded(name, value) == kept
 
 
 def test_with_the_store_away_work_goes_on_and_one_line_says_so(
@@ -319,7 +398,7 @@ def test_with_the_store_away_work_goes_on_and_one_line_says_so(
     assert reconcile.upload_everything().startswith("3 snapshots uploaded")  # also where the training began
     (found,) = runs_of(client)
     assert "restored_from" not in found.data.tags
-    assert history(client, found.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert history(client, found.info.run_id, "train/loss") == [(1, 1.0), (2, 0.5)]
     kept = client.download_artifacts(found.info.run_id, "forms/plain.onnx", str(workspace))
     assert Path(kept).read_text() == "as torch.onnx writes it"
 
@@ -336,10 +415,10 @@ def test_training_again_while_the_store_is_away_loses_nothing_of_the_first(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     reconcile.upload_everything()
     second, first = runs_of(client)  # the latest first
-    assert [found.data.metrics["test_error_pct"] for found in (first, second)] == [2.0, 3.0]
+    assert [found.data.metrics["test/error_pct"] for found in (first, second)] == [2.0, 3.0]
     for found in (first, second):
         assert found.info.status == "FINISHED"
-        assert history(client, found.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
+        assert history(client, found.info.run_id, "train/loss") == [(1, 1.0), (2, 0.5)]
 
 
 def test_the_runs_id_is_noted_when_the_store_comes_back_during_training(
@@ -395,11 +474,11 @@ def assert_is_restored(found, client) -> None:
     assert found.info.start_time == 1767323045000
     assert (found.info.status, found.info.end_time) == ("FINISHED", 1767323045000 + 4000)
     assert found.data.params == {"G": "4", "C": "2"}
-    assert history(client, found.info.run_id, "condensing_stage") == [(1, 0.0), (2, 1.0)]
+    assert history(client, found.info.run_id, "train/condensing_stage") == [(1, 0.0), (2, 1.0)]
     wanted = {"macs": 9.0, "paper_flops": 10.0, "params": 3.0, "test_error_pct": 2.5, "file_bytes": 7.0}
     wanted |= {"latency_ratio": 0.5, "test_error_pct_int8": 3.5}
     wanted |= {"latency_ms_plain": 0.75, "latency_ratio_plain": 1.5, "latency_ms_plain_b16_t2": 4.0}
-    assert wanted.items() <= found.data.metrics.items()
+    assert {metric_names.in_store(name): value for name, value in wanted.items()}.items() <= found.data.metrics.items()
     assert len(client.search_logged_models([found.info.experiment_id])) == 1
 
 
@@ -409,7 +488,7 @@ def test_a_run_that_the_store_does_not_know_is_filled_from_the_tracked_files(wor
     tracking.record(PULLED, "benchmark")
     (found,) = runs_of(client)
     assert_is_restored(found, client)
-    assert history(client, found.info.run_id, "latency_ms") == [(0, 0.125)]
+    assert history(client, found.info.run_id, "latency/ms") == [(0, 0.125)]
     assert reconcile.restore_everything().endswith("nothing, all are known")
 
 
@@ -420,8 +499,8 @@ def test_an_execution_whose_outputs_are_gone_keeps_what_its_run_json_says(worksp
     (found,) = runs_of(client)
     assert found.data.params == {"G": "4", "C": "2"}
     assert found.data.tags["restored_from"] == "f" * 32
-    assert found.data.metrics["latency_ms"] == 0.25
-    assert "macs" not in found.data.metrics
+    assert found.data.metrics["latency/ms"] == 0.25
+    assert "cost/macs" not in found.data.metrics
 
 
 def test_figures_of_latency_and_their_names() -> None:
@@ -481,7 +560,7 @@ def test_a_snapshot_that_the_store_rejects_is_kept_and_holds_up_no_other(
     (line,) = capsys.readouterr().out.splitlines()
     assert "a snapshot was rejected and is kept in" in line
     assert list(snapshots.root().glob(f"{snapshots.REJECTED}/*/{snapshots.SNAPSHOT}"))
-    assert history(client, run["mlflow_run_id"], "test_error_pct") == [(0, 2.0)]
+    assert history(client, run["mlflow_run_id"], "test/error_pct") == [(0, 2.0)]
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"run": {}, "unexpected": 1}'])
@@ -526,8 +605,8 @@ def test_what_was_deleted_meanwhile_is_made_again(workspace: Path, client, what:
     finish()
     evaluate(run, 2.0)
     (found,) = runs_of(client)
-    assert found.data.metrics["test_error_pct"] == 2.0
-    assert history(client, found.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert found.data.metrics["test/error_pct"] == 2.0
+    assert history(client, found.info.run_id, "train/loss") == [(1, 1.0), (2, 0.5)]
     assert (found.data.params["G"], found.info.status) == ("4", "FINISHED")
 
 
@@ -544,7 +623,7 @@ def test_a_training_that_changes_its_store_is_whole_in_the_new_one(
     finish()
     other = mlflow.MlflowClient(f"sqlite:///{workspace / 'other.db'}")
     (found,) = runs_of(other)
-    assert history(other, found.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert history(other, found.info.run_id, "train/loss") == [(1, 1.0), (2, 0.5)]
     assert (found.data.params["G"], found.info.status) == ("4", "FINISHED")
 
 
@@ -559,10 +638,10 @@ stages:
   train@g4-c4: {cmd: b, outs: [{path: out/digits/train/g4-c4/model.pt, md5: '33'}]}
 """,
     )
-    assert tracking.dvc_tags("g4-c2", lock) == {"dvc.prepare.data": "11.dir", "dvc.train.model.pt": "22"}
-    assert tracking.dvc_tags("g4-c2", tmp_path / "absent") == {}
+    assert tracking.dvc_hashes("g4-c2", lock) == {"prepare.data": "11.dir", "train.model.pt": "22"}
+    assert tracking.dvc_hashes("g4-c2", tmp_path / "absent") == {}
     for end in range(0, len(lock.read_text()), 7):
-        tracking.dvc_tags("g4-c2", write(tmp_path / "half", lock.read_text()[:end]))  # no exception
+        tracking.dvc_hashes("g4-c2", write(tmp_path / "half", lock.read_text()[:end]))  # no exception
 
 
 def test_the_default_store_is_the_checkouts_also_in_a_temporary_experiment(
@@ -676,7 +755,7 @@ def test_several_processes_at_once_lose_nothing_on_a_store_not_yet_made(
     assert sorted(run.info.run_name for run in runs_of(client)) == sorted(settings)
     for run in runs_of(client):
         assert run.info.status == "FINISHED"
-        assert len(history(client, run.info.run_id, "train_loss")) == 5
+        assert len(history(client, run.info.run_id, "train/loss")) == 5
 
 
 def test_an_uploader_takes_what_stages_leave_to_it_and_is_gone_in_the_end(workspace: Path, client) -> None:
@@ -685,7 +764,7 @@ def test_an_uploader_takes_what_stages_leave_to_it_and_is_gone_in_the_end(worksp
         wait_for(uploading)
         run = start()
         train(epochs=1)
-        wait_for(lambda: "train_loss" in client.get_run(run["mlflow_run_id"]).data.metrics)
+        wait_for(lambda: "train/loss" in client.get_run(run["mlflow_run_id"]).data.metrics)
         train(epochs=3)
         finish()
         assert reconcile._memory.store is None  # this process did not need MLflow
@@ -693,7 +772,7 @@ def test_an_uploader_takes_what_stages_leave_to_it_and_is_gone_in_the_end(worksp
     assert snapshots.pending() == []
     (found,) = runs_of(client)
     assert (found.info.run_id, found.info.status) == (run["mlflow_run_id"], "FINISHED")
-    assert len(history(client, run["mlflow_run_id"], "train_loss")) == 3
+    assert len(history(client, run["mlflow_run_id"], "train/loss")) == 3
     assert messages == []
 
 
@@ -738,8 +817,8 @@ def test_the_figures_of_a_device_are_read_back_by_execution(workspace: Path, cli
     run = start()
     (found,) = runs_of(client)
     assert tracking.metrics_of(run) == {}
-    client.log_metric(found.info.run_id, "latency_ms_pi4", 7.0)
-    assert tracking.metrics_of(run) == {"latency_ms_pi4": 7.0}
+    client.log_metric(found.info.run_id, "latency/ms_pi4", 7.0)
+    assert tracking.metrics_of(run) == {"latency/ms_pi4": 7.0}
     assert tracking.metrics_of({**run, "execution_id": "0" * 32}) == {}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
     with pytest.raises(UserError, match="is unavailable"):
