@@ -10,7 +10,7 @@ from tasks.console import say
 from tasks.errors import run_main
 from tasks.params import load, no_arguments
 from tasks.report import markdown, page, summary
-from tasks.report.card import card
+from tasks.report.card import model_card
 from tasks.report.figures import saving
 from tasks.report.figures.connection_maps import connection_figures
 from tasks.report.figures.curves import curve_figures
@@ -84,7 +84,7 @@ def record_study(study: Study, charts: list[Path]) -> None:
     tracking.record_study(
         study.params.study,
         [folder / paths.TABLE, folder / paths.REPORT_HTML, *charts],
-        {execution: card(result, study) for execution, result in complete.items()},
+        {execution: model_card(study, result) for execution, result in complete.items()},
         {execution: result.metrics for execution, result in complete.items()},
     )
 

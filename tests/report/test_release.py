@@ -11,7 +11,8 @@ from report_outputs import write_study
 from tasks import params, paths
 from tasks.errors import UserError
 from tasks.outputs import write_csv
-from tasks.release import CARD, model_card, release
+from tasks.release import CARD, release
+from tasks.report.card import model_card
 from tasks.report.results import Study, read_study
 
 

@@ -230,7 +230,14 @@ def test_every_setting_with_a_run_is_completed_in_mlflow(
         assert all(path.is_file() for path, _ in rest["artifacts"])
         records.append((run, stage, rest))
 
+    studies: list[tuple[str, list[str], set[str], set[str]]] = []
+
+    def record_study(study: str, files: Any, cards: Any, metrics: Any) -> None:
+        assert all(path.is_file() for path in files)
+        studies.append((study, [path.name for path in files], set(cards), set(metrics)))
+
     monkeypatch.setattr(tracking, "record", record)
+    monkeypatch.setattr(tracking, "record_study", record_study)
     monkeypatch.setattr(sys, "argv", ["report"])
     report.main()
     assert [(run["setting"], stage, rest["finished"]) for run, stage, rest in records] == [
@@ -243,6 +250,10 @@ def test_every_setting_with_a_run_is_completed_in_mlflow(
     names = [path.name for path, _ in last["artifacts"]]
     assert {"report.html", "error-macs.png", "map-g4-c4.png"} <= set(names)
     assert "map-g2-c2.png" not in names
+    assert "dvc.json" in names
+    complete = {f"{1:032x}"}  # the execution of g4-c4; g2-c2 was not timed
+    assert [(study, *sets) for study, _, *sets in studies] == [("digits", complete, complete)]
+    assert studies[0][1] == ["table.csv", "report.html", "error-macs.png", "error-latency.png"]
 
 
 def test_text_is_not_taken_for_markup() -> None:
