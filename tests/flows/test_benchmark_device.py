@@ -201,12 +201,12 @@ def test_metrics_are_named_by_form_device_and_case() -> None:
 
     rows = [row("model", 1, 1), row("model", 16, 2), row("plain", 1, 1)]
     metrics = exported_run.device_metrics("pi-5", rows)
-    assert [name for name in metrics if "_ms" in name] == [
+    assert [name for name in metrics if "/ms" in name] == [
         "latency/ms_pi-5",
         "latency/ms_pi-5_b16_t2",
         "latency/ms_plain_pi-5",
     ]
-    assert [name for name in metrics if "_ratio" in name] == [
+    assert [name for name in metrics if "/ratio" in name] == [
         "latency/ratio_pi-5",
         "latency/ratio_pi-5_b16_t2",
         "latency/ratio_plain_pi-5",
