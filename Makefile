@@ -146,7 +146,7 @@ ui: env ## start the MLflow UI on loopback (UI_PORT=5000)
 	  --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --artifacts-destination $(CURDIR)/mlruns
 
 prefect-ui: env ## start the Prefect UI on loopback: flow runs, logs, the table and report artifacts (PORT=4200)
-	@prefect server start --host 127.0.0.1 --port $(PORT)
+	@PREFECT_SERVER_UI_API_URL=http://127.0.0.1:$(PORT)/api prefect server start --host 127.0.0.1 --port $(PORT)
 
 clean: ## remove everything a run made: outputs, tracking, checkpoints, caches (not the environment)
 	@test ! -e state/cluster/ports.json || python -m cluster.local down

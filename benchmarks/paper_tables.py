@@ -22,7 +22,7 @@ from tasks.tables.cost import counted
 
 DASH = "–"
 EXACT_PCT = 0.5  # a count may be so far from a published one, which has three or four digits
-LONG = "not run: 300 epochs (182: 600) on a GPU, `-S study=cifar10-jpeg`"
+LONG = "not run: 300 epochs (182: 600) on a GPU, `benchmarks/fidelity.py`"
 IMAGENET = "not run: ImageNet, 120 epochs on 8 GPUs, `-S study=imagenet`"
 SHORT = "study-cifar10-short"
 CORRUPTIONS = "corruptions"
@@ -151,7 +151,7 @@ def short(*settings: str) -> Callable[[Results], str]:
         )
         runs = runs_of(rows_of(results, SHORT), settings)
         missing = [name for name in settings if name not in runs]
-        note = f"Not run yet: {', '.join(missing)}; `dvc exp run -S study=cifar10-short`, two hours each.\n"
+        note = f"Not run yet: {', '.join(missing)}; `dvc exp run -S study=cifar10-short`, two hours each, then `benchmarks/keep_study.py`.\n"
         return "\n".join([*([table(columns, list(runs))] if runs else []), *([note] if missing else [])])
 
     return render

@@ -111,7 +111,7 @@ def predict(
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="model.pt, a folder or hf-hub:OWNER/NAME.")],
     out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
-    form: Annotated[Form, typer.Option(help="README.md says which runtime wants which.")] = Form.LOWERED,
+    form: Annotated[Form, typer.Option(help="docs/LIBRARY.md says which runtime wants which.")] = Form.LOWERED,
     size: Annotated[int | None, typer.Option(help="Input size. (default: the model's)", min=1)] = None,
     runtime: Annotated[
         str, typer.Option(help="For the lowered form: onnxruntime, openvino, litert, mnn or ncnn.")
@@ -183,7 +183,7 @@ def demo(context: typer.Context) -> None:
 
 @app.command()
 def report() -> None:
-    """Write the report of the study in the current folder anew, and say where it is."""
+    """Write the report of the study of this checkout anew, and say where it is."""
     from cli.workspaces import run_in_checkout
 
     run_in_checkout("tasks.report", [])

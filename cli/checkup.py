@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +29,6 @@ EXTRAS = {
     "timm": "timm",
     "huggingface_hub": "hub",
 }
-PROBE_S = 3.0
 SERVERS = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "RAY_ADDRESS")
 FLAGS = ("avx512f", "avx2", "amx_bf16", "avx512_bf16", "asimd")
 Status = Literal["ok", "note", "broken"]
@@ -121,8 +119,8 @@ def _servers() -> Iterator[Finding]:
             continue
         host = _host(given)
         if host is None:
-            yield Finding("note", variable, f"{given}: not checked, it names no host and port")
-        elif _listens(*host):
+            yield Finding("note", variable, f"{server_addresses.shown(given)}: not checked, it names no host and port")
+        elif server_addresses.listens(*host):
             yield Finding("ok", variable, f"{server_addresses.shown(given)}: something listens there")
         else:
             yield Finding("broken", variable, f"{server_addresses.shown(given)}: nothing answers there")
@@ -136,11 +134,3 @@ def _host(address: str) -> tuple[str, int] | None:
     except ValueError:  # such as a port that is no number
         return None
     return None if parts.hostname is None or port is None else (parts.hostname, port)
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), PROBE_S).close()
-    except OSError:
-        return False
-    return True

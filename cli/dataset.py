@@ -22,7 +22,7 @@ from tasks.errors import UserError
 from tasks.params import DataParams
 from tasks.sources import parquet
 from tasks.sources.base import Part, hold_out
-from tasks.sources.imagefolder import SUFFIXES, USUAL_NAMES
+from tasks.sources.imagefolder import SUFFIXES, USUAL_NAMES, is_image
 
 TEST_SHARE = 0.2
 MAX_TEST_IMAGES = 10_000  # held out; more make a figure little better
@@ -99,7 +99,7 @@ def _held_out(folder: Path, workspace: Path) -> Dataset:
     """Link the images of ``folder``, a folder per class, into ``images/train`` and ``images/test``."""
     files = _files_by_class(folder)
     labels = np.repeat(np.arange(len(files)), [len(each) for each in files.values()])
-    held = hold_out(labels, _test_count(len(labels)), HOLD_OUT_KEY)
+    held = _hold_out(labels)
     root = workspace / "images"
     shutil.rmtree(root, ignore_errors=True)
     flat = [(name, file) for name, each in files.items() for file in each]
@@ -107,22 +107,20 @@ def _held_out(folder: Path, workspace: Path) -> Dataset:
         link = root / ("test" if is_test else "train") / name / file.relative_to(folder / name)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file.resolve())
-    for name in files:  # a small class may have no test image
-        (root / "test" / name).mkdir(parents=True, exist_ok=True)
     return _described("imagefolder", root, "train", "test")
 
 
 def _files_by_class(folder: Path) -> dict[str, list[Path]]:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
-        loose = sum(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+        loose = sum(is_image(path.name) for path in folder.iterdir())
         found = f"{loose} images, but no folders" if loose else "no folders"
         raise UserError(
             f"{folder} has {found}: put the images of each class into a folder of their own, {folder}/CLASS/"
         )
     if len(classes) == 1:
         raise UserError(f"{folder} has one class only, {classes[0].name}: a classifier needs two or more folders")
-    files = {path.name: sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) for path in classes}
+    files = {path.name: sorted(file for file in path.rglob("*") if is_image(file.name)) for path in classes}
     for name, found_files in files.items():
         if len(found_files) < 2:
             kinds = ", ".join(SUFFIXES)
@@ -133,8 +131,14 @@ def _files_by_class(folder: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _test_count(images: int) -> int:
-    return min(max(1, round(TEST_SHARE * images)), MAX_TEST_IMAGES)
+def _hold_out(labels: np.ndarray) -> np.ndarray:
+    """Which images are for testing, bool (N,): a share of all, and at least one of each class that has two."""
+    count = min(max(1, round(TEST_SHARE * len(labels))), MAX_TEST_IMAGES)
+    held = hold_out(labels, count, HOLD_OUT_KEY)
+    for label in np.unique(labels):
+        (own,) = np.nonzero(labels == label)
+        held[own[0]] |= len(own) > 1 and not held[own].any()
+    return held
 
 
 def _parquet(folder: Path, workspace: Path) -> Dataset:
@@ -161,7 +165,7 @@ def _split_rows(folder: Path, pattern: str, workspace: Path) -> Path:
     import pyarrow.parquet as pq
 
     labels = parquet.read_labels(_params("parquet", folder, pattern, pattern))
-    held = hold_out(labels, _test_count(len(labels)), HOLD_OUT_KEY)
+    held = _hold_out(labels)
     root = workspace / "images"
     root.mkdir(parents=True, exist_ok=True)
     files = sorted(path for name in pattern.split(",") for path in folder.glob(name))
@@ -178,9 +182,11 @@ def _params(source: str, path: Path, train: str, test: str) -> DataParams:
 def _described(source: str, path: Path, train: str, test: str) -> Dataset:
     read = sources.read(_params(source, path, train, test))
     counts = np.bincount(read.train.labels, minlength=len(read.classes)).tolist()
-    for name, count in zip(read.classes, counts, strict=True):
-        if count == 0:
-            raise UserError(f"{path}: class {name} has no training image: add some, or remove it everywhere")
+    test_counts = np.bincount(read.test.labels, minlength=len(read.classes)).tolist()
+    for kind, of_classes in (("training", counts), ("test", test_counts)):
+        for name, count in zip(read.classes, of_classes, strict=True):
+            if count == 0:
+                raise UserError(f"{path}: class {name} has no {kind} image: add some, or remove it everywhere")
     sample = list(_sample(read.train))
     if not sample:
         raise UserError(f"{path}: none of {SAMPLED} training images can be read")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
-from tasks import outputs, paths
+from tasks import outputs, paths, plain_yaml
 from tasks.errors import UserError
 from tasks.params import Params
 
@@ -30,7 +31,7 @@ def check_parameters(workspace: Path, text: str, initial: bytes | None) -> None:
     if not is_finished(workspace):
         return
     training = outputs.read_json_or_empty(workspace / TRAINING)
-    if training["params"] != _sha256(text.encode()):
+    if training["params"] != _meaning(text):
         raise _refusal(workspace, "otherwise (other images or options)")
     if training["initial"] != _sha256(initial):
         raise _refusal(workspace, "from another model than --from gives")
@@ -61,10 +62,16 @@ def _identity(workspace: Path, text: str, loaded: Params) -> dict[str, str]:
     return {
         "study": loaded.study,
         "setting": setting.name,
-        "params": _sha256(text.encode()),
+        "params": _meaning(text),
         "initial": _sha256(None if setting.initial is None else (workspace / INITIAL).read_bytes()),
         "data": str(manifest.get("fingerprint")),
     }
+
+
+def _meaning(text: str) -> str:
+    """A hash of what ``params.yaml`` says, but for the processors that it names: they may be others the next time."""
+    content = plain_yaml.parse(text)
+    return _sha256(json.dumps({**content, "ray": None}, sort_keys=True).encode())
 
 
 def _outputs(study: str, setting: str) -> Path:

@@ -102,8 +102,6 @@ def _compose(folder: Path, dataset: Dataset, options: Options, start: ModelConfi
     try:
         network = recipe.network(dataset, size, options, start)
         content = recipe.parameters(recipe.study_name(folder), dataset, options, network, size, gpus, usable_cores())
-        if start is not None and start.in_channels != dataset.channels:
-            content["data"]["channels"] = start.in_channels
         loaded = params.parse(content)
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -18,10 +18,12 @@ from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.report.card import model_card
 from tasks.report.results import SettingResult, Study, read_study
+from tasks.tracking.desired import run_params
 
 FOLDER = Path("release")
 CARD = "README.md"
 NEEDED = ("train", "convert", "export", "evaluate")
+PARTS = ("G", "C", "model.", "train.")
 
 
 def main() -> None:
@@ -60,7 +62,19 @@ def checked(study: Study, names: Sequence[str]) -> list[SettingResult]:
         if missing := [stage for stage in result.missing if stage in NEEDED]:
             command = f"dvc repro evaluate@{result.name}"
             raise UserError(f"{result.name} cannot be released: {', '.join(missing)} was not run ({command})")
+        if changed := _changed(study, result):
+            raise UserError(
+                f"{result.name} cannot be released: {', '.join(changed)} in params.yaml is not what was trained "
+                f"(dvc repro evaluate@{result.name})"
+            )
     return chosen
+
+
+def _changed(study: Study, result: SettingResult) -> list[str]:
+    """Parameters of the network and the recipe that a card would name, and that were others in the training."""
+    trained = (result.run or {}).get("params") or {}
+    now = run_params(study.params, result.setting)
+    return [key for key, value in trained.items() if key.startswith(PARTS) and now.get(key, value) != value]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tasks.report.figures.curves import curve_figures
 from tasks.report.figures.saving import ReportFigure
 from tasks.report.figures.scatter import error_figures
 from tasks.report.published import Published, read_published
-from tasks.report.results import Study, read_study
+from tasks.report.results import SettingResult, Study, read_study
 
 Figures = dict[str, list[ReportFigure]]
 
@@ -84,9 +85,14 @@ def record_study(study: Study, charts: list[Path]) -> None:
     tracking.record_study(
         study.params.study,
         [folder / paths.TABLE, folder / paths.REPORT_HTML, *charts],
-        {execution: model_card(study, result) for execution, result in complete.items()},
+        {execution: _exported(study, result) for execution, result in complete.items()},
         {execution: result.metrics for execution, result in complete.items()},
     )
+
+
+def _exported(study: Study, result: SettingResult) -> dict[str, str]:
+    content = study.params.paths.form(result.name, paths.LOWERED).read_bytes()
+    return {"sha256": hashlib.sha256(content).hexdigest(), "card": model_card(study, result)}
 
 
 if __name__ == "__main__":

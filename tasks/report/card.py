@@ -75,8 +75,9 @@ def _origin(run: Json) -> str:
 
 def _hardest(result: SettingResult) -> list[str]:
     """The classes with the largest errors, which an average hides."""
-    rows = sorted(result.per_class, key=lambda row: -float(row["onnxruntime_error_pct"] or 0))[:HARDEST]
-    if len(result.per_class) <= HARDEST:
+    wrong = [row for row in result.per_class if float(row["onnxruntime_error_pct"] or 0) > 0]  # empty: no test image
+    if len(result.per_class) <= HARDEST or not wrong:
         return []
+    rows = sorted(wrong, key=lambda row: -float(row["onnxruntime_error_pct"]))[:HARDEST]
     named = ", ".join(f"{escape(row['class'])} {formats.percent(row['onnxruntime_error_pct'])}%" for row in rows)
     return ["", f"The largest errors by class: {named}."]

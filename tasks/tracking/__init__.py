@@ -178,18 +178,22 @@ def record_sweep(execution: str, study: str, grid: Mapping[str, Any], files: Seq
 
 
 def record_study(
-    study: str, files: Sequence[Path], cards: Mapping[str, str], metrics: Mapping[str, Mapping[str, float]]
+    study: str,
+    files: Sequence[Path],
+    models: Mapping[str, Mapping[str, str]],
+    metrics: Mapping[str, Mapping[str, float]],
 ) -> None:
     """The run above all settings of ``study`` gets ``files``; the registry gets their models, with cards and aliases.
 
-    ``cards`` and ``metrics`` are by execution. In a sweep it is the sweep's run, which the sweep itself ends.
+    ``models`` (``sha256`` and ``card`` of the exported file) and ``metrics`` are by execution. In a sweep it is the
+    sweep's run, which the sweep itself ends.
     """
     run: dict[str, str] = desired.study_execution(study, _now())
     status: str | None = "FINISHED"
     if sweep := os.environ.get(SWEEP):
         run, status = {**run, "execution_id": sweep, "setting": "sweep"}, None
     artifacts = [(file, "") for file in files]
-    _put(run, STUDY, artifacts=artifacts, status=status, cards=cards, aliases=registry.best(metrics))
+    _put(run, STUDY, artifacts=artifacts, status=status, models=models, aliases=registry.best(metrics))
     upload()
 
 

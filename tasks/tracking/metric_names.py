@@ -27,8 +27,8 @@ def in_store(name: str) -> str:
 
 
 def rounded(name: str, value: float) -> float:
-    """``value`` with two decimals for percentages, four digits for times and losses, unchanged for counts and rates."""
-    if name.endswith("_pct"):
+    """Percentages with two decimals, counts and the learning rate as they are, anything else with four digits."""
+    if "_pct" in name:
         return round(value, 2)
     is_exact = float(value).is_integer() or name == "learning_rate"
     return value if is_exact else float(f"{value:.{DIGITS}g}")

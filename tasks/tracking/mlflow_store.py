@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import paths
+from tasks.console import say
 from tasks.errors import first_line
 from tasks.tracking import address, database, desired, metric_names, registry, snapshots, view
 from tasks.tracking.address import URI, Rejected, UnknownRun, Unreachable
@@ -103,9 +104,8 @@ class Store:
             self._log_epochs(run_id, desired.epochs(snapshots.history(folder, snapshot), snapshot.run["started_at"]))
         if (folder / snapshots.ARTIFACTS).is_dir():
             self._client.log_artifacts(run_id, str(folder / snapshots.ARTIFACTS))
-        self._log_figures(run, snapshot)
-        self._log_model(run_id, snapshot, folder / snapshots.ONNX / paths.ONNX)
-        self._register(snapshot)
+        self._log_figures(run, snapshot, self._model(run_id, snapshot, folder / snapshots.ONNX / paths.ONNX))
+        self._register_if_allowed(snapshot)
         self._set_status(run, snapshot)
         return run_id
 
@@ -122,7 +122,15 @@ class Store:
             tags={EXECUTION: snapshot.run["execution_id"], **self._parent_tag(snapshot.run)},
             run_name=snapshot.run["setting"],
         )
+        if "parent" not in snapshot.run:
+            self._expand(run.info)
         return self._client.get_run(run.info.run_id)
+
+    def _expand(self, run: Any) -> None:
+        """Let the saved view show the runs below this one."""
+        shown = self._client.get_experiment(run.experiment_id).tags.get(view.TAG)
+        if shown is not None:  # a user may have removed it
+            self._client.set_experiment_tag(run.experiment_id, view.TAG, view.with_expanded(shown, run.run_id))
 
     def _parent_tag(self, run: Mapping[str, Any]) -> dict[str, str]:
         """What makes a run the child of its sweep's, else of its study's. An unknown sweep makes none."""
@@ -194,10 +202,18 @@ class Store:
             for batch in _batches([points for step, points in epochs.items() if step not in done], BATCH // 2):
                 self._log_points(run_id, [_as_stored(point) for points in batch for point in points])
 
-    def _log_figures(self, run: Any, snapshot: Snapshot) -> None:
-        """Figures of the trained model get step 0; one that the run has already is no new point."""
+    def _log_figures(self, run: Any, snapshot: Snapshot, model: Any | None) -> None:
+        """Figures of the trained model get step 0, and belong to the exported one if there is any.
+
+        One that the run has already is no new point: where it was logged before the model, that point is linked.
+        """
+        run_id, known = run.info.run_id, run.data.metrics
         points = [_as_stored((name, value, 0, snapshot.time_ms)) for name, value in snapshot.metrics.items()]
-        self._log_points(run.info.run_id, [point for point in points if run.data.metrics.get(point[0]) != point[1]])
+        new = [point for point in points if known.get(point[0]) != point[1]]
+        linked = known if model is None else {metric.key: metric.value for metric in model.metrics or ()}
+        unlinked = [name for name, value, *_ in points if known.get(name) == value != linked.get(name)]
+        before = [self._latest(run_id, name) for name in unlinked]
+        self._log_points(run_id, [*new, *before], None if model is None else model.model_id)
 
     def _log_points(self, run_id: str, points: Iterable[desired.Point], model_id: str | None = None) -> None:
         from mlflow.entities import Metric
@@ -206,29 +222,39 @@ class Store:
         for batch in _batches(metrics, 10 * BATCH):
             self._client.log_batch(run_id, metrics=batch)
 
-    def _log_model(self, run_id: str, snapshot: Snapshot, file: Path) -> None:
-        """Log the exported model, once for each content, and give the newest one the run's latest metrics."""
+    def _model(self, run_id: str, snapshot: Snapshot, file: Path) -> Any | None:
+        """The exported model, logged once for each content, or the newest one if the snapshot has none."""
         if not file.exists() and not snapshot.metrics:
-            return
+            return None
         models = self._models(snapshot.run, run_id)
-        if file.exists():
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
-            models = [model for model in models if model.tags.get("sha256") == digest] or [
-                self._upload_onnx(run_id, snapshot.run, file, digest)
-            ]
-        if models:
-            self._link_metrics(run_id, models[-1])
+        if not file.exists():
+            return models[-1] if models else None
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        return registry.file_of(models, digest) or self._upload_onnx(run_id, snapshot.run, file, digest)
+
+    def _register_if_allowed(self, snapshot: Snapshot) -> None:
+        """Who may write an experiment need not be one who may change the study's registered model."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._register(snapshot)
+        except MlflowException as error:
+            if error.error_code != "PERMISSION_DENIED":
+                raise
+            name = registry.name_of(snapshot.run["study"])
+            say(f"tracking: {name}, a registered model, may not be changed: left alone")
 
     def _register(self, snapshot: Snapshot) -> None:
-        """A version of the registered model for each setting's newest file, with its card; aliases for the best."""
-        versions = {}
-        for execution, card in snapshot.cards.items():
-            run = {"execution_id": execution, "study": snapshot.run["study"]}
+        """A version of the registered model for each setting's file, with its card; aliases for the best."""
+        study, versions = snapshot.run["study"], {}
+        for execution, exported in snapshot.models.items():
+            run = {"execution_id": execution, "study": study}
             found = self._find_run(run)
             models = [] if found is None else self._models(run, found.info.run_id)
-            if models:
-                versions[execution] = registry.version(self._client, run["study"], models[-1], card)
-        registry.set_aliases(self._client, snapshot.run["study"], snapshot.aliases, versions)
+            model = registry.file_of(models, exported["sha256"])
+            if model is not None:
+                versions[execution] = registry.version(self._client, study, model, exported["card"])
+        registry.set_aliases(self._client, study, snapshot.aliases, versions)
 
     def _models(self, run: Mapping[str, Any], run_id: str) -> list[Any]:
         """The complete logged models of a run, oldest first; what a kill left half-made is removed."""
@@ -238,12 +264,6 @@ class Store:
                 self._client.delete_logged_model(model.model_id)
         ready = [model for model in models if model.status == "READY"]
         return sorted(ready, key=lambda model: model.creation_timestamp)
-
-    def _link_metrics(self, run_id: str, model: Any) -> None:
-        linked = {(metric.key, metric.value) for metric in model.metrics or ()}
-        latest = self._client.get_run(run_id).data.metrics
-        points = [self._latest(run_id, name) for name, value in latest.items() if (name, value) not in linked]
-        self._log_points(run_id, points, model.model_id)
 
     def _latest(self, run_id: str, name: str) -> desired.Point:
         history = self._client.get_metric_history(run_id, name)
@@ -266,12 +286,12 @@ class Store:
             params={name: value for name, value in (run.get("params") or {}).items() if name in ("G", "C")},
             model_type="onnx",
         )
-        names = self._client.get_run(run_id).data.metrics
+        epochs = self._client.get_metric_history(run_id, metric_names.in_store("train_loss"))
         self._mlflow.onnx.log_model(
             model,
             model_id=logged.model_id,
             run_id=run_id,
-            step=max((self._latest(run_id, name)[2] for name in names), default=0),  # the last epoch
+            step=max((point.step for point in epochs), default=0),  # the last epoch
             signature=infer_signature(example, {model.graph.output[0].name: example[:, 0, 0, 0]}),
             input_example=example,
             pip_requirements=["onnx", "onnxruntime"],  # else MLflow finds them by loading the model in a new process

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 ALIASES = {  # alias: the metric of which it has the lowest value
@@ -31,6 +31,11 @@ def version(client: Any, study: str, model: Any, card: str) -> str:
     if found.description != card:
         client.update_model_version(name, found.version, description=card)
     return str(found.version)
+
+
+def file_of(models: Sequence[Any], sha256: str) -> Any | None:
+    """The newest of the logged ``models`` whose file has this content."""
+    return next((model for model in reversed(models) if model.tags.get("sha256") == sha256), None)
 
 
 def set_aliases(client: Any, study: str, aliases: Mapping[str, str], versions: Mapping[str, str]) -> None:

@@ -47,7 +47,7 @@ class Snapshot:
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)  # of the trained model
     training: str | None = None  # the folder of a training in progress, absolute
-    cards: Mapping[str, str] = field(default_factory=dict)  # of a study: execution -> the card of its registered model
+    models: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # execution -> sha256 and card of its file
     aliases: Mapping[str, str] = field(default_factory=dict)  # in the registry -> the execution that they name
 
 

@@ -59,3 +59,11 @@ def saved_view(name: str, time_ms: int) -> str:
     """
     state = {"selectedColumns": COLUMNS, "columnOrder": COLUMNS, "orderByAsc": True}
     return json.dumps({"name": name, "createdAt": time_ms, "state": json.dumps(state)})
+
+
+def with_expanded(content: str, run_id: str) -> str:
+    """The saved view ``content`` with the runs below ``run_id`` shown, too."""
+    saved = json.loads(content)
+    state = json.loads(saved["state"])
+    state["runsExpanded"] = {**state.get("runsExpanded", {}), run_id: True}
+    return json.dumps({**saved, "state": json.dumps(state)})

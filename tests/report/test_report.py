@@ -232,9 +232,9 @@ def test_every_setting_with_a_run_is_completed_in_mlflow(
 
     studies: list[tuple[str, list[str], set[str], set[str]]] = []
 
-    def record_study(study: str, files: Any, cards: Any, metrics: Any) -> None:
+    def record_study(study: str, files: Any, models: Any, metrics: Any) -> None:
         assert all(path.is_file() for path in files)
-        studies.append((study, [path.name for path in files], set(cards), set(metrics)))
+        studies.append((study, [path.name for path in files], set(models), set(metrics)))
 
     monkeypatch.setattr(tracking, "record", record)
     monkeypatch.setattr(tracking, "record_study", record_study)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,13 +12,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tasks import headline_metrics, outputs, params, paths, server_addresses, tracking
 from tasks.errors import UserError
-from tasks.tracking import address, metric_names, reconcile, snapshots
+from tasks.tracking import address, desired, metric_names, reconcile, registry, snapshots
 
 AWAY = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -104,6 +106,16 @@ def export(run: dict) -> Path:
     return folder
 
 
+def exported(runs: list[dict], card: str) -> dict[str, dict[str, str]]:
+    """What the report says of the files that ``export`` wrote."""
+    files = {run["execution_id"]: desired.onnx_model(run) for run in runs}
+    return {
+        execution: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "card": card}
+        for execution, file in files.items()
+        if file is not None
+    }
+
+
 def runs_of(client, study: str = "digits") -> list:
     """Of settings: without the run that has them below it."""
     experiment = client.get_experiment_by_name(study)
@@ -121,7 +133,7 @@ def write(file: Path, content: object) -> Path:
     return file
 
 
-def write_onnx(file: Path) -> Path:
+def write_onnx(file: Path, weight: float = 1.0) -> Path:
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -131,7 +143,7 @@ def write_onnx(file: Path) -> Path:
         "classifier",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, 2, 2])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(np.ones((4, 3), np.float32), "w")],
+        [numpy_helper.from_array(np.full((4, 3), weight, np.float32), "w")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), file)
     return file
@@ -225,7 +237,7 @@ def test_the_figure_of_a_stage_that_ran_again_is_the_latest(workspace: Path, cli
         assert client.get_run(run["mlflow_run_id"]).data.metrics["test/error_pct"] == error_pct
 
 
-@pytest.mark.parametrize("method", ["_log_epochs", "_log_figures", "_set_status", "_upload_onnx", "_link_metrics"])
+@pytest.mark.parametrize("method", ["_log_epochs", "_log_figures", "_set_status", "_upload_onnx", "_model"])
 def test_an_upload_killed_at_any_point_is_repeated_without_a_trace(
     workspace: Path, client, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -237,8 +249,8 @@ def test_an_upload_killed_at_any_point_is_repeated_without_a_trace(
         patch.setattr(reconcile._memory, "retry_at", float("inf"))  # leave the snapshots alone
         train(epochs=2)
         finish()
-        evaluate(run, 2.0)
         export(run)
+        evaluate(run, 2.0)
     done = getattr(Store, method)
 
     def killed(*arguments: object) -> None:
@@ -259,7 +271,10 @@ def test_an_upload_killed_at_any_point_is_repeated_without_a_trace(
     assert history(client, run["mlflow_run_id"], "train/loss") == [(1, 1.0), (2, 0.5)]
     assert history(client, run["mlflow_run_id"], "test/error_pct") == [(0, 2.0)]
     (model,) = client.search_logged_models([found.info.experiment_id])
-    assert {metric.key: metric.value for metric in model.metrics} == found.data.metrics
+    of_the_run = {"train/seconds", "train/images_per_second"}  # known before there was a model
+    assert {metric.key: metric.value for metric in model.metrics} == {
+        name: value for name, value in found.data.metrics.items() if name not in of_the_run
+    }
 
 
 def test_a_snapshot_that_cannot_be_written_leaves_no_draft(workspace: Path) -> None:
@@ -332,7 +347,7 @@ def test_settings_are_below_the_run_of_their_study(workspace: Path, client, tmp_
         runs[1]["execution_id"]: {"test_error_pct": 2.0, "latency_ms": 2.0, "file_bytes": 7.0},
     }
     for card in ("first", "second"):  # a report that is made again renews the cards, and makes no more versions
-        tracking.record_study("digits", [table], dict.fromkeys(metrics, card), metrics)
+        tracking.record_study("digits", [table], exported(runs, card), metrics)
 
     experiment = client.get_experiment_by_name("digits")
     found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
@@ -348,6 +363,40 @@ def test_settings_are_below_the_run_of_their_study(workspace: Path, client, tmp_
         assert version.description == "second"
     assert settings == {"best-error": "g4-c2", "fastest": "g2-c2", "smallest": "g2-c2"}
     assert len(client.search_model_versions("name = 'condensenet-digits'")) == 2
+    view = json.loads(experiment.tags["mlflow.sharedViewState.comparison"])
+    assert json.loads(view["state"])["runsExpanded"] == {whole.run_id: True}
+
+
+def test_an_older_file_that_is_back_has_the_card_and_the_aliases(workspace: Path, client) -> None:
+    """As after an experiment with another plan: the store knows two files of one training."""
+    run = start("g2-c2")
+    train("g2-c2")
+    finish("g2-c2")
+    folder = export(run)
+    models = exported([run], "the first")
+    write_onnx(folder / paths.ONNX, weight=2.0)
+    tracking.record(run, "export")
+    tracking.record_study("digits", [], models, {run["execution_id"]: {"test_error_pct": 1.0}})
+    version = client.get_model_version_by_alias("condensenet-digits", "best-error")
+    model = client.get_logged_model(version.tags["model_id"])
+    assert model.tags["sha256"] == models[run["execution_id"]]["sha256"]
+    assert len(client.search_model_versions("name = 'condensenet-digits'")) == 1
+
+
+def test_a_registry_that_may_not_be_changed_stops_nothing(workspace: Path, client, monkeypatch, capsys) -> None:
+    from mlflow.exceptions import PERMISSION_DENIED, MlflowException
+
+    def refuse(*_: Any) -> None:
+        raise MlflowException("Permission denied", error_code=PERMISSION_DENIED)
+
+    run = start("g2-c2")
+    train("g2-c2")
+    finish("g2-c2")
+    export(run)
+    monkeypatch.setattr(registry, "version", refuse)
+    tracking.record_study("digits", [], exported([run], "card"), {})
+    assert "tracking: condensenet-digits, a registered model, may not be changed: left alone" in capsys.readouterr().out
+    assert snapshots.pending() == []
 
 
 def test_no_parameter_is_logged_twice(workspace: Path, client) -> None:

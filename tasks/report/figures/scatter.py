@@ -84,7 +84,7 @@ def _latency_point(result: SettingResult, index: int) -> Point | None:
         return point
     native_ms = native["median_ms"]
     return dataclasses.replace(
-        point, native_x=native_ms, tip=f"{point.tip} ms, native form {formats.milliseconds(native_ms)} ms"
+        point, native_x=native_ms, tip=f"{point.tip}, native form {formats.milliseconds(native_ms)} ms"
     )
 
 
@@ -98,7 +98,7 @@ def _point(
     error, interval = result.metrics.get("test_error_pct"), result.error_interval_pct
     if x is None or error is None or interval is None:
         return None
-    amount = formats.short_count(x) + " MACs" if x_range is None else formats.milliseconds(x)
+    amount = formats.short_count(x) + " MACs" if x_range is None else f"{formats.milliseconds(x)} ms"
     return Point(
         name=result.name,
         index=index,

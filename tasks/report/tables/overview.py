@@ -134,7 +134,7 @@ def _what_got_worse(small: SettingResult, large: SettingResult) -> list[str]:
     pairs = {"": "latency_ratio", " in native form": f"latency_ratio_{paths.NATIVE}"}
     for form, name in pairs.items():
         own, other = small.metrics.get(name), large.metrics.get(name)
-        if own is not None and other is not None and own > other:
+        if own is not None and other is not None and round(own, 2) > round(other, 2):
             lines.append(f"latency{form}, {own:.2f} times MobileNetV1's instead of {other:.2f}")
     return lines
 
