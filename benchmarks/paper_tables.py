@@ -151,7 +151,8 @@ def short(*settings: str) -> Callable[[Results], str]:
         )
         runs = runs_of(rows_of(results, SHORT), settings)
         missing = [name for name in settings if name not in runs]
-        note = f"Not run yet: {', '.join(missing)}; `dvc exp run -S study=cifar10-short`, two hours each, then `benchmarks/keep_study.py`.\n"
+        how = "`dvc exp run -S study=cifar10-short`, two hours each, then `benchmarks/keep_study.py`"
+        note = f"Not run yet: {', '.join(missing)}; {how}.\n"
         return "\n".join([*([table(columns, list(runs))] if runs else []), *([note] if missing else [])])
 
     return render

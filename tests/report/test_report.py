@@ -221,6 +221,7 @@ def test_every_setting_with_a_run_is_completed_in_mlflow(
     monkeypatch.chdir(tmp_path)
     write_study(params, settings=["g2-c2", "g4-c4"])
     (params.paths.setting("benchmark", "g2-c2") / paths.LATENCY).unlink()
+    params.paths.form("g4-c4", paths.LOWERED).write_bytes(b"a model")
     for name in (paths.PARAMS, paths.PUBLISHED):
         name.parent.mkdir(exist_ok=True)
         name.write_bytes((checkout / name).read_bytes())
