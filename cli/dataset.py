@@ -17,11 +17,11 @@ from statistics import median
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from tasks import sources
+from tasks import outputs, sources
 from tasks.errors import UserError
 from tasks.params import DataParams
 from tasks.sources import parquet
-from tasks.sources.base import Part, hold_out
+from tasks.sources.base import Part, file_state, hold_out
 from tasks.sources.imagefolder import SUFFIXES, USUAL_NAMES, is_image
 
 TEST_SHARE = 0.2
@@ -161,18 +161,37 @@ def _shards(folder: Path, key: str) -> str | None:
 
 
 def _split_rows(folder: Path, pattern: str, workspace: Path) -> Path:
+    """Two Parquet files of the rows of ``folder``, unless they are there already: new ones would be prepared anew."""
+    files = sorted(path for name in pattern.split(",") for path in folder.glob(name))
+    root = workspace / "images"
+    note, made_of = root / "made-of.json", [list(file_state(file)) for file in files]
+    if outputs.read_json_or_empty(note).get("files") == made_of:
+        return root
+    held = _hold_out(parquet.read_labels(_params("parquet", folder, pattern, pattern)))
+    root.mkdir(parents=True, exist_ok=True)
+    note.unlink(missing_ok=True)
+    _write_rows(files, held, root)
+    outputs.write_json(note, {"files": made_of})
+    return root
+
+
+def _write_rows(files: Sequence[Path], held: np.ndarray, root: Path) -> None:
+    """One row group in memory at a time; ``held`` is for all rows of ``files`` in their order."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    labels = parquet.read_labels(_params("parquet", folder, pattern, pattern))
-    held = _hold_out(labels)
-    root = workspace / "images"
-    root.mkdir(parents=True, exist_ok=True)
-    files = sorted(path for name in pattern.split(",") for path in folder.glob(name))
-    table = pa.concat_tables([pq.read_table(file) for file in files])
-    for name, rows in (("train", ~held), ("test", held)):
-        pq.write_table(table.filter(pa.array(rows)), root / f"{name}.parquet")
-    return root
+    schema, start = pq.read_schema(files[0]), 0
+    with (
+        pq.ParquetWriter(root / "train.parquet", schema) as train,
+        pq.ParquetWriter(root / "test.parquet", schema) as test,
+    ):
+        for group in (
+            file.read_row_group(n) for file in map(pq.ParquetFile, files) for n in range(file.num_row_groups)
+        ):
+            rows = held[start : start + len(group)]
+            train.write_table(group.filter(pa.array(~rows)))
+            test.write_table(group.filter(pa.array(rows)))
+            start += len(group)
 
 
 def _params(source: str, path: Path, train: str, test: str) -> DataParams:

@@ -100,6 +100,41 @@ def test_parquet_files_are_split_by_rows_unless_they_are_named(photos, tmp_path)
         find(tmp_path / "two", tmp_path / "run")
 
 
+def test_rows_are_split_once_and_anew_when_the_files_change(photos, tmp_path):
+    import pyarrow.parquet as pq
+
+    folder, split = tmp_path / "one", tmp_path / "run/images"
+    write_parquet(photos, folder / "a.parquet")
+    write_parquet(photos, folder / "b.parquet")
+    pq.write_table(pq.read_table(folder / "b.parquet"), folder / "b.parquet", row_group_size=4)
+    find(folder, tmp_path / "run")
+    times = {name: (split / name).stat().st_mtime_ns for name in ("train.parquet", "test.parquet")}
+    find(folder, tmp_path / "run")
+    assert {name: (split / name).stat().st_mtime_ns for name in times} == times
+    rows = [pq.read_table(split / name).to_pylist() for name in times]
+    assert sorted(map(str, rows[0] + rows[1])) == sorted(map(str, 2 * pq.read_table(folder / "a.parquet").to_pylist()))
+    assert {row["label"] for row in rows[1]} == {0, 1, 2}
+    (folder / "b.parquet").unlink()
+    find(folder, tmp_path / "run")
+    assert sum(pq.read_metadata(split / name).num_rows for name in times) == len(rows[0] + rows[1]) // 2
+
+
+def test_a_class_of_two_has_a_test_image(photos, tmp_path):
+    (photos / "few").mkdir()
+    for name in ("1.jpg", "2.jpg"):
+        shutil.copy(next((photos / "red").glob("*.jpg")), photos / "few" / name)
+    read = sources_of(find(photos, tmp_path / "run"))
+    few = read.classes.index("few")
+    assert [np.bincount(part.labels)[few] for part in (read.train, read.test)] == [1, 1]
+
+
+def test_hidden_files_of_macos_are_no_images(photos, tmp_path):
+    for file in [*photos.rglob("*.jpg")]:
+        file.with_name(f"._{file.name}").write_bytes(b"not an image")
+    read = sources_of(find(photos, tmp_path / "run"))
+    assert (len(read.train.labels), len(read.test.labels)) == (19, 5)
+
+
 def test_parquet_files_that_are_split_give_no_warning(photos, tmp_path, capsys):
     write_parquet(photos, tmp_path / "one/images.parquet")
     find(tmp_path / "one", tmp_path / "run")
