@@ -181,13 +181,12 @@ def _write_rows(files: Sequence[Path], held: np.ndarray, root: Path) -> None:
     import pyarrow.parquet as pq
 
     schema, start = pq.read_schema(files[0]), 0
+    groups = (file.read_row_group(n) for file in map(pq.ParquetFile, files) for n in range(file.num_row_groups))
     with (
         pq.ParquetWriter(root / "train.parquet", schema) as train,
         pq.ParquetWriter(root / "test.parquet", schema) as test,
     ):
-        for group in (
-            file.read_row_group(n) for file in map(pq.ParquetFile, files) for n in range(file.num_row_groups)
-        ):
+        for group in groups:
             rows = held[start : start + len(group)]
             train.write_table(group.filter(pa.array(~rows)))
             test.write_table(group.filter(pa.array(rows)))
