@@ -29,6 +29,7 @@ from tasks.planning import (
     Rate,
     SettingPlan,
     count_images,
+    decoded_per_core_s,
     free_disk,
     gigabytes,
     gpus_here,
@@ -101,7 +102,7 @@ def describe(loaded: Params, images: Images, plans: list[SettingPlan], watts: fl
     say(f"{loaded.study}: {images.train:,} training{held_out} and {images.test:,} test images")
     say(f"disk: about {gigabytes(images.total_bytes)} of prepared images, {gigabytes(disk)} with checkpoints")
     Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(settings_table(images, plans, watts))
-    for line in notes(images, plans, watts):
+    for line in notes(images, plans, watts, decoded_per_core_s(loaded.data)):
         say(line)
 
 
@@ -138,8 +139,8 @@ def settings_table(images: Images, plans: list[SettingPlan], watts: float | None
     return table
 
 
-def notes(images: Images, plans: list[SettingPlan], watts: float | None) -> list[str]:
-    """Sums over the settings, and how the figures were found."""
+def notes(images: Images, plans: list[SettingPlan], watts: float | None, decoded_per_s: float | None) -> list[str]:
+    """Sums over the settings, and how the figures were found; ``decoded_per_s`` are images by one core."""
     lines = ["Memory is a lower bound: parameters, gradients, momentum and what layers keep for the backward pass."]
     hours = [plan.hours(images) or 0.0 for plan in plans]
     if not all(hours):
@@ -148,6 +149,12 @@ def notes(images: Images, plans: list[SettingPlan], watts: float | None) -> list
     energy = "" if watts is None else f", {worker_hours * watts / 1000:,.3g} kWh"
     sources = dict.fromkeys(plan.rate.source for plan in plans if plan.rate)
     lines.append(f"All settings one after another: {sum(hours):,.3g} hours{energy}.")
+    if decoded_per_s is not None:
+        fastest = max(plan.rate.images_per_s for plan in plans if plan.rate)
+        lines.append(
+            f"Decoding for {fastest:,.0f} images/s takes about {fastest / decoded_per_s:.2g} CPU cores a worker, at "
+            f"{decoded_per_s:,.0f} photographs a second and core (docs/IMAGENET.md)."
+        )
     return lines + [f"Images per second: {source}." for source in sources]
 
 

@@ -38,6 +38,8 @@ from tasks.train_worker import usable_workers
 KNOWN = {"digits": (1437, 360), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
 ENCODED = ("imagefolder", "imagenet", "parquet")  # sources whose images are kept as they are
 JPEG_BYTES_A_PIXEL = 0.31  # of 330 photographs of ImageNet at shorter sides of 256 and 320, quality 90
+PHOTOGRAPH = 128  # pixels: networks with such inputs are trained on photographs
+DECODED_PER_CORE_S = {"as is": 395, "320": 626, "256": 803, "raw": 1779}  # photographs; docs/IMAGENET.md
 STATE_COPIES = 3  # of the parameters: themselves, gradients, momentum
 CHECKPOINT_COPIES = 2  # parameters and momentum; two checkpoints are kept while a third is written
 CHECKPOINTS = 3
@@ -116,6 +118,17 @@ def estimated_bytes(data: DataParams) -> float:
         return float(data.channels * data.image_size**2)  # as pixels, which is also about what a JPEG of ImageNet takes
     pixels = data.shorter_side**2 * 4 / 3
     return pixels * (data.channels if data.raw else JPEG_BYTES_A_PIXEL)
+
+
+def decoded_per_core_s(data: DataParams) -> float | None:
+    """Photographs that a core decodes and crops in a second, measured at the nearest shorter side; None for others."""
+    if data.source not in ENCODED or data.image_size < PHOTOGRAPH:
+        return None
+    if data.raw:
+        return DECODED_PER_CORE_S["raw"]
+    if data.shorter_side is None:
+        return DECODED_PER_CORE_S["as is"]
+    return DECODED_PER_CORE_S["256" if data.shorter_side <= 288 else "320"]
 
 
 def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | None) -> SettingPlan:

@@ -104,6 +104,22 @@ def test_the_disk_of_what_is_not_here_is_estimated(digits: Params) -> None:
         assert images.bytes_each == pytest.approx(1000 * kilobytes, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("form", "per_s"),
+    [
+        ({}, 395),
+        ({"shorter_side": 320}, 626),
+        ({"shorter_side": 256}, 803),
+        ({"shorter_side": 256, "raw": True}, 1779),
+        ({"image_size": 32}, None),
+        ({"source": "digits", "path": None}, None),
+    ],
+)
+def test_a_core_decodes_as_many_photographs_as_were_measured(form: dict, per_s: int | None) -> None:
+    data = DataParams(**{"source": "imagefolder", "path": "not-here", "image_size": 224, **form})
+    assert planning.decoded_per_core_s(data) == per_s
+
+
 def test_training_images_of_another_size_are_counted(digits: Params) -> None:
     images, setting = planning.count_images(digits), digits.settings["g4-c4"]
     larger = replace(digits, data=replace(digits.data, augment=AugmentConfig(crop="resized", crop_size=16)))
