@@ -6,6 +6,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import threading
 from dataclasses import dataclass
@@ -71,6 +72,12 @@ def as_storage(place: Path | Storage) -> Storage:
 def is_permanent_write_error(error: BaseException) -> bool:
     """Whether the disk is full or not writable for us, so that a retry would fail in the same way."""
     return isinstance(error, OSError) and error.errno in PERMANENT
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal digest of a file, which may be larger than memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -154,13 +154,12 @@ class _TrainingLoader(_EvaluationLoader):
     epoch: int
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
-        if self.augment.crop != "resized":
-            images = augment_batch(super().pixels(indices), indices, self.augment, self.seed, self.epoch)
-            self.randaugment(images, indices)
-        else:
+        if self.augment.crop == "resized":
             images = np.empty((len(indices), self.split.manifest.channels, self.size, self.size), dtype=np.uint8)
             self.put_views(images, indices)
-            self.randaugment(images, indices)
+        else:
+            images = augment_batch(super().pixels(indices), indices, self.augment, self.seed, self.epoch)
+        self.randaugment(images, indices)
         return images
 
     def fill(self, images_NCHW: np.ndarray, indices: np.ndarray) -> None:

@@ -8,7 +8,6 @@ Shapes: N images, C channels, H height, W width; prepared raw images are square,
 
 from __future__ import annotations
 
-import hashlib
 import os
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from condensenet.data.manifest import MANIFEST, SPLITS, Manifest, fingerprint
+from condensenet.files import sha256
 from condensenet.machine import usable_cores
 from condensenet.preprocessing import Preprocessing
 
@@ -164,7 +164,7 @@ class PreparedData:
         """Read every file and check its sha256; raises ``ValueError`` naming the first one that differs."""
         files = self.manifest.files
         with ThreadPoolExecutor(usable_cores(), thread_name_prefix="verify") as pool:
-            digests = pool.map(_sha256, [self.root / name for name in files])
+            digests = pool.map(sha256, [self.root / name for name in files])
             for (name, entry), digest in zip(files.items(), digests, strict=True):
                 if digest != entry.sha256:
                     raise ValueError(f"{self.root / name} differs from what was prepared: its sha256 does not match")
@@ -172,11 +172,6 @@ class PreparedData:
         shape = (manifest.image_size, manifest.channels)
         if fingerprint(manifest.classes, manifest.encoding, shape, manifest.files) != manifest.fingerprint:
             raise ValueError(f"{self.root / MANIFEST} was changed: its fingerprint does not match its content")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pixel_mean_and_std(manifest: Manifest | Preprocessing) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from pathlib import Path
 
+from condensenet.files import sha256
 from tasks import locks, outputs, paths, tracking
 from tasks.console import say
 from tasks.errors import run_main
@@ -91,8 +91,8 @@ def record_study(study: Study, charts: list[Path]) -> None:
 
 
 def _exported(study: Study, result: SettingResult) -> dict[str, str]:
-    content = study.params.paths.form(result.name, paths.LOWERED).read_bytes()
-    return {"sha256": hashlib.sha256(content).hexdigest(), "card": model_card(study, result)}
+    file = study.params.paths.form(result.name, paths.LOWERED)
+    return {"sha256": sha256(file), "card": model_card(study, result)}
 
 
 if __name__ == "__main__":

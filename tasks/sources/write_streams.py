@@ -24,6 +24,7 @@ from condensenet.data import Manifest
 from condensenet.data.manifest import Encoding, images_files
 from condensenet.data.shards import Shard
 from condensenet.data.writing import Description, assemble, resumable_folder
+from condensenet.files import sha256
 from tasks.console import progress, say
 from tasks.errors import UserError
 from tasks.params import DataParams, RayParams
@@ -191,14 +192,9 @@ def _assemble(task: Task, files: Path, encoding: Encoding, made: Sequence[tuple[
         raise
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _forget_changed(made: Sequence[tuple[Job, Shard]], error: ValueError) -> None:
     """Shards that are not what was written must be made again; raises ``UserError`` if there are any."""
-    changed = [job for job, shard in made if _sha256(job.file) != shard.file.sha256]
+    changed = [job for job, shard in made if sha256(job.file) != shard.file.sha256]
     for job in changed:
         job.record.unlink()
     if changed:

@@ -5,7 +5,6 @@ Every operation may be repeated: it adds what the store lacks. One that was kill
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from condensenet.files import sha256
 from tasks import paths
 from tasks.console import say
 from tasks.errors import first_line
@@ -229,7 +229,7 @@ class Store:
         models = self._models(snapshot.run, run_id)
         if not file.exists():
             return models[-1] if models else None
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest = sha256(file)
         return registry.file_of(models, digest) or self._upload_onnx(run_id, snapshot.run, file, digest)
 
     def _register_if_allowed(self, snapshot: Snapshot) -> None:
