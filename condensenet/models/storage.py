@@ -42,7 +42,7 @@ def model_file(model: CondenseNet) -> bytes:
         "form": model.form,
         "config": dataclasses.asdict(model.config),
         "condensing_stage": model.condensing_stage,
-        "state_dict": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
+        "state_dict": {name: _plain(value) for name, value in model.state_dict().items()},
     }
     if model.preprocessing is not None:
         content[PREPROCESSING] = model.preprocessing.as_dict()
@@ -50,6 +50,11 @@ def model_file(model: CondenseNet) -> bytes:
     buffer = io.BytesIO()  # torch would write the name of a temporary file into the archive
     torch.save(content, buffer)
     return buffer.getvalue()
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    """A copy whose strides follow from its shape, which those of one channel need not: they would be in the file."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def load_model(path: Path | str) -> CondenseNet:

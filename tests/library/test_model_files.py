@@ -120,6 +120,16 @@ def test_a_whole_network_in_another_type_comes_back(tmp_path):
     assert load_model(tmp_path / "model.pt").stem.weight.dtype is torch.bfloat16
 
 
+def test_strides_are_not_in_the_file():
+    """Found by damaging bytes: where an axis has one element, any stride means the same."""
+    model = random_network(SMALL)
+    expected = model_file(model)
+    assert model_file(model.to(memory_format=torch.channels_last)) == expected
+    weight = next(value for value in model.parameters() if value.ndim == 4 and value.shape[3] == 1)
+    weight.data = weight.data.contiguous().as_strided(weight.shape, (*weight.data.contiguous().stride()[:3], 0))
+    assert model_file(model) == expected
+
+
 def load_or_say_why(path):
     """The model, or None if it is refused in one line."""
     try:
