@@ -112,8 +112,19 @@ class Store:
     def _find_run(self, run: Mapping[str, Any]) -> Any:
         """The MLflow run of an execution, None if this store has none."""
         query = f"tags.`{EXECUTION}` = '{run['execution_id']}'"
-        runs = self._client.search_runs([self._experiment(run["study"])], query, max_results=1)
-        return runs[0] if runs else None
+        runs = self._client.search_runs([self._experiment(run["study"])], query)
+        if not runs:
+            return None
+        kept, *others = sorted(runs, key=lambda each: (-len(each.data.params) - len(each.data.metrics), each.info.run_id))
+        if "parent" in run:
+            self._delete_empty(others)
+        return kept
+
+    def _delete_empty(self, doubles: Sequence[Any]) -> None:
+        """A server that hangs makes a run for each request of the client, which repeats what was not answered."""
+        for run in doubles:
+            if not run.data.params and not run.data.metrics:
+                self._client.delete_run(run.info.run_id)
 
     def _create_run(self, snapshot: Snapshot) -> Any:
         run = self._client.create_run(

@@ -230,6 +230,22 @@ def test_later_stages_do_not_make_a_training_longer(workspace: Path, client) -> 
     assert (found.info.status, found.info.end_time, found.data.tags["dvc.a"]) == ("FINISHED", ended, "b")
 
 
+def test_a_run_that_a_hanging_server_made_twice_is_one(workspace: Path, client) -> None:
+    """A request that the client gave up and repeated is answered, too, when the server goes on."""
+    from tasks.tracking.mlflow_store import EXECUTION
+
+    run = start()
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    for _ in range(2):
+        client.create_run(experiment, tags={EXECUTION: run["execution_id"]}, run_name=run["setting"])
+    train()
+    finish()
+    evaluate(run, 2.0)
+    (found,) = runs_of(client)
+    assert found.info.run_id == run["mlflow_run_id"]
+    assert (found.info.status, found.data.metrics["test/error_pct"]) == ("FINISHED", 2.0)
+
+
 def test_the_figure_of_a_stage_that_ran_again_is_the_latest(workspace: Path, client) -> None:
     run = start()
     for error_pct in (2.0, 3.0, 2.0):
