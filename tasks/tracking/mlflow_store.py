@@ -115,7 +115,7 @@ class Store:
         runs = self._client.search_runs([self._experiment(run["study"])], query)
         if not runs:
             return None
-        kept, *others = sorted(runs, key=lambda each: (-len(each.data.params) - len(each.data.metrics), each.info.run_id))
+        kept, *others = sorted(runs, key=_fullest_first)
         if "parent" in run:
             self._delete_empty(others)
         return kept
@@ -309,6 +309,10 @@ class Store:
             save_as_external_data=False,
         )
         return self._client.get_logged_model(logged.model_id)
+
+
+def _fullest_first(run: Any) -> tuple[int, str]:
+    return -len(run.data.params) - len(run.data.metrics), run.info.run_id
 
 
 def _as_stored(point: desired.Point) -> desired.Point:
