@@ -133,15 +133,7 @@ class Store:
             tags={EXECUTION: snapshot.run["execution_id"], **self._parent_tag(snapshot.run)},
             run_name=snapshot.run["setting"],
         )
-        if "parent" not in snapshot.run:
-            self._expand(run.info)
         return self._client.get_run(run.info.run_id)
-
-    def _expand(self, run: Any) -> None:
-        """Let the saved view show the runs below this one."""
-        shown = self._client.get_experiment(run.experiment_id).tags.get(view.TAG)
-        if shown is not None:  # a user may have removed it
-            self._client.set_experiment_tag(run.experiment_id, view.TAG, view.with_expanded(shown, run.run_id))
 
     def _parent_tag(self, run: Mapping[str, Any]) -> dict[str, str]:
         """What makes a run the child of its sweep's, else of its study's. An unknown sweep makes none."""

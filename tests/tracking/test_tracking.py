@@ -379,8 +379,8 @@ def test_settings_are_below_the_run_of_their_study(workspace: Path, client, tmp_
         assert version.description == "second"
     assert settings == {"best-error": "g4-c2", "fastest": "g2-c2", "smallest": "g2-c2"}
     assert len(client.search_model_versions("name = 'condensenet-digits'")) == 2
-    view = json.loads(experiment.tags["mlflow.sharedViewState.comparison"])
-    assert json.loads(view["state"])["runsExpanded"] == {whole.run_id: True}
+    view = json.loads(json.loads(experiment.tags["mlflow.sharedViewState.comparison"])["state"])
+    assert view["orderByKey"] in view["selectedColumns"]  # by time the UI would show one folded line
 
 
 def test_an_older_file_that_is_back_has_the_card_and_the_aliases(workspace: Path, client) -> None:
