@@ -29,6 +29,7 @@ EXTRAS = {
     "timm": "timm",
     "huggingface_hub": "hub",
 }
+PROBE_S = 3.0
 SERVERS = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "RAY_ADDRESS")
 FLAGS = ("avx512f", "avx2", "amx_bf16", "avx512_bf16", "asimd")
 Status = Literal["ok", "note", "broken"]
@@ -120,7 +121,7 @@ def _servers() -> Iterator[Finding]:
         host = _host(given)
         if host is None:
             yield Finding("note", variable, f"{server_addresses.shown(given)}: not checked, it names no host and port")
-        elif server_addresses.listens(*host):
+        elif server_addresses.listens(*host, PROBE_S):
             yield Finding("ok", variable, f"{server_addresses.shown(given)}: something listens there")
         else:
             yield Finding("broken", variable, f"{server_addresses.shown(given)}: nothing answers there")

@@ -7,13 +7,13 @@ import socket
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-PROBE_S = 3.0
+PROBE_S = 1.0
 PORTS = {"http": 80, "https": 443}
 
 
 def shown(address: str) -> str:
     """``address`` without a password in it."""
-    return re.sub(r"//[^/]*@", "//***@", address, count=1)
+    return re.sub(r"^([^/]*://)[^/]*@", r"\1***@", address)
 
 
 def answers(address: str) -> bool:
@@ -29,9 +29,9 @@ def answers(address: str) -> bool:
         return False
 
 
-def listens(host: str, port: int) -> bool:
+def listens(host: str, port: int, wait_s: float = PROBE_S) -> bool:
     try:
-        socket.create_connection((host, port), PROBE_S).close()
+        socket.create_connection((host, port), wait_s).close()
     except OSError:
         return False
     return True
