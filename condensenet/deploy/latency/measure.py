@@ -3,7 +3,7 @@
 Protocol: all models are loaded in one process. In every round after the warm-up, each model runs once untimed, then the
 reference model and the model run once more, on the same random images. So either finds the caches as the other leaves
 them, whatever else is in the round: without the untimed run the reference model alone, which runs before every other,
-found its weights in the cache (ratios 3 to 6% higher). A small model that ran after one of its own kind took 0.6 of the
+found its weights in the cache (ratios 2 to 6% higher). A small model that ran after one of its own kind took 0.6 of the
 time. What slows the machine for a while slows both, so the ratio of each pair varies less than the latencies do. Idle
 threads do not spin: the thread pools of several models would take the cores from one another (measured on two cores: 2
 to 4 times the latency).
