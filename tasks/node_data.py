@@ -32,6 +32,7 @@ CACHE, LIMIT = "CONDENSENET_CACHE", "CONDENSENET_CACHE_GB"
 DEFAULT_LIMIT_GB = "300"
 GB = 10**9
 LOCK = ".lock"  # suffix of the file whose time says when the folder beside it was last used
+DOWNLOAD = ".download"  # suffix of the file that the one that downloads has locked
 PARTIAL = ".partial"
 REMOTE = "remote.txt"  # in a folder without its images: where they are
 REMOTE_THREADS = 8  # that load images for each that decodes: most of them wait for the store
@@ -63,14 +64,8 @@ def on_this_node(data: Path, store: ObjectStore | None) -> Iterator[Path]:
     folder = _cache_folder() / store.path.rpartition("/")[2]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(LOCK).open("a") as file:
-        while True:
-            lock(file, shared=True)  # all who use it hold it so
-            if folder.exists():
-                _note_store(folder, store)
-                break
-            lock(file)
-            if not folder.exists():
-                _download(store, folder)
+        lock(file, shared=True)  # all who use it hold it so; who wants it alone would wait until their trainings end
+        _ensure_downloaded(store, folder)
         os.utime(file.fileno())
         yield folder
 
@@ -113,6 +108,15 @@ def _limit_gb() -> float:
         if float(value) > 0:  # nan is not
             return float(value)
     raise ValueError(f"{LIMIT}={value!r} is not allowed: it must be a number of GB above 0")
+
+
+def _ensure_downloaded(store: ObjectStore, folder: Path) -> None:
+    with folder.with_suffix(DOWNLOAD).open("a") as file:
+        lock(file)  # one of those who use it
+        if folder.exists():
+            _note_store(folder, store)
+        else:
+            _download(store, folder)
 
 
 def _download(store: ObjectStore, folder: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from training_example import stripes, write_stripes
 
 from condensenet.data import PreparedData, write_prepared
 from condensenet.data.manifest import MANIFEST
+from condensenet.file_locks import lock
 from tasks import node_data
 from tasks.node_data import on_this_node, upload
 from tasks.object_store import ObjectStore
@@ -76,7 +79,7 @@ def test_other_node_downloads_them_once(store, data, cache, tmp_path):
     assert folders(cache) == {data.manifest.fingerprint}
 
 
-def test_workers_of_one_node_use_them_at_the_same_time(store, data, cache, tmp_path):
+def test_workers_of_one_node_use_them_at_the_same_time(store, data, cache, tmp_path, monkeypatch):
     uploaded = upload(data.root, data.manifest, store)
     together = threading.Barrier(3)  # broken if one has to wait for another
 
@@ -86,6 +89,11 @@ def test_workers_of_one_node_use_them_at_the_same_time(store, data, cache, tmp_p
             together.wait(timeout=30)
             return folder
 
+    def lock_and_wait(*arguments: Any, **options: Any) -> None:
+        lock(*arguments, **options)
+        time.sleep(0.2)  # so that all three come as far before one goes on
+
+    monkeypatch.setattr(node_data, "lock", lock_and_wait)
     with ThreadPoolExecutor(3) as workers:
         assert len(set(workers.map(use, range(3)))) == 1
 
