@@ -22,6 +22,7 @@ from flows import study as studies
 from flows.artifacts import publish
 from flows.concurrency import StageSlots, own_ray
 from flows.display import Display
+from flows.dvc_lock import mend_or_copy
 from flows.graph import TABLES, Graph, keep_settings, read_graph, setting_of, without
 from flows.parameters import Overrides, Setting, Study, run_name
 from flows.stage_process import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped, push_results, signals_ignored
@@ -132,15 +133,17 @@ def run_pipeline(
     once the text is in force.
     """
     log, screen = get_run_logger(), display.get(Display())
+
+    def note(line: str) -> None:
+        log.info(line)
+        screen.note(line)
+
     with studies.params_in_use(text, composed=composed) as changed_keys:
         if changed_keys:
             log.info("params.yaml changed: %s (the previous file is in state/params)", ", ".join(changed_keys))
         loaded = params.load()
+        mend_or_copy(note)
         graph = keep_settings(without(read_graph(), *left_out), loaded.settings, settings or loaded.settings)
-
-        def note(line: str) -> None:
-            log.info(line)
-            screen.note(line)
 
         with (
             tracking.uploader(note),  # else every stage would import MLflow

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from condensenet.file_locks import try_lock
+from flows.dvc_lock import mend_or_copy
 from tasks import paths
 from tasks.locks import lock_file
 
@@ -95,8 +96,11 @@ class StageRunner:
                 code, lines = self._subprocess(stage, emit, lock)
                 if self._stopping.is_set():
                     raise Stopped(stage)
+                mended = mend_or_copy(emit)
                 if code == 0:
                     return Outcome(_status(lines), time.monotonic() - started)
+                if mended:
+                    continue
                 if not any(BUSY.search(line) for line in lines):
                     raise StageFailed(_last_error(lines, code))
                 emit(f"{stage}: another dvc command is working on the same files; retrying")
