@@ -25,7 +25,7 @@ from tasks.errors import UserError, first_line
 from tasks.object_store import ObjectStore
 from tasks.params import RayParams
 from tasks.ray_messages import THREADS, brief_messages
-from tasks.ray_watch import REACHABLE_S, WATCH_S, lost, watched
+from tasks.ray_watch import AGAIN, REACHABLE_S, WATCH_S, lost, watched
 from tasks.storage import SharedFolder, open_storage
 
 T = TypeVar("T")
@@ -98,7 +98,8 @@ def train(worker: Callable[[Any], None], job: Any, params: RayParams, storage: P
 
 @contextmanager
 def _connected(address: str, params: RayParams, *, elsewhere: bool = False) -> Iterator[None]:
-    _check_reachable(address)
+    if elsewhere:
+        _check_reachable(address)
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -114,6 +115,8 @@ def _connected(address: str, params: RayParams, *, elsewhere: bool = False) -> I
             )
         )
     except (ConnectionError, RuntimeError) as error:
+        if not elsewhere:
+            raise UserError(f"the Ray that was started for this has died: {first_line(error)}; {AGAIN}") from None
         raise UserError(
             f"RAY_ADDRESS={address}: {first_line(error)}; "
             f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')}: a cluster with tokens needs token"

@@ -149,11 +149,16 @@ def ask(folder: Path) -> None:
 
 
 def join(folder: Path) -> str:
-    """The address of the Ray that is offered in ``folder``; waits for its start. Raises ``UserError``."""
+    """The address of the Ray that is offered in ``folder``; waits for its start, and for another's in place of one that
+    has just died. Raises ``UserError``.
+    """
     deadline = time.monotonic() + ATTEMPTS * START_S
     while time.monotonic() < deadline and folder.exists() and not (folder / FAILED).exists():
         with suppress(OSError):
-            return (folder / ADDRESS).read_text()
+            address = (folder / ADDRESS).read_text()
+            host, _, port = address.rpartition(":")
+            if answers(host, int(port)):
+                return address
         ask(folder)
         time.sleep(POLL_S)
     with suppress(OSError):
