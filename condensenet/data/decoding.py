@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from condensenet.data.augment import resized_crop_box
+from condensenet.data.image_files import decode_png, is_png
 from condensenet.preprocessing import EVALUATION_MARGIN
 
 
 def decode(content: np.ndarray | bytes, channels: int) -> Tensor:
-    """uint8 (channels, H, W) from the content of a JPEG or PNG file.
+    """uint8 (channels, H, W) from the content of a JPEG, PNG, GIF or WebP file whose header is believed.
 
     Gray, palette, transparent and CMYK images are converted to RGB (3 channels) or gray (1 channel). Raises
     ``ValueError`` if the image is corrupt or incomplete.
@@ -27,6 +28,8 @@ def decode(content: np.ndarray | bytes, channels: int) -> Tensor:
 
     if len(content) == 0:
         raise ValueError("it is empty")
+    if is_png(content):
+        return decode_png(content, channels)
     content = np.frombuffer(bytearray(content), dtype=np.uint8) if isinstance(content, bytes) else content
     try:
         image = decode_image(torch.from_numpy(content), mode=ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY)

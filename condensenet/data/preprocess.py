@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from condensenet.data.decoding import decode, evaluation_view
+from condensenet.data.image_files import check_header
 from condensenet.data.prepared import normalise
 from condensenet.preprocessing import Preprocessing
 
@@ -35,8 +36,10 @@ def _pixels(image: Image, preprocessing: Preprocessing) -> Tensor:
             allowed = f"uint8 ({preprocessing.channels}, height, width)"
             raise ValueError(f"an image of {image.dtype} {tuple(image.shape)} is not allowed: {allowed}")
         return image
+    content = image if isinstance(image, bytes) else Path(image).read_bytes()
     try:
-        return decode(image if isinstance(image, bytes) else Path(image).read_bytes(), preprocessing.channels)
+        check_header(content)
+        return decode(content, preprocessing.channels)
     except ValueError as error:
         name = "an image" if isinstance(image, bytes) else image
         raise ValueError(f"{name} cannot be decoded: {error}") from None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,19 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from condensenet.data.decoding import decode, resize_shorter
+from condensenet.data.image_files import check_header
 from condensenet.data.manifest import Encoding
 from condensenet.file_locks import lock
 from tasks.params import DataParams
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 JPEG_QUALITY = 90  # of downscaled images
 LARGE_PIXELS = 10_000_000  # 60 MB while it is decoded: 6 bytes a pixel were measured
-CUT_GIF = (struct.error, IndexError, EOFError)  # what Pillow raises
-MAX_RATIO = 40  # of an image's sides: the resize for evaluation would blow up a longer one
 
 
 class OtherSize(Exception):
@@ -71,30 +65,6 @@ def _examined(content: bytes, data: DataParams, encoding: Encoding) -> Examined:
     elif encoding == "pixels":
         content = image.permute(1, 2, 0).contiguous().numpy().tobytes()
     return Examined(content, (image.shape[1], image.shape[2]), histogram(planes_CHW))
-
-
-def check_header(content: bytes) -> int:
-    """The pixels that the header claims; raises ``ValueError`` if they are more than Pillow's limit of 89 million."""
-    if not content:
-        raise ValueError("it is empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                width, height = image.size
-                is_animated = image.format == "GIF" and getattr(image, "is_animated", False)
-                if image.format == "PNG":
-                    image.verify()  # torchvision 0.29 crashes on some damaged ones
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"its header is not believed: {error}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, *CUT_GIF) as error:
-        reason = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
-        raise ValueError(f"it is no whole {', '.join(FORMATS)} file{reason}") from None
-    if is_animated:
-        raise ValueError("it is animated")
-    if max(width, height) > MAX_RATIO * min(width, height):
-        raise ValueError(f"{width}x{height} pixels: one side is more than {MAX_RATIO} times the other")
-    return width * height
 
 
 def histogram(image_CHW: Tensor) -> np.ndarray:

@@ -15,8 +15,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from condensenet.data.image_files import check_header
 from tasks.sources import workers
-from tasks.sources.examine import check_header
 
 CAP = 2_000_000_000  # bytes
 SIDE = 9_400  # 88 megapixels; Pillow's limit is 89
