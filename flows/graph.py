@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from graphlib import TopologicalSorter
 
 from tasks.errors import UserError
@@ -14,10 +15,13 @@ Graph = Mapping[str, frozenset[str]]  # stage -> the stages it depends on
 def read_graph() -> dict[str, frozenset[str]]:
     """The stages of the working folder's ``dvc.yaml``, upstream first; raises ``UserError``."""
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     try:
-        with Repo(".") as repo:
+        with Repo(".") as repo, ExitStack() as stack:
+            with suppress(LockError):  # held for seconds only by one that does not write dvc.lock
+                stack.enter_context(repo.lock)
             graph = repo.index.graph  # an edge points to what a stage depends on
             dependencies = {
                 stage.addressing: frozenset(upstream.addressing for upstream in graph.successors(stage))

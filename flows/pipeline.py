@@ -22,7 +22,7 @@ from flows import study as studies
 from flows.artifacts import publish
 from flows.concurrency import StageSlots, own_ray
 from flows.display import Display
-from flows.dvc_lock import mend_or_copy
+from flows.dvc_recovery import recover
 from flows.graph import TABLES, Graph, keep_settings, read_graph, setting_of, without
 from flows.parameters import Overrides, Setting, Study, run_name
 from flows.stage_process import DVC_LINE, StageFailed, StageLog, StageRunner, Stopped, push_results, signals_ignored
@@ -142,7 +142,7 @@ def run_pipeline(
         if changed_keys:
             log.info("params.yaml changed: %s (the previous file is in state/params)", ", ".join(changed_keys))
         loaded = params.load()
-        mend_or_copy(note)
+        recover(note)
         graph = keep_settings(without(read_graph(), *left_out), loaded.settings, settings or loaded.settings)
 
         with (

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from condensenet.file_locks import try_lock
-from flows.dvc_lock import mend_or_copy
+from flows.dvc_recovery import recover
 from tasks import paths
 from tasks.locks import lock_file
 
@@ -92,14 +92,16 @@ class StageRunner:
         """
         with self._stage_lock(stage, emit) as lock:
             started = time.monotonic()
+            repeated = False
             while True:
                 code, lines = self._subprocess(stage, emit, lock)
                 if self._stopping.is_set():
                     raise Stopped(stage)
-                mended = mend_or_copy(emit)
+                recovered = recover(emit)
                 if code == 0:
                     return Outcome(_status(lines), time.monotonic() - started)
-                if mended:
+                if recovered and not repeated:
+                    repeated = True
                     continue
                 if not any(BUSY.search(line) for line in lines):
                     raise StageFailed(_last_error(lines, code))
@@ -175,7 +177,11 @@ class StageRunner:
 def push_results(emit: Emit) -> list[str]:
     """Send outputs and DVC's cache of runs to the remote; an error line if that fails."""
     done = subprocess.run(
-        [*DVC, "push", "--run-cache"], capture_output=True, text=True, env=stage_environment(), check=False
+        [*DVC, "--wait-for-lock", "push", "--run-cache"],
+        capture_output=True,
+        text=True,
+        env=stage_environment(),
+        check=False,
     )
     lines = [ANSI.sub("", line) for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     for line in lines:

@@ -2,7 +2,8 @@
 
     python -m flows.supervise COMMAND...
 
-The command gets SIGINT first, so that it can save its work, then SIGTERM, then SIGKILL.
+The group gets SIGINT first, so that it can save its work, then SIGTERM, then SIGKILL. The same happens to what a
+command that was killed has left.
 """
 
 from __future__ import annotations
@@ -27,12 +28,18 @@ def main() -> int:
     code = child.wait()
     if input_closed.is_set():
         terminator.join()  # the command has ended, its children may not have
+    elif code < 0:
+        _terminate(child.pid)
     return code if code >= 0 else 128 - code
 
 
 def _terminate_at_eof(group: int, input_closed: threading.Event) -> None:
     os.read(sys.stdin.fileno(), 1)  # nothing is ever written: it returns at the end of the file
     input_closed.set()
+    _terminate(group)
+
+
+def _terminate(group: int) -> None:
     for sign, grace_s in GRACE_S.items():
         deadline = time.monotonic() + grace_s
         _signal(group, sign)

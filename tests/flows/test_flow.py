@@ -19,7 +19,6 @@ from workspaces import Workspace, ask, serve_prefect, wait_until
 from flows import study as studies
 from flows.artifacts import artifact_key
 from flows.concurrency import POLL_S, StageSlots, own_ray, trainings_at_once
-from flows.dvc_lock import mend_or_copy
 from flows.graph import keep_settings, read_graph, without
 from flows.server import ensure_server
 from flows.stage_process import StageFailed, StageRunner, Stopped
@@ -208,50 +207,6 @@ def test_a_stage_waits_for_a_running_dvc_repro(inside: Workspace) -> None:
     assert outcome.status == "unchanged"
     assert any("another dvc command is working" in line for line in lines)
     assert events(inside).count("begin g4-c2") == 1
-
-
-KILLED_WHILE_IT_WRITES = """
-import os, signal, sys
-from ruamel.yaml import YAML
-from dvc.cli import main
-
-dump = YAML.dump
-
-def dump_or_die(yaml, data, stream=None, **options):
-    if getattr(stream, "name", "").endswith("dvc.lock"):
-        os.kill(os.getpid(), signal.SIGKILL)  # the file is empty by now
-    dump(yaml, data, stream, **options)
-
-YAML.dump = dump_or_die
-main(sys.argv[1:])
-"""
-
-
-def test_dvc_was_killed_while_it_wrote_its_lock_file(inside: Workspace) -> None:
-    StageRunner().run("prepare", lambda line: None)
-    finished = (inside.path / "dvc.lock").read_text()
-    for _ in range(2):
-        done = inside.run(sys.executable, "-c", KILLED_WHILE_IT_WRITES, "repro", "train@g4-c2", check=False)
-        assert done.returncode == -signal.SIGKILL
-        assert (inside.path / "dvc.lock").read_text() == ""
-        lines: list[str] = []
-        assert mend_or_copy(lines.append)
-        assert ["cannot be read" in line for line in lines] == [True]
-        assert (inside.path / "dvc.lock").read_text() == finished
-    (inside.path / "dvc.lock").write_text(finished[: len(finished) // 2])
-    output = inside.flow().stdout
-    assert "cannot be read" in output
-    assert "prepare unchanged" in output
-    assert events(inside).count("begin g4-c2") == 1  # DVC had put it into its cache of runs
-
-
-def test_a_stage_is_repeated_if_another_dvc_damaged_the_lock_file_before_it_began(inside: Workspace) -> None:
-    (inside.path / "dvc.lock").write_text("")
-    lines: list[str] = []
-    assert StageRunner().run("prepare", lines.append).status == "ran"
-    assert any("no stage had finished" in line for line in lines)
-    assert not mend_or_copy(lines.append)
-    assert (inside.path / "state/dvc.lock").read_text() == (inside.path / "dvc.lock").read_text()
 
 
 def test_a_stage_that_dvc_does_not_know_is_one_line(inside: Workspace) -> None:
