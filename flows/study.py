@@ -7,7 +7,7 @@ uncommitted edits of ``params.yaml``.
 from __future__ import annotations
 
 import json
-import os
+import random
 import shutil
 import subprocess
 import tempfile
@@ -21,12 +21,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from condensenet.file_locks import lock, try_lock
+from condensenet.files import write_atomically
 from tasks import params, paths
 from tasks.errors import UserError
 from tasks.locks import lock_file
 
 Overrides = Mapping[str, Any] | Sequence[str] | None
 CONFIG = paths.STUDIES.parent
+ALONE_S = 2.0  # within which of several flows that begin together one writes the parameters of all
 
 
 def compose_params(study: str | None, overrides: Overrides, settings: Sequence[str] | None = None) -> str:
@@ -59,19 +61,25 @@ def params_in_use(text: str, *, composed: bool) -> Iterator[list[str]]:
     Raises ``UserError`` if that would replace uncommitted edits (``composed``) or the parameters of another running
     flow. The previous file is kept in ``state/params/``.
     """
+    wanted = YAML(typ="safe", pure=True).load(text)
     with lock_file("params.lock").open("w") as file:
         lock(file, shared=True)  # held by every running flow
-        changed = changed_keys(_parsed(paths.PARAMS), YAML(typ="safe", pure=True).load(text))
-        if changed:
-            if composed and _has_uncommitted_edits():
-                raise UserError(
-                    f"{paths.PARAMS} has uncommitted edits that another study would replace: "
-                    "commit them, stash them (git stash), or run without a study"
-                )
-            if not try_lock(file):
-                raise UserError("another flow is running here with other parameters: wait until it ends")
-            _replace(text)
+        changed = remaining = changed_keys(_parsed(paths.PARAMS), wanted)
+        if changed and composed and _has_uncommitted_edits():
+            raise UserError(
+                f"{paths.PARAMS} has uncommitted edits that another study would replace: "
+                "commit them, stash them (git stash), or run without a study"
+            )
+        deadline = time.monotonic() + ALONE_S
+        while remaining and time.monotonic() < deadline:
+            if try_lock(file):
+                _replace(text)
+            else:  # the lock is lost, so of several that begin together one gets it
+                time.sleep(random.uniform(0, ALONE_S / 20))
             lock(file, shared=True)
+            remaining = changed_keys(_parsed(paths.PARAMS), wanted)
+        if remaining:
+            raise UserError("another flow is running here with other parameters: wait until it ends")
         yield changed
 
 
@@ -137,25 +145,27 @@ def _has_uncommitted_edits() -> bool:
     if not paths.PARAMS.exists():
         return False
     current = paths.PARAMS.read_text()
-    if _last_written().is_file() and _last_written().read_text() == current:
+    if any(path.is_file() and path.read_text() == current for path in _written()):
         return False
     committed = subprocess.run(["git", "show", f"HEAD:./{paths.PARAMS}"], capture_output=True, text=True, check=False)
     return committed.returncode != 0 or committed.stdout != current
 
 
 def _replace(text: str) -> None:
-    backups = paths.state() / "params"
-    backups.mkdir(parents=True, exist_ok=True)
+    """A kill between any two lines leaves in ``params.yaml`` what is in one of the files that we wrote."""
+    last, before = _written()
     if paths.PARAMS.exists():
-        shutil.copyfile(paths.PARAMS, backups / time.strftime("params-%Y%m%d-%H%M%S.yaml"))
-    _last_written().write_text(text)
-    partial = paths.PARAMS.with_name(f".{paths.PARAMS.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(paths.PARAMS)
+        write_atomically(last.with_name(time.strftime("params-%Y%m%d-%H%M%S.yaml")), paths.PARAMS.read_bytes())
+    if last.exists():
+        write_atomically(before, last.read_bytes())
+    write_atomically(last, text.encode())
+    write_atomically(paths.PARAMS, text.encode())
 
 
-def _last_written() -> Path:
-    return paths.state() / "params" / "composed.yaml"
+def _written() -> tuple[Path, Path]:
+    """Copies of what we wrote last, and before."""
+    folder = paths.state() / "params"
+    return folder / "composed.yaml", folder / "composed-before.yaml"
 
 
 def _parsed(path: Path) -> object:

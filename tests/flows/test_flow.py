@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Event, Thread
+from threading import Barrier, Event, Thread
 
 import psutil
 import pytest
@@ -264,6 +265,31 @@ def test_parameters_do_not_change_under_a_running_flow(inside: Workspace) -> Non
         pass
     assert changed == []
     assert "epochs: 3\n" not in (inside.path / "params.yaml").read_text()
+
+
+def test_flows_that_begin_together_with_the_same_parameters_all_run(inside: Workspace) -> None:
+    text = studies.compose_params("cifar10", None)
+    together = Barrier(4)
+
+    def begin(_: int) -> str:
+        together.wait(timeout=10)
+        with studies.params_in_use(text, composed=True):
+            together.wait(timeout=10)
+            return params.load().study
+
+    with ThreadPoolExecutor(4) as flows:
+        assert list(flows.map(begin, range(4))) == ["cifar10"] * 4
+
+
+def test_parameters_that_a_killed_flow_was_replacing_are_nobodys_edits(inside: Workspace) -> None:
+    for study in ("cifar10", "digits"):
+        with studies.params_in_use(studies.compose_params(study, None), composed=True):
+            pass
+    before = (inside.path / "state/params/composed-before.yaml").read_text()
+    assert "study: cifar10" in before
+    (inside.path / "params.yaml").write_text(before)  # as if the other had not yet taken its place
+    with studies.params_in_use(studies.compose_params("cifar100", None), composed=True):
+        assert params.load().study == "cifar100"
 
 
 @pytest.mark.parametrize(
