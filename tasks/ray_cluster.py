@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,7 +59,7 @@ def cluster(params: RayParams) -> Iterator[None]:
 def _join(folder: Path) -> str:
     """The address of the Ray that is offered there; it starts while we import it."""
     ray_local.ask(folder)
-
+    import_module("ray.train")
     return ray_local.join(folder)
 
 

@@ -87,7 +87,8 @@ class LocalRay:
     def _offer(self) -> None:
         while not self._ended.wait(POLL_S):
             if (self.folder / WANTED).exists():
-                self._serve()
+                with suppress(OSError):  # no room or no process to be had now: they ask again
+                    self._serve()
 
     def _serve(self) -> None:
         """Run Ray until it dies or nobody needs it any more; retry a start that failed on a busy machine.
@@ -96,11 +97,12 @@ class LocalRay:
         """
         paths.state().mkdir(parents=True, exist_ok=True)
         with (paths.state() / START_LOCK).open("a") as starting:
-            lock(starting)
+            while not try_lock(starting) and not self._ended.wait(POLL_S):
+                pass
             address = next(filter(None, (self._start() for _ in range(ATTEMPTS) if not self._ended.is_set())), None)
             unlock(starting)
         (self.folder / WANTED).unlink(missing_ok=True)
-        _put(self.folder / (ADDRESS if address else FAILED), address or f"Ray did not start in {ATTEMPTS} attempts")
+        _put(self.folder / (ADDRESS if address else FAILED), address or self._why_not())
         while not self._ended.wait(POLL_S) and address and self._head and self._head.poll() is None:
             pass
         (self.folder / ADDRESS).unlink(missing_ok=True)
@@ -127,6 +129,10 @@ class LocalRay:
         self._end()
         return None
 
+    def _why_not(self) -> str:
+        lines = [line for line in (self.folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
+        return f"Ray did not start in {ATTEMPTS} attempts: {lines[-1].strip() if lines else 'it said nothing'}"
+
     def _end(self) -> None:
         """Wait for the end of Ray if its input is closed, else kill it."""
         import psutil
@@ -145,6 +151,7 @@ class LocalRay:
 def ask(folder: Path) -> None:
     """Ask for the Ray that is offered in ``folder``; what is to be done meanwhile can be done before ``join``."""
     with suppress(OSError):
+        (folder / FAILED).unlink(missing_ok=True)  # another's: now it may start
         (folder / WANTED).touch()
 
 
@@ -159,7 +166,8 @@ def join(folder: Path) -> str:
             host, _, port = address.rpartition(":")
             if answers(host, int(port)):
                 return address
-        ask(folder)
+        with suppress(OSError):
+            (folder / WANTED).touch()
         time.sleep(POLL_S)
     with suppress(OSError):
         raise UserError((folder / FAILED).read_text())

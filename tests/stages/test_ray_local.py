@@ -17,7 +17,7 @@ import pytest
 from processes import command_line
 
 from tasks.errors import UserError
-from tasks.ray_local import HOST, TOKEN, VARIABLE, LocalRay, join
+from tasks.ray_local import FAILED, HOST, TOKEN, VARIABLE, LocalRay, ask, join
 
 WAIT_S = 400
 TRAINING = """
@@ -97,6 +97,14 @@ def test_nothing_is_started_before_it_is_asked_for(local: LocalRay) -> None:
 def test_a_folder_without_an_offer_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"no Ray is offered in .*gone, which {VARIABLE} names"):
         join(tmp_path / "gone")
+
+
+def test_one_that_cannot_start_says_why_and_is_tried_again_for_the_next() -> None:
+    with LocalRay(-1, gpus=False) as local:
+        with pytest.raises(UserError, match=r"Ray did not start in 3 attempts: .*-1"):
+            join(local.folder)
+        ask(local.folder)
+        assert not (local.folder / FAILED).exists()
 
 
 def test_what_listens_during_a_training_is_on_the_loopback_or_asks_for_the_token(
