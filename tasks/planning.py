@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 from condensenet.config import AugmentConfig, ModelConfig
 from condensenet.data import PreparedData, write_prepared
+from condensenet.data.augment import crop_size
 from condensenet.deploy.cost import count_cost
 from condensenet.models import kernels
 from condensenet.models.condensenet import CondenseNet
@@ -78,18 +79,23 @@ class SettingPlan:
     training_macs: int  # of the dense network, as at the start
     exported_macs: int
     epochs: int
+    sized_epochs: float  # epochs, but those of smaller images count by their area
+    evaluation_area: float = 1.0  # of a test image, in parts of the area of the largest training image
     steps: int
     memory_bytes: float
     checkpoint_bytes: float
     rate: Rate | None
 
     def hours(self, images: Images) -> float | None:
-        """Of all workers together training and evaluating, which takes a third of the work of a training step."""
+        """Of all workers together training and evaluating, which takes a third of the work of a training step.
+
+        The rate is that of the largest training images; the work of smaller or larger ones is taken by their area.
+        """
         if self.rate is None:
             return None
-        evaluated = images.validation or images.test
-        per_epoch = images.train + evaluated / 3
-        return self.epochs * per_epoch / (self.rate.images_per_s * self.workers) / 3600
+        evaluated = (images.validation or images.test) * self.evaluation_area
+        worth = self.sized_epochs * images.train + self.epochs * evaluated / 3
+        return worth / (self.rate.images_per_s * self.workers) / 3600
 
 
 def count_images(params: Params, given: tuple[int, int] | None = None) -> Images:
@@ -150,6 +156,8 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
         training_macs=count_cost(CondenseNet(dense(setting.model)), training_size(params)).macs,
         exported_macs=count_cost(model, params.data.image_size).macs,
         epochs=train.epochs,
+        sized_epochs=_sized_epochs(params, train.epochs),
+        evaluation_area=(params.data.image_size / training_size(params)) ** 2,
         steps=train.epochs * (images.train // train.batch_size),
         memory_bytes=4 * (STATE_COPIES + averages) * parameters + per_image * at_once,
         checkpoint_bytes=4 * (CHECKPOINT_COPIES + averages) * CHECKPOINTS * parameters,
@@ -160,6 +168,11 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
 def training_size(params: Params) -> int:
     """The height and width of training images, in the last epochs if it grows."""
     return params.data.augment.crop_size or params.data.image_size
+
+
+def _sized_epochs(params: Params, epochs: int) -> float:
+    sizes = [crop_size(params.data.augment, params.data.image_size, epoch, epochs) for epoch in range(epochs)]
+    return sum((size / training_size(params)) ** 2 for size in sizes)
 
 
 def dense(config: ModelConfig) -> ModelConfig:

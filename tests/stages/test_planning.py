@@ -36,6 +36,7 @@ def plan(rate: Rate | None = None, **changes: object) -> SettingPlan:
         training_macs=1,
         exported_macs=1,
         epochs=10,
+        sized_epochs=10.0,
         steps=100,
         memory_bytes=5e9,
         checkpoint_bytes=24_000,
@@ -64,6 +65,22 @@ def test_hours_by_hand() -> None:
     assert plan(rate).hours(IMAGES) == pytest.approx(10 * (6000 + 300) / 20 / 3600)
     held_out = replace(IMAGES, validation=600)
     assert plan(rate).hours(held_out) == pytest.approx(10 * (6000 + 200) / 20 / 3600)
+
+
+def test_images_that_grow_count_by_their_area(checkout: Path, tmp_path: Path) -> None:
+    """128, 160 and 192 pixels for a third of the epochs each, tests at 224."""
+    from dvc.utils.hydra import compose_and_dump
+
+    file = tmp_path / "params.yaml"
+    changes = ["study=imagenet-modern", "train.epochs=90"]
+    compose_and_dump(file, str(checkout / "conf"), None, "config", str(checkout), changes)
+    loaded = params.load(file)
+    setting = next(iter(loaded.settings.values()))
+    images = Images(train=900_000, validation=0, test=50_000, bytes_each=1.0)
+    made = planning.plan_setting(loaded, setting, images, Rate(images_per_s=1000.0, source="given"))
+    trained = 30 * 900_000 * (128**2 + 160**2 + 192**2) / 192**2
+    tested = 90 * 50_000 * (224 / 192) ** 2 / 3
+    assert made.hours(images) == pytest.approx((trained + tested) / 1000 / loaded.ray.max_workers / 3600)
 
 
 def test_the_images_of_a_known_source_need_no_files(digits: Params) -> None:
