@@ -148,6 +148,7 @@ def test_the_image_is_installed_from_the_constraints_alone(folder: Path) -> None
     installs = re.findall(r"pip install ([^&;\n]*)", text)
     assert len(installs) == 4
     assert all("--constraint constraints.txt" in each for each in installs)
+    assert all("--no-deps" in each for each in installs if "--index-url" in each)  # that index has not all of them
     build, final = text.split("\nFROM ")[1:]
     assert "gcc" in build.split("COPY")[0]
     assert not re.search(r"\bgcc\b|\bmake\b|libc6-dev|pip install", final)
@@ -185,6 +186,13 @@ def test_what_was_tested_is_the_upper_bound(project: dict[str, Any], pins: dict[
         major, minor = Version(pins[name]).release[:2]
         bounds = [each.specifier for each in asked if each.name == name]
         assert any(not bound.contains(f"{major}.{minor + 1}.0") for bound in bounds), name
+
+
+def test_constraints_are_made_of_every_extra_but_that_of_the_site(checkout: Path, project: dict[str, Any]) -> None:
+    (compile_line,) = re.findall(r"uv pip compile .*", (checkout / "Makefile").read_text())
+    compiled = set(dependencies(project, re.findall(r"--extra (\w+)", compile_line)))
+    extras = project["optional-dependencies"].keys() - {"docs"}
+    assert compiled == set(dependencies(project, sorted(extras)))
 
 
 def test_constraints_are_names_and_versions(checkout: Path) -> None:
@@ -274,3 +282,16 @@ def test_the_slurm_script_guards_ray(folder: Path) -> None:
     assert "umask 077" in text
     assert text.index("RAY_AUTH_MODE=token") < text.index("ray start")
     assert "python -m flows.reproduce" in text
+
+
+def test_the_slurm_script_asks_for_what_its_example_needs(checkout: Path, folder: Path) -> None:
+    text = (folder / "slurm" / "train.sbatch").read_text()
+    example = re.search(r"--nodes=(\d+) --gpus-per-node=(\d+) .*--study (\w+)", text)
+    cpus = re.search(r"^#SBATCH --cpus-per-task=(\d+)$", text, re.MULTILINE)
+    assert example
+    assert cpus
+    ray = yaml.safe_load((checkout / "conf" / "study" / f"{example[3]}.yaml").read_text())["ray"]
+    nodes = int(example[1])
+    assert nodes * int(example[2]) == ray["num_workers"]
+    assert nodes * int(cpus[1]) == ray["num_workers"] * ray["threads_per_worker"]
+    assert f"sbatch {example[0]}" in (checkout / "docs" / "OPERATORS.md").read_text()
