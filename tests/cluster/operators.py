@@ -52,7 +52,7 @@ STORE = {
 }
 LEFT_OUT = {
     r"^cp cluster/\.env|^docker": "needs a container engine",
-    r"kubectl|^cp cluster/kubernetes": "needs a Kubernetes cluster",
+    r"kubectl|^(cp|sed) .*cluster/kubernetes": "needs a Kubernetes cluster",
     r"^sbatch": "needs Slurm",
     r"study=cifar10": "downloads CIFAR-10",
 }

@@ -22,6 +22,7 @@ from packaging.version import Version
 from cluster.dependencies import dependencies
 
 FOLDER = "cluster"
+IMAGE = "condensenet:latest"  # with its tag, so that one command can replace it by that of a registry
 
 
 @pytest.fixture(scope="module")
@@ -213,9 +214,30 @@ def test_pods_run_our_image_with_few_rights(manifests: list[dict[str, Any]], job
     for pod in all_pods:
         assert pod["securityContext"]["runAsNonRoot"] is True
         (container,) = pod["containers"]
-        assert container["image"] in ("condensenet", "{{ image }}")
+        assert container["image"] in (IMAGE, "{{ image }}")
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["resources"]["limits"]["memory"]
+
+
+def test_the_image_can_be_renamed_by_the_command_of_the_page(checkout: Path, folder: Path, tmp_path: Path) -> None:
+    (command,) = re.findall(
+        r"^sed .*cluster/kubernetes.*$", (checkout / "docs" / "OPERATORS.md").read_text(), re.MULTILINE
+    )
+    shutil.copytree(folder, tmp_path / FOLDER)
+    before = "".join(path.read_text() for path in sorted((tmp_path / FOLDER / "kubernetes").iterdir()))
+    subprocess.run(["bash", "-c", command.replace("<registry>", "r.example")], cwd=tmp_path, check=True)
+    after = "".join(path.read_text() for path in sorted((tmp_path / FOLDER / "kubernetes").iterdir()))
+    assert before.count(IMAGE) == 8
+    assert after == before.replace(IMAGE, "r.example/condensenet")
+
+
+def test_the_ray_job_asks_for_a_gpu_if_its_study_does(checkout: Path, manifests: list[dict[str, Any]]) -> None:
+    (job,) = (each["spec"] for each in manifests if each["kind"] == "RayJob")
+    study = re.findall(r"--study ([\w-]+)", job["entrypoint"])[0]
+    uses_gpu = yaml.safe_load((checkout / "conf" / "study" / f"{study}.yaml").read_text()).get("ray", {}).get("use_gpu")
+    for group in job["rayClusterSpec"]["workerGroupSpecs"]:
+        (container,) = group["template"]["spec"]["containers"]
+        assert ("nvidia.com/gpu" in container["resources"]["limits"]) == bool(uses_gpu)
 
 
 def test_secrets_volumes_and_services_that_are_named_exist(
