@@ -2,7 +2,8 @@
 
     python -m cluster.mlflow_server --host 127.0.0.1 --port 5000
 
-All else comes from the environment: ``REQUIRED`` says what. Arguments are passed on to ``mlflow server``.
+All else comes from the environment: ``REQUIRED`` says what. The file is in a new temporary folder, or where
+``CLUSTER_MLFLOW_AUTH_FILE`` says. Arguments are passed on to ``mlflow server``.
 """
 
 from __future__ import annotations
@@ -25,21 +26,25 @@ REQUIRED = {
     "MLFLOW_FLASK_SERVER_SECRET_KEY": "a secret, the same in every process of the server",
 }
 FIXED = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+FILE = "CLUSTER_MLFLOW_AUTH_FILE"  # names the file that we write, and replace at every start
+THEIRS = "MLFLOW_AUTH_CONFIG_PATH"  # names the file that MLflow reads
 COMMAND = ("server", "--app-name", "basic-auth", "--workers", "1")
 MIN_PASSWORD = 12
 
 
 def main() -> None:
     check(os.environ)
-    given = os.environ.get("MLFLOW_AUTH_CONFIG_PATH")
+    given = os.environ.get(FILE)
     path = Path(given) if given else Path(tempfile.mkdtemp(prefix="cn-mlflow-")) / "auth.ini"
     write_private(path, auth_config(os.environ["MLFLOW_AUTH_DATABASE_URI"]))
-    environment = {**os.environ, **FIXED, "MLFLOW_AUTH_CONFIG_PATH": str(path)}
+    environment = {**os.environ, **FIXED, THEIRS: str(path)}
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", *COMMAND, *sys.argv[1:]], environment)
 
 
 def check(environment: Mapping[str, str]) -> None:
     """Raises ``UserError`` for the first variable that is missing or not allowed."""
+    if environment.get(THEIRS):
+        raise UserError(f"{THEIRS} is not allowed: it is written here; with your own, start mlflow server itself")
     for name, meaning in REQUIRED.items():
         if not environment.get(name):
             raise UserError(f"{name} is missing: {meaning}")

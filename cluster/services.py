@@ -182,7 +182,7 @@ def _mlflow(cluster: Cluster) -> Service:
             "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}",
             "MLFLOW_AUTH_ADMIN_USERNAME": "admin",
             "MLFLOW_AUTH_ADMIN_PASSWORD": cluster.passwords.mlflow,
-            "MLFLOW_AUTH_CONFIG_PATH": str(cluster.folder / "mlflow-auth.ini"),
+            "CLUSTER_MLFLOW_AUTH_FILE": str(cluster.folder / "mlflow-auth.ini"),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": cluster.passwords.mlflow_session,
             **cluster.store_variables,
         },

@@ -123,7 +123,8 @@ Workers = Annotated[int | tuple[int, int], PlainValidator(_workers)]
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class RayParams:
-    """Training runs in ``num_workers`` processes, each with one GPU or ``threads_per_worker`` CPU threads.
+    """Training runs in ``num_workers`` processes, each with ``threads_per_worker`` CPU threads and, with
+    ``use_gpu``, one GPU.
 
     Two numbers are the least and the most: Ray takes as many as the cluster has room for, and starts over from the last
     checkpoint with more or fewer when nodes come or go. Another number of workers gives other bits.

@@ -52,7 +52,7 @@ STORE = {
 }
 LEFT_OUT = {
     r"^cp cluster/\.env|^docker": "needs a container engine",
-    r"kubectl|^cp cluster/kubernetes": "needs a Kubernetes cluster",
+    r"kubectl|^(cp|sed) .*cluster/kubernetes": "needs a Kubernetes cluster",
     r"^sbatch": "needs Slurm",
     r"study=cifar10": "downloads CIFAR-10",
 }
@@ -111,6 +111,8 @@ class Places:
             "<database password>": self.password,
             "<database host>": self.database,
             "<password>": "a-long-password",
+            "<mlflow user>": "someone",
+            "<mlflow password>": "a-long-password",
             "<store>": STORE["AWS_ENDPOINT_URL"],
             "<key>": STORE["AWS_ACCESS_KEY_ID"],
             "<secret>": STORE["AWS_SECRET_ACCESS_KEY"],
@@ -333,7 +335,6 @@ def _start_database(root: Path) -> Places:
     server.start(folder / "log")
     while not server.ready():
         time.sleep(0.1)
-    server.after()
     return Places(root, f"127.0.0.1:{ports.postgres}", cluster.passwords.postgres, _finished_run)
 
 

@@ -22,6 +22,7 @@ from packaging.version import Version
 from cluster.dependencies import dependencies
 
 FOLDER = "cluster"
+IMAGE = "condensenet:latest"  # with its tag, so that one command can replace it by that of a registry
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,7 @@ def test_the_image_is_installed_from_the_constraints_alone(folder: Path) -> None
     installs = re.findall(r"pip install ([^&;\n]*)", text)
     assert len(installs) == 4
     assert all("--constraint constraints.txt" in each for each in installs)
+    assert all("--no-deps" in each for each in installs if "--index-url" in each)  # that index has not all of them
     build, final = text.split("\nFROM ")[1:]
     assert "gcc" in build.split("COPY")[0]
     assert not re.search(r"\bgcc\b|\bmake\b|libc6-dev|pip install", final)
@@ -187,6 +189,13 @@ def test_what_was_tested_is_the_upper_bound(project: dict[str, Any], pins: dict[
         assert any(not bound.contains(f"{major}.{minor + 1}.0") for bound in bounds), name
 
 
+def test_constraints_are_made_of_every_extra_but_that_of_the_site(checkout: Path, project: dict[str, Any]) -> None:
+    (compile_line,) = re.findall(r"uv pip compile .*", (checkout / "Makefile").read_text())
+    compiled = set(dependencies(project, re.findall(r"--extra (\w+)", compile_line)))
+    extras = project["optional-dependencies"].keys() - {"docs"}
+    assert compiled == set(dependencies(project, sorted(extras)))
+
+
 def test_constraints_are_names_and_versions(checkout: Path) -> None:
     lines = (checkout / "constraints.txt").read_text().splitlines()
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines)
@@ -205,9 +214,30 @@ def test_pods_run_our_image_with_few_rights(manifests: list[dict[str, Any]], job
     for pod in all_pods:
         assert pod["securityContext"]["runAsNonRoot"] is True
         (container,) = pod["containers"]
-        assert container["image"] in ("condensenet", "{{ image }}")
+        assert container["image"] in (IMAGE, "{{ image }}")
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["resources"]["limits"]["memory"]
+
+
+def test_the_image_can_be_renamed_by_the_command_of_the_page(checkout: Path, folder: Path, tmp_path: Path) -> None:
+    (command,) = re.findall(
+        r"^sed .*cluster/kubernetes.*$", (checkout / "docs" / "OPERATORS.md").read_text(), re.MULTILINE
+    )
+    shutil.copytree(folder, tmp_path / FOLDER)
+    before = "".join(path.read_text() for path in sorted((tmp_path / FOLDER / "kubernetes").iterdir()))
+    subprocess.run(["bash", "-c", command.replace("<registry>", "r.example")], cwd=tmp_path, check=True)
+    after = "".join(path.read_text() for path in sorted((tmp_path / FOLDER / "kubernetes").iterdir()))
+    assert before.count(IMAGE) == 8
+    assert after == before.replace(IMAGE, "r.example/condensenet")
+
+
+def test_the_ray_job_asks_for_a_gpu_if_its_study_does(checkout: Path, manifests: list[dict[str, Any]]) -> None:
+    (job,) = (each["spec"] for each in manifests if each["kind"] == "RayJob")
+    study = re.findall(r"--study ([\w-]+)", job["entrypoint"])[0]
+    uses_gpu = yaml.safe_load((checkout / "conf" / "study" / f"{study}.yaml").read_text()).get("ray", {}).get("use_gpu")
+    for group in job["rayClusterSpec"]["workerGroupSpecs"]:
+        (container,) = group["template"]["spec"]["containers"]
+        assert ("nvidia.com/gpu" in container["resources"]["limits"]) == bool(uses_gpu)
 
 
 def test_secrets_volumes_and_services_that_are_named_exist(
@@ -274,3 +304,16 @@ def test_the_slurm_script_guards_ray(folder: Path) -> None:
     assert "umask 077" in text
     assert text.index("RAY_AUTH_MODE=token") < text.index("ray start")
     assert "python -m flows.reproduce" in text
+
+
+def test_the_slurm_script_asks_for_what_its_example_needs(checkout: Path, folder: Path) -> None:
+    text = (folder / "slurm" / "train.sbatch").read_text()
+    example = re.search(r"--nodes=(\d+) --gpus-per-node=(\d+) .*--study (\w+)", text)
+    cpus = re.search(r"^#SBATCH --cpus-per-task=(\d+)$", text, re.MULTILINE)
+    assert example
+    assert cpus
+    ray = yaml.safe_load((checkout / "conf" / "study" / f"{example[3]}.yaml").read_text())["ray"]
+    nodes = int(example[1])
+    assert nodes * int(example[2]) == ray["num_workers"]
+    assert nodes * int(cpus[1]) == ray["num_workers"] * ray["threads_per_worker"]
+    assert f"sbatch {example[0]}" in (checkout / "docs" / "OPERATORS.md").read_text()

@@ -237,6 +237,7 @@ MLFLOW = {
         ("MLFLOW_FLASK_SERVER_SECRET_KEY", "", "MLFLOW_FLASK_SERVER_SECRET_KEY is missing"),
         ("MLFLOW_AUTH_DATABASE_URI", "postgresql://u:p@h/d", r"MLFLOW_AUTH_DATABASE_URI names no driver: .*\+psycopg"),
         ("MLFLOW_AUTH_ADMIN_PASSWORD", "12345678901", "too short: it needs 12"),
+        ("MLFLOW_AUTH_CONFIG_PATH", "mine.ini", "MLFLOW_AUTH_CONFIG_PATH is not allowed"),
     ],
 )
 def test_mlflow_is_not_started_with_what_cannot_work(name: str, value: str, message: str) -> None:

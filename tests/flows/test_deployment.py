@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def logged(workspace: Workspace, run: object) -> set[str]:
     [
         ("prefect.yaml", ["flows/pipeline.py:reproduce", "flows/sweep.py:sweep"]),
         ("prefect-clone.yaml", ["flows/pipeline.py:reproduce", "flows/sweep.py:sweep"]),
+        ("prefect-kubernetes.yaml", ["flows/pipeline.py:reproduce", "flows/sweep.py:sweep"]),
         ("prefect-device.yaml", ["flows.benchmark_device.benchmark_device"]),
     ],
 )
@@ -62,6 +64,20 @@ def test_the_deployment_names_no_machine(checkout: Path, file: str, entrypoints:
     assert [deployment["entrypoint"] for deployment in deployments] == entrypoints
     assert ("{{ checkout.stdout }}" in text) == (file == "prefect.yaml")
     assert str(checkout) not in text
+
+
+def test_the_deployments_on_kubernetes_are_those_of_a_checkout_elsewhere(checkout: Path) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    local, kubernetes = (
+        yaml.load((checkout / name).read_text())["deployments"] for name in ("prefect.yaml", "prefect-kubernetes.yaml")
+    )
+    elsewhere = {"name": "kubernetes", "work_pool": {"name": "condensenet-kubernetes"}}
+    assert kubernetes == [{**deployment, **elsewhere} for deployment in local]
+    template = json.loads((checkout / "cluster" / "kubernetes" / "prefect-job-template.json").read_text())
+    pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    (mounted,) = (each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "workspace")
+    (step,) = yaml.load((checkout / "prefect-kubernetes.yaml").read_text())["pull"]
+    assert step["prefect.deployments.steps.set_working_directory"]["directory"] == mounted["mountPath"]
 
 
 @pytest.fixture
