@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from condensenet.file_locks import Open, lock, try_lock, unlock
+from condensenet.file_locks import Open, is_at, lock, try_lock, unlock
 from tasks import paths
 from tasks.console import say
 
@@ -58,15 +58,24 @@ def _machine(*, shared: bool, waiting: str) -> Iterator[None]:
 def owned(folder: Path) -> Iterator[None]:
     """Make ``folder`` and hold it alone; waits for another process that does. The owner may remove it."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = _made(folder)
         try:
             _lock_and_tell(descriptor, shared=False, waiting=f"waiting for another process that works in {folder}")
-            if folder.exists() and os.path.samestat(os.stat(folder), os.fstat(descriptor)):
+            if is_at(folder, descriptor):
                 yield
                 return
         finally:
             os.close(descriptor)
+
+
+def _made(folder: Path) -> int:
+    """A descriptor of ``folder``, which its owner may remove at any moment."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with suppress(FileExistsError):  # not exist_ok: it looks again, and may find nothing
+            folder.mkdir()
+        with suppress(FileNotFoundError):
+            return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def lock_file(name: str) -> Path:
