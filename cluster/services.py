@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -19,6 +18,7 @@ from typing import Any
 from cluster.mlflow_server import write_private
 from cluster.settings import BUCKET, HOST, POOL, RAY_HOST, USER, Cluster
 from tasks.errors import UserError, first_line
+from tasks.server_addresses import listens
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -74,12 +74,6 @@ def services(cluster: Cluster) -> tuple[Service, ...]:
 def answers(url: str) -> bool:
     """Whether a server is there and well."""
     with suppress(OSError), urllib.request.urlopen(url, timeout=5):
-        return True
-    return False
-
-
-def listens(host: str, port: int) -> bool:
-    with suppress(OSError), socket.create_connection((host, port), 1.0):
         return True
     return False
 

@@ -7,6 +7,8 @@ not just close the file.
 from __future__ import annotations
 
 import fcntl
+import os
+from pathlib import Path
 from typing import Protocol
 
 
@@ -30,6 +32,14 @@ def lock(file: int | Open, *, shared: bool = False) -> None:
 
 def unlock(file: int | Open) -> None:
     fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def is_at(path: Path, descriptor: int) -> bool:
+    """Whether the open file or folder still is the one at ``path``. Who had its lock may have moved or removed it."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _mode(shared: bool) -> int:

@@ -9,19 +9,22 @@ Its turn comes at the latest when all other stages are done.
 
 Other locks: ``state/locks/params.lock`` and ``state/locks/<stage>.lock`` (flows), ``state/ray-start.lock`` and the
 folders of local Ray clusters (``ray_local``), a training's folder and the ``lock`` in it (``train``,
-``train_worker``; in an object store leases, ``tasks/lease.py``), ``<fingerprint>.lock`` in a node's cache of images
-(``node_data``), ``state/tracking/.lock`` and the folder of a database in the making (``tracking``), ``server.lock``
-in Prefect's home (``flows/server.py``).
+``train_worker``; in an object store leases, ``tasks/lease.py``), in a node's cache of images (``node_data``)
+``<fingerprint>.lock`` of all who use them, ``<fingerprint>.download`` of the one of these who downloads them and
+``making-room``, the folder of prepared images in the making (``condensenet.data.writing``) and ``large-image.lock`` in
+it (``sources/examine.py``), ``state/tracking/.lock`` and the folder of a database in the making (``tracking``),
+``server.lock`` in Prefect's home (``flows/server.py``), ``up.lock`` and ``supervisor.lock`` in the folder of a local
+cluster (``cluster/local.py``, ``cluster/supervisor.py``).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from condensenet.file_locks import Open, lock, try_lock, unlock
+from condensenet.file_locks import Open, is_at, lock, try_lock, unlock
 from tasks import paths
 from tasks.console import say
 
@@ -58,15 +61,24 @@ def _machine(*, shared: bool, waiting: str) -> Iterator[None]:
 def owned(folder: Path) -> Iterator[None]:
     """Make ``folder`` and hold it alone; waits for another process that does. The owner may remove it."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = _made(folder)
         try:
             _lock_and_tell(descriptor, shared=False, waiting=f"waiting for another process that works in {folder}")
-            if folder.exists() and os.path.samestat(os.stat(folder), os.fstat(descriptor)):
+            if is_at(folder, descriptor):
                 yield
                 return
         finally:
             os.close(descriptor)
+
+
+def _made(folder: Path) -> int:
+    """A descriptor of ``folder``, which its owner may remove at any moment."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with suppress(FileExistsError):  # not exist_ok: it looks again, and may find nothing
+            folder.mkdir()
+        with suppress(FileNotFoundError):
+            return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def lock_file(name: str) -> Path:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from condensenet.data.manifest import MANIFEST, Manifest
+from condensenet.data.shards import sync_and_close, write
 from condensenet.file_locks import lock, try_lock
 from condensenet.files import write_atomically
 from tasks.console import say
@@ -120,12 +121,12 @@ def _ensure_downloaded(store: ObjectStore, folder: Path) -> None:
 
 
 def _download(store: ObjectStore, folder: Path) -> None:
-    """Fill ``folder``, which appears when it is complete."""
+    """Fill ``folder``, which appears when it is complete and on disk: nobody looks into it again."""
     partial = folder.with_suffix(PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process
     partial.mkdir()
     try:
-        (partial / MANIFEST).write_bytes(store.read(MANIFEST))
+        write(partial / MANIFEST, store.read(MANIFEST))
         manifest = Manifest.load(partial / MANIFEST)
         with (folder.parent / ROOM).open("a") as room:
             lock(room)
@@ -133,7 +134,7 @@ def _download(store: ObjectStore, folder: Path) -> None:
             files = dict(manifest.files)
             if used_gb > _limit_gb():
                 _check_not_raw(manifest, used_gb)
-                (partial / REMOTE).write_text(store.path)
+                write(partial / REMOTE, store.path.encode())
                 files = {name: entry for name, entry in files.items() if name not in manifest.all_images_files}
         for name, entry in files.items():
             if _download_file(store, name, partial / name) != entry.sha256:
@@ -156,6 +157,7 @@ def _download_file(store: ObjectStore, name: str, path: Path) -> str:
         for chunk in store.chunks(name):
             digest.update(chunk)
             file.write(chunk)
+        sync_and_close(file)
     return digest.hexdigest()
 
 
@@ -191,10 +193,16 @@ def _folder_gb(folder: Path) -> float:
 
 
 def _remove_unused(path: Path) -> bool:
-    """Remove the folders whose lock file is ``path``, unless a training uses them."""
-    with path.open("a") as file:
-        free = try_lock(file)
-        if free:
-            for folder in _folders(path):
-                shutil.rmtree(folder, ignore_errors=True)
-        return free
+    """Remove the folders whose lock file is ``path``, unless a training uses them; returns whether they are gone.
+
+    The name goes first: what a killed process has half removed must not be taken for complete.
+    """
+    folder, partial = _folders(path)
+    with path.open("a") as file, suppress(OSError):
+        if try_lock(file):
+            shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+            if folder.exists():
+                folder.rename(partial)
+                shutil.rmtree(partial)
+            return not partial.exists()
+    return False

@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from condensenet.data import manifest
+
 PARAMS = Path("params.yaml")
+DVC_LOCK = Path("dvc.lock")
 STUDIES = Path("conf/study")
 PUBLISHED = Path("conf/published.yaml")
 TABLES = Path("out/tables")  # tables: the same for all studies, so no study can have this name
@@ -73,7 +76,7 @@ LOWERED, PLAIN, NATIVE, INT8 = "lowered", "plain", "native", "int8"
 ALL_FORMS = (LOWERED, PLAIN, NATIVE, INT8)
 
 # File names within the folders above.
-MANIFEST = "manifest.json"  # prepare
+MANIFEST = manifest.MANIFEST  # prepare
 MODEL = "model.pt"  # train (training form), convert (grouped form)
 RUN = "run.json"  # train: the identity of the execution; all later stages depend on it
 HISTORY = "history.csv"  # train: a row per epoch

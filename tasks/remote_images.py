@@ -8,6 +8,7 @@ or another process has left incomplete is read again.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import zlib
 from pathlib import Path
@@ -18,7 +19,7 @@ from condensenet.data.manifest import Manifest
 from tasks.object_store import ObjectStore
 
 PART, CHECKSUMS = ".part", ".checksums"  # suffixes
-ABSENT = 0
+CHECKSUM_BYTES = 4  # of an image that is not there: all 0, or beyond the end
 LOOK_BYTES = 2**26  # written by this process between looks at what all have written
 BLOCK = 512  # bytes, of st_blocks
 
@@ -32,15 +33,15 @@ class RemoteImages:
     def __init__(self, folder: Path, store: ObjectStore, manifest: Manifest, limit: float) -> None:
         self.folder, self.store, self.limit = folder, store, limit
         _check_sizes(store, manifest)
-        self._checksums = {name: _checksums(folder, name, count) for name, count in manifest.splits.items() if count}
         self._lock = threading.Lock()
         self._used, self._unseen = float(disk_bytes(folder)), 0.0
 
     def read(self, split: str, index: int, file: str, start: int, size: int) -> np.ndarray:
         """Image ``index`` of ``split``, the ``size`` bytes from ``start`` on of ``file``: uint8 (size,)."""
-        checksums_N = self._checksums[split]
-        part = self.folder / f"{file}{PART}"
-        if (expected := int(checksums_N[index])) != ABSENT:
+        part, checksums = self.folder / f"{file}{PART}", self.folder / f"{split}{CHECKSUMS}"
+        place = CHECKSUM_BYTES * index
+        expected = _read(checksums, place, CHECKSUM_BYTES)
+        if any(expected):
             content = _read(part, start, size)
             if checksum(content) == expected:
                 return np.frombuffer(content, dtype=np.uint8)
@@ -48,7 +49,7 @@ class RemoteImages:
         if self._has_room(size):
             try:
                 _write(part, start, content)
-                checksums_N[index] = checksum(content)
+                _write(checksums, place, checksum(content))
             except OSError:  # as on a full disk: then it is the rest that is not kept
                 self.limit = 0
         return np.frombuffer(content, dtype=np.uint8)
@@ -72,7 +73,8 @@ def _read(path: Path, start: int, size: int) -> bytearray:
         return bytearray()
 
 
-def _write(path: Path, start: int, content: bytearray) -> None:
+def _write(path: Path, start: int, content: bytes | bytearray) -> None:
+    """Not through mapped memory: there a full disk ends the process by SIGBUS, here it is an ``OSError``."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
         os.pwrite(descriptor, content, start)
@@ -80,9 +82,9 @@ def _write(path: Path, start: int, content: bytearray) -> None:
         os.close(descriptor)
 
 
-def checksum(content: bytes | bytearray) -> int:
-    """Never ``ABSENT``."""
-    return zlib.crc32(content) or 1
+def checksum(content: bytes | bytearray) -> bytes:
+    """Never all 0."""
+    return (zlib.crc32(content) or 1).to_bytes(CHECKSUM_BYTES, sys.byteorder)
 
 
 def disk_bytes(folder: Path) -> int:
@@ -97,11 +99,3 @@ def _check_sizes(store: ObjectStore, manifest: Manifest) -> None:
             raise ValueError(
                 f"{store}/{name} has {sizes.get(name, 'no')} bytes, not {expected}: delete {store} to upload it again"
             )
-
-
-def _checksums(folder: Path, split: str, count: int) -> np.ndarray:
-    """uint32 (N,), shared by all processes of the node."""
-    path = folder / f"{split}{CHECKSUMS}"
-    with path.open("ab") as file:
-        file.truncate(4 * count)
-    return np.memmap(path, dtype=np.uint32, mode="r+", shape=(count,))

@@ -30,6 +30,7 @@ def answers(address: str) -> bool:
 
 
 def listens(host: str, port: int, wait_s: float = PROBE_S) -> bool:
+    """Whether something accepts connections there."""
     try:
         socket.create_connection((host, port), wait_s).close()
     except OSError:

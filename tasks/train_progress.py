@@ -52,6 +52,8 @@ class ProgressRecorder:
 
     def _follow(self) -> None:
         try:
+            tracking.name_execution(self.folder, self._params, self.setting)
+            self.storage.copy_from(self.folder, paths.RUN)  # before MLflow has a run: a stage elsewhere goes on with it
             self.run = tracking.start_execution(self.folder, self._params, self.setting)
             self.storage.copy_from(self.folder, paths.RUN)
             rows = self._new_rows()

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ import numpy as np
 from condensenet.data.manifest import MANIFEST, SPLITS, Encoding, FileEntry, Manifest, fingerprint, images_files
 from condensenet.data.prepared import PreparedData
 from condensenet.data.shards import Shard, ShardWriter, save_array, write
-from condensenet.file_locks import lock, try_lock
+from condensenet.file_locks import is_at, try_lock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +122,7 @@ class PreparedWriter:
     def __enter__(self) -> Self:
         self.root.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(self.root)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{self.root.name}.partial-", dir=self.root.parent))
-        self._lock = os.open(self._folder, os.O_RDONLY)
-        lock(self._lock)  # shows other writers that this folder is in use
+        self._folder, self._lock = _new_folder(self.root)
         self.splits = {split: ShardWriter(self._folder / images_files(split, 1)[0]) for split in SPLITS}
         return self
 
@@ -214,11 +212,14 @@ def resumable_folder(root: Path, key: str) -> Iterator[Path]:
     root.parent.mkdir(parents=True, exist_ok=True)
     folder = root.parent / f".{root.name}.partial-{key}"
     _remove_abandoned(root, keep=folder)
-    folder.mkdir(exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if not try_lock(descriptor):
+    descriptor = None
+    while descriptor is None:  # another writer may take it for abandoned, and remove it
+        with suppress(FileExistsError):
+            folder.mkdir()
+        descriptor = _locked(folder)
+        if descriptor is None and folder.exists():
             raise ValueError(f"{folder} is in use: the same data is being prepared by another process")
+    try:
         yield folder
     finally:
         os.close(descriptor)
@@ -229,7 +230,7 @@ def _put_in_place(folder: Path, root: Path) -> None:
         old = folder.with_name(folder.name + ".old")
         root.rename(old)
         folder.rename(root)
-        shutil.rmtree(old)
+        _remove(old)
     else:
         folder.rename(root)
 
@@ -237,9 +238,36 @@ def _put_in_place(folder: Path, root: Path) -> None:
 def _remove_abandoned(root: Path, keep: Path | None = None) -> None:
     """Remove the temporary folders of killed writers beside ``root``; those of living writers are locked."""
     for folder in set(root.parent.glob(f".{root.name}.partial-*")) - {keep}:
+        if (descriptor := _locked(folder)) is not None:
+            try:
+                _remove(folder)
+            finally:
+                os.close(descriptor)
+
+
+def _new_folder(root: Path) -> tuple[Path, int]:
+    """A temporary folder beside ``root`` and the descriptor that keeps it locked.
+
+    Until it is locked, another writer takes it for abandoned: then this one makes another.
+    """
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
+        if (descriptor := _locked(folder)) is not None:
+            return folder, descriptor
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that keeps ``folder`` locked; None if another process does, or has just moved or removed it."""
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            if try_lock(descriptor):
-                shutil.rmtree(folder)
-        finally:
-            os.close(descriptor)
+    except FileNotFoundError:
+        return None
+    if try_lock(descriptor) and is_at(folder, descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _remove(folder: Path) -> None:
+    with suppress(FileNotFoundError):  # another writer removes it too
+        shutil.rmtree(folder)

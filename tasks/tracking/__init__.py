@@ -36,6 +36,7 @@ __all__ = [
     "final_metrics",
     "learn_run_id",
     "metrics_of",
+    "name_execution",
     "record",
     "record_failure",
     "record_study",
@@ -51,16 +52,22 @@ SWEEP = "CONDENSENET_SWEEP"  # in the environment of a sweep's stages: the execu
 START_WAIT_S = 60.0  # a starting execution waits this long for another process that uploads, to learn its run's id
 
 
-def start_execution(training: Path, params: Params, setting: Setting) -> dict[str, Any]:
-    """Begin the execution of ``setting`` in the folder ``training``, or go on with it: returns its ``run.json``.
-
-    The file is written first: whatever is killed later, the execution keeps its name and has one MLflow run, which
-    gets the parameters, the commit, the dataset and from now on every epoch in the folder's ``history.csv``.
-    """
+def name_execution(training: Path, params: Params, setting: Setting) -> dict[str, Any]:
+    """The ``run.json`` in the folder ``training``, which is written if there is none. Does not wait for MLflow."""
     run = outputs.read_json_or_empty(training / paths.RUN)
     if not run:
         run = _new_run(params, setting)
         _write_run(training, run)
+    return run
+
+
+def start_execution(training: Path, params: Params, setting: Setting) -> dict[str, Any]:
+    """Begin the execution of ``setting`` in the folder ``training``, or go on with it: returns its ``run.json``.
+
+    The execution is named first: whatever is killed later, it keeps its name and has one MLflow run, which gets the
+    parameters, the commit, the dataset and from now on every epoch in the folder's ``history.csv``.
+    """
+    run = name_execution(training, params, setting)
     tags = desired.run_tags(params, setting, run["git_commit"])
     _put(run, LIVE, status="RUNNING", tags=tags, training=str(training.resolve()))
     deadline = time.monotonic() + START_WAIT_S

@@ -23,7 +23,6 @@ from tasks.outputs import read_csv, read_json_or_empty
 if TYPE_CHECKING:  # importing them imports torch, which uploading does not need
     from tasks.params import Params, Setting
 
-DVC_LOCK = Path("dvc.lock")
 ALL_SETTINGS = "all settings"  # the name of a study's run; a setting's has no space
 BY_SHORT_NAME = ("model.groups_1x1", "model.condensation_factor")
 Point = tuple[str, float, int, int]  # metric name, value, step, time in ms
@@ -117,7 +116,7 @@ def dataset(params: Params) -> dict[str, str] | None:
         return None
 
 
-def dvc_hashes(setting: str, lock: Path = DVC_LOCK) -> dict[str, str]:
+def dvc_hashes(setting: str, lock: Path = paths.DVC_LOCK) -> dict[str, str]:
     """``<stage>.<output>`` -> md5 of every output of a setting's stages, as ``dvc.lock`` has them now.
 
     A stage that is not locked yet is left out; so is everything while the file is missing or half-written.

@@ -135,8 +135,9 @@ def noted_run_id(execution_id: str) -> str | None:
 def tidy() -> None:
     """Remove what killed processes left behind."""
     for folder in root().glob(f"{DRAFT}*"):
-        if time.time() - folder.stat().st_mtime > OLD_S:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # complete or removed just now
+            if time.time() - folder.stat().st_mtime > OLD_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -27,9 +27,10 @@ from pathlib import Path
 import psutil
 from ruamel.yaml import YAML
 
-from cluster.services import answers, listens, postgres_server
+from cluster.services import answers, postgres_server
 from cluster.settings import Cluster, Passwords, Ports
 from tasks.ray_head import kill_all
+from tasks.server_addresses import listens
 from tests.workspaces import copy_checkout, free_ports
 
 CHECKOUT = Path(__file__).resolve().parents[2]

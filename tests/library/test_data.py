@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 
 from condensenet.config import ModelConfig
 from condensenet.data import PreparedData, PreparedWriter, shards, write_prepared
-from condensenet.data.writing import mean_and_std
+from condensenet.data.writing import mean_and_std, resumable_folder
 
 CLASSES = list("abcde")
 
@@ -203,6 +206,19 @@ def test_two_writers_at_once_do_not_disturb_each_other(root: Path) -> None:
     PreparedData(root).verify()
     assert PreparedData(root).manifest.splits["train"] == 2
     assert leftovers(root) == []
+
+
+def test_writers_that_come_and_go_at_once_take_nothing_for_abandoned(root: Path) -> None:
+    def write(count: int) -> None:
+        for number in range(count):
+            with PreparedWriter(root, name="x", classes=CLASSES, encoding="raw", image_size=6, channels=3) as writer:
+                writer.splits["train"].add(bytes(108), number)
+            with suppress(ValueError), resumable_folder(root, str(threading.get_ident())) as folder:
+                assert folder.is_dir()
+
+    with ThreadPoolExecutor(4) as writers:
+        list(writers.map(write, [200] * 4))
+    PreparedData(root).verify()
 
 
 def test_a_model_that_does_not_fit_the_data_is_refused(root: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from tasks import locks
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HOLD = "import sys; from tasks import locks\nwith getattr(locks, sys.argv[1])(): print('held', flush=True); input()"
@@ -87,3 +91,19 @@ def test_a_killed_benchmark_frees_the_machine(stages: list[Stage], tmp_path: Pat
     assert benchmark.says("held")
     benchmark.process.kill()
     assert start(stages, "shared_machine", tmp_path).says("held")
+
+
+def test_a_folder_whose_owner_removes_it_has_one_owner_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    inside: list[str] = []
+
+    def own(name: str) -> None:
+        for number in range(300):
+            with locks.owned(folder):
+                inside.append(name)
+                assert inside == [name]
+                inside.remove(name)
+                shutil.rmtree(folder.rename(tmp_path / f"{name}-{number}"))
+
+    with ThreadPoolExecutor(3) as owners:
+        list(owners.map(own, "abc"))

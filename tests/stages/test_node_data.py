@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +24,23 @@ from condensenet.file_locks import lock
 from tasks import node_data
 from tasks.node_data import on_this_node, upload
 from tasks.object_store import ObjectStore
+
+KILLED_AFTER_ONE_FILE = """
+import os, signal, sys
+from pathlib import Path
+from tasks import node_data
+from tasks.object_store import ObjectStore
+
+unlink = os.unlink
+
+def deadly(*arguments, **options):
+    unlink(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.unlink = deadly
+with node_data.on_this_node(Path("elsewhere"), ObjectStore(sys.argv[1])):
+    pass
+"""
 
 
 @pytest.fixture
@@ -148,6 +168,27 @@ def test_what_a_killed_download_left_is_no_data(store, data, cache, tmp_path):
     with on_this_node(tmp_path / "elsewhere", uploaded) as folder:
         PreparedData(folder).verify()
     assert not partial.exists()
+
+
+def test_what_a_process_killed_while_it_made_room_left_is_no_data(
+    store, data, cache, tmp_path, monkeypatch, checkout
+) -> None:
+    uploaded, other = upload(data.root, data.manifest, store), other_data(tmp_path / "other", 1)
+    elsewhere = tmp_path / "elsewhere"
+    with on_this_node(elsewhere, uploaded):
+        pass
+    with monkeypatch.context() as little:
+        little.setenv("CONDENSENET_CACHE_GB", str(1.5 * node_data.size_gb(data.manifest)))
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED_AFTER_ONE_FILE, upload(other.root, other.manifest, store).path],
+            env={**os.environ, "PYTHONPATH": str(checkout)},
+            cwd=tmp_path,
+            timeout=60,
+        )
+    assert killed.returncode == -signal.SIGKILL
+    with on_this_node(elsewhere, uploaded) as folder:
+        PreparedData(folder).verify()
+    assert folders(cache) == {data.manifest.fingerprint, f"{other.manifest.fingerprint}.partial"}
 
 
 def test_size_that_is_no_number_is_one_line(store, data, cache, tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -305,17 +304,6 @@ def test_what_does_not_fit_is_refused_before_the_work(tmp_path: Path) -> None:
         check_space(tmp_path, 1e18)
     assert "\n" not in str(caught.value)
     check_space(tmp_path, 1.0)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a file system of 4 MB cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_small_disk_is_refused_at_once(small_disk: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,33 @@ def test_what_was_left_incomplete_is_read_again(data, store, elsewhere, monkeypa
         for part in parts:
             part.write_bytes(bytes(part.stat().st_size // 2))
         assert_same(list(train_batches(open_data(folder).split("train"), **EPOCH, epoch=0)), expected)
+
+
+def read_epoch(elsewhere: Path, store: str) -> list[list[np.ndarray]]:
+    with on_this_node(elsewhere, ObjectStore(store)) as folder:
+        return [
+            [part.numpy() for part in batch]
+            for batch in train_batches(open_data(folder).split("train"), **EPOCH, epoch=0)
+        ]
+
+
+def test_a_disk_without_room_for_a_checksum_ends_no_training(
+    data, store, elsewhere, small_disk: Path, monkeypatch
+) -> None:
+    uploaded = upload(data.root, data.manifest, store)
+    monkeypatch.setenv("CONDENSENET_CACHE", str(small_disk))
+    limit(data, 0.9, monkeypatch)
+    with on_this_node(elsewhere, uploaded) as folder:
+        pass
+    (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    context = multiprocessing.get_context("spawn")  # a fault in mapped memory would end this process
+    with ProcessPoolExecutor(1, context) as process:
+        batches = process.submit(read_epoch, elsewhere, uploaded.path).result()
+        (small_disk / "other").unlink()
+        assert process.submit(read_epoch, elsewhere, uploaded.path).result()
+    for read, expected in zip(batches, train_batches(data.split("train"), **EPOCH, epoch=0), strict=True):
+        assert all(map(np.array_equal, read, expected))
+    assert len(kept(folder))
 
 
 def test_an_object_that_is_cut_is_named(data, store, elsewhere, monkeypatch) -> None:

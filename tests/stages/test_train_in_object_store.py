@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,8 @@ from condensenet.data.manifest import MANIFEST, Manifest
 from tasks import lease, object_store, paths
 from tasks.errors import UserError
 from tasks.object_store import ObjectStore
-from tasks.params import Params
+from tasks.params import Params, Setting
+from tasks.train_progress import ProgressRecorder
 
 
 @pytest.fixture
@@ -50,6 +53,26 @@ def test_another_machine_goes_on_under_the_same_identity(remote, setting, ray, c
     out = run(remote, setting)
     assert "resumed after step 20" in capsys.readouterr().out
     assert json.loads((out / paths.RUN).read_text())["execution_id"] == identity["execution_id"]
+
+
+def record(folder: Path, store: ObjectStore, params: Params, setting: Setting) -> None:
+    with ProgressRecorder(folder, store, params, setting):
+        time.sleep(600)
+
+
+def test_stage_killed_while_mlflow_hangs_leaves_its_identity_in_the_store(remote, setting, tmp_path, monkeypatch):
+    store = trainings(remote).within("killed")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        stage = multiprocessing.get_context("spawn").Process(target=record, args=(tmp_path, store, remote, setting))
+        stage.start()
+        try:
+            silent.accept()
+        finally:
+            stage.kill()
+            stage.join()
+    assert store.read(paths.RUN) == (tmp_path / paths.RUN).read_bytes()
 
 
 def test_stage_that_lost_its_lease_removes_nothing(remote, setting, ray, monkeypatch):

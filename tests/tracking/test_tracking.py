@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,21 @@ def test_what_killed_processes_left_behind_is_removed(workspace: Path, client) -
     assert snapshots.completed() == []
     assert reconcile.upload_everything().startswith("0 snapshots uploaded to sqlite:")
     assert [folder for folder in snapshots.root().iterdir() if folder.is_dir()] == snapshots.pending()
+
+
+def test_tidying_while_others_put_and_remove_snapshots(workspace: Path) -> None:
+    run = start()
+
+    def put_and_remove() -> None:
+        for _ in range(200):
+            snapshots.remove(snapshots.put(snapshots.Snapshot(run=run, stage="train", time_ms=0, workspace="")))
+
+    with ThreadPoolExecutor(2) as others:
+        done = [others.submit(put_and_remove) for _ in range(2)]
+        while not all(each.done() for each in done):
+            snapshots.tidy()
+    for each in done:
+        each.result()
 
 
 def test_the_onnx_model_carries_the_last_epoch_and_the_final_figures(workspace: Path, client) -> None:
