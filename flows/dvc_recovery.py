@@ -21,7 +21,6 @@ from tasks import paths
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-DVC_LOCK = Path("dvc.lock")
 CONFLICT = b"<<<<<<< "  # of a merge that a person has to end
 _one_thread = threading.Lock()  # DVC's lock makes threads wait for half a second
 
@@ -42,15 +41,15 @@ def recover(emit: Callable[[str], None]) -> bool:
     except DvcException:
         pass
     except OSError as error:  # a full disk: what the stage has to say about it matters more
-        emit(f"{DVC_LOCK} was not copied: {error}")
+        emit(f"{paths.DVC_LOCK} was not copied: {error}")
     for line in mended:
         emit(line)
     return bool(mended)
 
 
 def _mend_or_copy() -> str | None:
-    copy = Path(os.path.relpath(paths.state() / DVC_LOCK))
-    content = DVC_LOCK.read_bytes() if DVC_LOCK.exists() else None
+    copy = Path(os.path.relpath(paths.state() / paths.DVC_LOCK))
+    content = paths.DVC_LOCK.read_bytes() if paths.DVC_LOCK.exists() else None
     if content is None or CONFLICT in content:
         return None
     if _is_whole(content):
@@ -59,12 +58,12 @@ def _mend_or_copy() -> str | None:
     damaged = copy.with_name(f"{copy.name}.damaged")
     write_atomically(damaged, content)
     if copy.exists():
-        write_atomically(DVC_LOCK, copy.read_bytes())
+        write_atomically(paths.DVC_LOCK, copy.read_bytes())
         how = "replaced by the copy after the last finished stage"
     else:
-        DVC_LOCK.unlink()
+        paths.DVC_LOCK.unlink()
         how = "removed, no stage had finished"
-    return f"{DVC_LOCK} is not whole (was dvc killed while it wrote it?): {how}; the damaged file is {damaged}"
+    return f"{paths.DVC_LOCK} is not whole (was dvc killed while it wrote it?): {how}; the damaged file is {damaged}"
 
 
 def _is_whole(content: bytes) -> bool:
@@ -74,7 +73,7 @@ def _is_whole(content: bytes) -> bool:
     from dvc.utils.serialize import parse_yaml
 
     try:
-        Lockfile.validate(parse_yaml(content.decode(), str(DVC_LOCK)), str(DVC_LOCK))
+        Lockfile.validate(parse_yaml(content.decode(), str(paths.DVC_LOCK)), str(paths.DVC_LOCK))
     except (DvcException, UnicodeDecodeError):
         return False
     return content.endswith(b"\n")
