@@ -25,6 +25,7 @@ from condensenet.file_locks import lock, try_lock, unlock
 from tasks import paths
 from tasks.errors import UserError
 from tasks.ray_head import kill_all
+from tasks.server_addresses import listens
 
 VARIABLE = "CONDENSENET_RAY"
 ENVIRONMENT = {  # read by Ray when it is imported and by the processes that it starts
@@ -124,7 +125,7 @@ class LocalRay:
             )
         deadline = time.monotonic() + START_S
         while self._head.poll() is None and time.monotonic() < deadline and not self._ended.wait(POLL_S):
-            if any(self.folder.glob(f"{SESSION}/session_2*/sockets/raylet")) and answers(HOST, port):
+            if any(self.folder.glob(f"{SESSION}/session_2*/sockets/raylet")) and listens(HOST, port):
                 return f"{HOST}:{port}"
         self._end()
         return None
@@ -164,7 +165,7 @@ def join(folder: Path) -> str:
         with suppress(OSError):
             address = (folder / ADDRESS).read_text()
             host, _, port = address.rpartition(":")
-            if answers(host, int(port)):
+            if listens(host, int(port)):
                 return address
         with suppress(OSError):
             (folder / WANTED).touch()
@@ -172,15 +173,6 @@ def join(folder: Path) -> str:
     with suppress(OSError):
         raise UserError((folder / FAILED).read_text())
     raise UserError(f"no Ray is offered in {folder}, which {VARIABLE} names")
-
-
-def answers(host: str, port: int, timeout_s: float = 1.0) -> bool:
-    """Whether somebody listens there."""
-    try:
-        socket.create_connection((host, port), timeout_s).close()
-    except OSError:
-        return False
-    return True
 
 
 def new_folder() -> Path:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from tasks.ray_head import kill_descendants
-from tasks.ray_local import answers
+from tasks.server_addresses import listens
 
 REACHABLE_S = 10.0
 WATCH_S = 0.5
@@ -57,7 +57,7 @@ def _find() -> list[Essential]:
 def lost() -> str | None:
     """What is wrong if an essential process does not answer."""
     for each in _essential:
-        if not answers(each.host, each.port, REACHABLE_S):
+        if not listens(each.host, each.port, REACHABLE_S):
             return f"{each.name} was killed" if each.local else f"{each.name} is gone: killed, or not to be reached"
     return None
 

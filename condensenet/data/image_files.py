@@ -66,13 +66,14 @@ def decode_png(content: np.ndarray | bytes, channels: int) -> Tensor:
     """uint8 (channels, H, W); transparency is dropped. Raises ``ValueError`` if the file is damaged or has 16 bits."""
     from PIL import Image
 
+    file_bytes = bytes(content)
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as file:
+        with Image.open(io.BytesIO(file_bytes), formats=("PNG",)) as file:
             file.verify()  # the checksums
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as file:
+        with Image.open(io.BytesIO(file_bytes), formats=("PNG",)) as file:
             pixels = np.asarray(file.convert("RGB" if channels == 3 else "L"))
     except RAISED as error:
         raise ValueError(f"it is no whole PNG file: {error}") from None
-    if content[PNG_BITS] == 16:
+    if file_bytes[PNG_BITS] == 16:
         raise ValueError("it has 16 bits a channel, not 8")
     return torch.from_numpy(np.array(pixels.reshape(*pixels.shape[:2], channels))).permute(2, 0, 1)
