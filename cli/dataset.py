@@ -15,8 +15,9 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from condensenet.data.image_files import RAISED
 from tasks import outputs, sources
 from tasks.errors import UserError
 from tasks.params import DataParams
@@ -232,7 +233,7 @@ def _sample(part: Part) -> Iterator[Image.Image]:
     for _, content in part.images(wanted)():  # type: ignore[operator]
         try:
             yield Image.open(io.BytesIO(content))
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError):
+        except (Image.DecompressionBombError, *RAISED):
             continue
 
 

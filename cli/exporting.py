@@ -31,6 +31,8 @@ BATCHES, BATCH_SIZE = 2, 4
 def run(name: str, out: Path, form: str, size: int | None, runtime: str, measure: bool) -> None:
     if out.suffix != ".onnx":
         raise UserError(f"{out} is not allowed: the file's name must end in .onnx")
+    if out.exists():
+        raise UserError(f"{out} exists: remove it first, or choose another name")
     if form == "native" and operator_library() is None:
         raise UserError("--form native is not allowed: the operator was not compiled here (condensenet doctor)")
     if form != "lowered" and (measure or runtime != "onnxruntime"):
@@ -41,11 +43,11 @@ def run(name: str, out: Path, form: str, size: int | None, runtime: str, measure
     side = size or default_size(model)
     if model.preprocessing is not None and side != model.preprocessing.image_size:
         raise UserError(f"--size {side} is not allowed: {name} was trained for {model.preprocessing.image_size}")
-    write(model, out, form, side, runtime, measure)
     try:
+        write(model, out, form, side, runtime, measure)
         difference = compare_onnx(model, out, random_images(model, side))
-    except ValueError:
-        out.unlink()  # a file that was not proved equal is not left lying about
+    except BaseException:
+        out.unlink(missing_ok=True)  # a file that was not proved equal is not left lying about
         raise
     say(
         f"{out}: {form}, {out.stat().st_size:,} bytes; largest difference from PyTorch "

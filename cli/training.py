@@ -62,7 +62,7 @@ def prepare_workspace(workspace: Path, folder: Path, options: Options) -> tuple[
         dataset = find(folder, workspace)
         loaded, text = _compose(folder, dataset, options, None if initial is None else initial[0])
         _write(workspace, text, None if initial is None else initial[1])
-    except UserError:
+    except BaseException:
         if is_new:
             shutil.rmtree(workspace)
         raise

@@ -65,8 +65,8 @@ class Folder:
         (self.path / name).unlink(missing_ok=True)
 
 
-def as_storage(place: Path | Storage) -> Storage:
-    return Folder(place) if isinstance(place, Path) else place
+def as_storage(place: str | Path | Storage) -> Storage:
+    return Folder(Path(place)) if isinstance(place, (str, Path)) else place
 
 
 def is_permanent_write_error(error: BaseException) -> bool:

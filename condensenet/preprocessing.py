@@ -6,6 +6,7 @@ Nothing here imports torch. ``condensenet.data.preprocess`` applies it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -38,14 +39,17 @@ class Preprocessing:
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("mean", "std", "classes"):
+            value = getattr(self, name)
+            require(isinstance(value, (list, tuple)), f"{name}={shown(value)} is not allowed: it must be a list")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         between(1, MAX_PIXELS, image_size=self.image_size, resize_shorter=self.resize_shorter)
         require(self.channels in (1, 3), f"channels={self.channels} is not allowed: 1 (grayscale) or 3 (RGB)")
         for name in ("mean", "std"):
             values = getattr(self, name)
             require(
-                len(values) == self.channels and all(isinstance(value, (int, float)) for value in values),
-                f"{name}={list(values)} is not allowed: a number for each of the {self.channels} channels",
+                len(values) == self.channels
+                and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values),
+                f"{name}={list(values)} is not allowed: a finite number for each of the {self.channels} channels",
             )
         texts = all(isinstance(name, str) for name in self.classes)
         require(texts, f"classes={shown(self.classes)} is not allowed: the names must be texts")
@@ -82,9 +86,12 @@ class Preprocessing:
         if not metadata.keys() >= set(names):
             return None
         texts = ("interpolation", "crop")
-        values: dict[str, Any] = {
-            name: metadata[name] if name in texts else json.loads(metadata[name]) for name in names
-        }
+        try:
+            values: dict[str, Any] = {
+                name: metadata[name] if name in texts else json.loads(metadata[name]) for name in names
+            }
+        except (ValueError, RecursionError):
+            raise ValueError("preprocessing: the metadata is not JSON") from None
         return cls.from_dict(values)
 
 

@@ -15,10 +15,9 @@ def prepare(path, about):
     """One image as the network takes it: float32 (1, channels, size, size)."""
     size, shorter = about["image_size"], about["resize_shorter"]
     image = Image.open(path).convert("L" if about["channels"] == 1 else "RGB")
-    if image.size != (size, size):
-        width, height = (round(side * shorter / min(image.size)) for side in image.size)
-        left, top = (width - size) // 2, (height - size) // 2
-        image = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+    width, height = (side * shorter // min(image.size) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    image = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
     pixels = np.asarray(image, dtype=np.float32).reshape(size, size, -1).transpose(2, 0, 1) / 255
     mean, std = (np.asarray(about[name], dtype=np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
     return ((pixels - mean) / std)[None]

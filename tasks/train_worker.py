@@ -107,7 +107,6 @@ def _train(job: Job, rank: int) -> None:
     torch.manual_seed(job.train.seed)
     data = open_data(job.data)
     model = CondenseNet(job.model)
-    model.preprocessing = data.manifest.preprocessing
     if job.initial is not None:
         start_from(model, parse_model(job.initial, "the initial model"))
     history: list[EpochResult] = []

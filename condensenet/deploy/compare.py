@@ -18,7 +18,7 @@ TOLERANCE = 1e-5  # of the largest logit; measured: 1e-6 for the deepest network
 
 def torch_logits(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """From images (N, C, H, W) to logits (N, classes), by a copy of ``model`` on the CPU in evaluation mode."""
-    model = copy.deepcopy(model).cpu().eval()
+    model = copy.deepcopy(model).cpu().float().eval()
 
     def logits(images: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -12,6 +12,7 @@ from torch import nn
 
 from condensenet.deploy.onnx_file import INPUT, OUTPUT, import_optional, write_onnx
 from condensenet.deploy.opset import DEFAULT_OPSET, check_opset
+from condensenet.models.condensenet import CondenseNet
 from condensenet.models.shapes import image_shape
 
 
@@ -28,18 +29,20 @@ def export_onnx(
     The file takes ``image`` (batch, channels, height, width), float32, and gives ``logits`` (batch, classes), with any
     batch size and a fixed ``input_size`` (height and width in pixels, one number if equal). It holds only standard
     operators, includes the weights, and has passed ``onnx.checker`` with shape inference. ``metadata`` becomes its
-    metadata properties: text as it is, anything else as JSON.
+    metadata properties: text as it is, anything else as JSON; ``form`` is "plain" unless it says otherwise.
 
     The mode, device and weights of ``model`` do not change. The file is written atomically. Raises ``ValueError`` for
     an opset or a size that is not allowed, ``ImportError`` without onnx and onnxscript.
     """
     check_opset(opset)
     shape = image_shape(model, input_size)
+    if isinstance(model, CondenseNet) and min(shape[1:]) < (least := model.config.min_image_size):
+        raise ValueError(f"{input_size=} is not allowed: images of this network have {least} pixels a side or more")
     for package in ("onnx", "onnxscript"):
         import_optional(package, "export_onnx")
-    proto = _trace(copy.deepcopy(model).cpu().eval(), shape, opset)
+    proto = _trace(copy.deepcopy(model).cpu().float().eval(), shape, opset)
     _tidy(proto)
-    return write_onnx(proto, path, metadata or {})
+    return write_onnx(proto, path, {"form": "plain", **(metadata or {})})
 
 
 def _trace(model: nn.Module, shape: tuple[int, int, int], opset: int) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -44,6 +45,8 @@ def predict(
     """
     if top < 1:
         raise ValueError(f"{top=} is not allowed: it must be 1 or more")
+    if isinstance(images, (str, Path, bytes)):
+        raise ValueError('images must be a list, for example ["photo.jpg"]')
     preprocessing = preprocessing or preprocessing_of(model)
     predictions = []
     for first in range(0, len(images), BATCH_SIZE):
@@ -74,8 +77,8 @@ def preprocessing_of(model: CondenseNet | OnnxModel) -> Preprocessing:
 def _logits(model: CondenseNet | OnnxModel, images: torch.Tensor) -> torch.Tensor:
     if isinstance(model, OnnxModel):
         return model(images)
-    was_training, device = model.training, next(model.parameters()).device
+    was_training, weight = model.training, next(model.parameters())
     try:
-        return model.eval()(images.to(device)).cpu()
+        return model.eval()(images.to(weight.device, weight.dtype)).float().cpu()
     finally:
         model.train(was_training)

@@ -41,7 +41,7 @@ def write_int8(
     ``batches`` are training images (N, C, H, W), float32, normalised as for the network; a hundred images are plenty.
     The new file has only standard operators (QuantizeLinear and DequantizeLinear around each quantized one, which the
     runtime fuses). Its input and output stay float32, and it is written atomically. It keeps the metadata of the old
-    file, overridden by ``metadata``.
+    file but its form and plan, overridden by ``metadata``.
 
     Raises ``ValueError`` for a file that cannot be quantized, and for batches that do not fit it, are empty or have
     values that are not finite; ``ImportError`` without onnx and onnxruntime.
@@ -51,13 +51,13 @@ def write_int8(
     calibration = _CalibrationReader(batches, _image_shape(proto))
     with tempfile.TemporaryDirectory(prefix="condensenet-int8-") as folder:
         prepared, quantized = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        old_metadata = {entry.key: entry.value for entry in proto.metadata_props}
+        old_metadata = {entry.key: entry.value for entry in proto.metadata_props if not entry.key.startswith("plan")}
         onnx.helper.set_model_props(proto, PREPROCESSED)
         onnx.save(proto, prepared)
         _quantize(quantization, prepared, quantized, calibration, path_fp32)
         written = onnx.load(quantized)
     written.producer_name, written.producer_version = proto.producer_name, proto.producer_version
-    path = write_onnx(written, path_int8, {**old_metadata, **(metadata or {})})
+    path = write_onnx(written, path_int8, {**old_metadata, "form": "int8", **(metadata or {})})
     return Quantized(path=path, images=calibration.images, operators=_count(written))
 
 

@@ -23,9 +23,9 @@ HUB_PREFIX = "hf-hub:"
 
 
 def save_pretrained(model: CondenseNet, folder: str | Path) -> Path:
-    """Write ``model``, either form, with its configuration, preprocessing and a model card; returns the folder.
+    """Write ``model``, either form, with its configuration and preprocessing; returns the folder.
 
-    Raises ``ImportError`` without safetensors.
+    A model card is written unless the folder has a ``README.md``. Raises ``ImportError`` without safetensors.
     """
     safetensors, folder = _optional("safetensors.torch"), Path(folder)
     config = {
@@ -37,7 +37,8 @@ def save_pretrained(model: CondenseNet, folder: str | Path) -> Path:
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     write_atomically(folder / CONFIG, (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode())
     write_atomically(folder / WEIGHTS, safetensors.save(tensors))
-    write_atomically(folder / CARD, model_card(model).encode())
+    if not (folder / CARD).exists():
+        write_atomically(folder / CARD, model_card(model, str(folder)).encode())
     return folder
 
 
@@ -66,28 +67,44 @@ def from_pretrained(name_or_folder: str | Path, *, revision: str | None = None) 
     return model
 
 
-def push_to_hub(model: CondenseNet, repository: str, *, private: bool = False, token: str | None = None) -> str:
+def push_to_hub(
+    model: CondenseNet,
+    repository: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    license: str | None = None,
+) -> str:
     """Upload ``model`` to the repository OWNER/NAME of the Hub, which is made if need be; returns its address.
 
-    Raises ``ImportError`` without huggingface_hub and safetensors, and huggingface_hub's own errors.
+    A model card is uploaded unless the repository has a ``README.md``; ``license`` is the Hub's name of one. Raises
+    ``ImportError`` without huggingface_hub and safetensors, and huggingface_hub's own errors.
     """
     hub = _optional("huggingface_hub")
     api = hub.HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder)
         address = api.create_repo(repository, private=private, exist_ok=True)
+        has_card = api.file_exists(repository, CARD)
+        card = Path(folder) / CARD
+        card.write_text(model_card(model, f"{HUB_PREFIX}{repository}", license), encoding="utf-8")
+        save_pretrained(model, folder)
+        if has_card:
+            card.unlink()
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a CondenseNet")
     return str(address)
 
 
-def model_card(model: CondenseNet) -> str:
-    """The text of ``README.md`` for the Hub: what the network is and how to use it, no figures that nobody measured."""
+def model_card(model: CondenseNet, source: str, license: str | None = None) -> str:
+    """The text of ``README.md`` for the Hub: what the network is and how to use it, no figures that nobody measured.
+
+    ``source`` is what ``load`` takes, ``license`` the Hub's name of one.
+    """
     config, preprocessing = model.config, model.preprocessing
     lines = [
         "---",
         "library_name: condensenet",
         "pipeline_tag: image-classification",
-        "license: mit",
+        *([f"license: {license}"] if license else []),
         "---",
         "",
         f"# CondenseNet, {config.num_classes} classes",
@@ -107,8 +124,8 @@ def model_card(model: CondenseNet) -> str:
         "```python",
         "from condensenet import load, predict",
         "",
-        'model = load("hf-hub:OWNER/NAME")',
-        'print(predict(model, ["photo.jpg"]))',
+        f"model = load({json.dumps(source)})",
+        *(['print(predict(model, ["photo.jpg"]))'] if preprocessing is not None else []),
         "```",
         "",
     ]

@@ -32,12 +32,15 @@ CODE = re.compile(r"(?<=GLOBAL )[\w.]+|TorchScript")  # in torch's error for a p
 
 
 def save_model(model: CondenseNet, path: Path | str) -> None:
-    """Write ``model`` (either form) to ``path``."""
+    """Write ``model`` (either form) to ``path``. Raises ``ValueError`` for values that are not finite."""
     write_atomically(Path(path), model_file(model))
 
 
 def model_file(model: CondenseNet) -> bytes:
     """What ``save_model`` writes."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{name} has a value that is not finite")  # no file with one is loaded
     content: dict[str, Any] = {
         "form": model.form,
         "config": dataclasses.asdict(model.config),

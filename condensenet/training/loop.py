@@ -60,20 +60,21 @@ def fit(
     augment: AugmentConfig,
     config: TrainConfig,
     *,
-    checkpoints: Path | Storage | None = None,
+    checkpoints: str | Path | Storage | None = None,
     device: torch.device | str = "cpu",
     stop: Callable[[], bool] | None = None,
     loader_threads: int | None = None,
 ) -> Iterator[EpochResult]:
     """Train ``model`` in place and yield one result per epoch, first those of the epochs before a resume.
 
+    The model takes the preprocessing of ``data``. Parameters without ``requires_grad`` stay as they are.
     With an initialised process group, every rank must call this and consume all results. ``checkpoints`` is a folder,
     or another storage, for this training alone; if it holds a checkpoint, training resumes from it. ``stop`` is
     called after every step on every rank that has one, so it should be cheap; once it returns true, all ranks save
     and raise ``TrainingPaused`` after the same step. Images are decoded in ``loader_threads`` threads (default: this
-    rank's share of the machine's cores). Raises ``ValueError`` if the storage belongs to another
-    training (other parameters, data or code), and ``TrainingFailed`` if the loss is no longer finite or the disk
-    is full.
+    rank's share of the machine's cores). Raises ``ValueError`` if the storage belongs to another training (other
+    parameters, data or code) or the model is a grouped form, and ``TrainingFailed`` if the loss is no longer finite or
+    the disk is full.
     """
     trainer = Trainer(model, data, augment, config, checkpoints, torch.device(device), stop, loader_threads)
     trainer.resume()
@@ -98,12 +99,15 @@ class Trainer:
         data: PreparedData,
         augment: AugmentConfig,
         config: TrainConfig,
-        checkpoints: Path | Storage | None,
+        checkpoints: str | Path | Storage | None,
         device: torch.device,
         stop: Callable[[], bool] | None = None,
         loader_threads: int | None = None,
     ) -> None:
         data.manifest.check_model(model.config)
+        if model.form != "training":
+            raise ValueError("a grouped form cannot be trained: train the model that it was converted from")
+        model.preprocessing = data.manifest.preprocessing
         self.augment, self.config, self.device = augment, config, device
         self.checkpoints, self.stop, self.loader_threads = checkpoints, stop, loader_threads
         self.fingerprint = fingerprint(model.config, config, augment, data.manifest.fingerprint)
@@ -116,7 +120,8 @@ class Trainer:
         self.evaluation_split = split_for_device(data.evaluation_split, device)
         self.steps_per_epoch = steps_per_epoch(self.train_split, config.batch_size)
         self.num_steps = self.steps_per_epoch * config.epochs
-        self.optimizer = NesterovSGD(model.parameters(), momentum=config.momentum, weight_decay=config.weight_decay)
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = NesterovSGD(trainable, momentum=config.momentum, weight_decay=config.weight_decay)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay > 0 else None
         self.norms = [module for module in model.modules() if isinstance(module, NORMS)]
         statistics = [value for norm in self.norms for value in (norm.running_mean, norm.running_var)]

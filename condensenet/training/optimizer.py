@@ -51,8 +51,9 @@ class NesterovSGD:
     def apply_mask(self, parameter: Tensor, mask: Tensor) -> None:
         """Zero the dropped weights and their momentum. Without a gradient, no later step changes them."""
         parameter.mul_(mask)
-        velocity = next(v for p, v in zip(self.parameters, self.velocities, strict=True) if p is parameter)
-        velocity.mul_(mask)
+        for trained, velocity in zip(self.parameters, self.velocities, strict=True):
+            if trained is parameter:  # a frozen one has no momentum
+                velocity.mul_(mask)
 
     def state_dict(self) -> dict[str, Any]:
         """The momentum of every parameter. The learning rate is an argument of ``step``."""

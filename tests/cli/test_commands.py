@@ -151,6 +151,10 @@ def test_export_refuses_what_it_cannot_do(command, tmp_path, model_file):
         with pytest.raises((UserError, ValueError), match=message):
             command("export", model_file, tmp_path / arguments[0], *arguments[1:])
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine.onnx").write_text("precious")
+    with pytest.raises(UserError, match=r"mine\.onnx exists: remove it first"):
+        command("export", model_file, tmp_path / "mine.onnx")
+    assert (tmp_path / "mine.onnx").read_text() == "precious"
     save_model(create_model("condensenet-50"), tmp_path / "new.pt")
     with pytest.raises(UserError, match="is at condensing stage 0 of 3"):
         command("export", tmp_path / "new.pt", tmp_path / "a.onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from torchvision.transforms import v2
 
 from condensenet.data import PreparedData, PreparedWriter, evaluation_batches
 from condensenet.data.decoding import decode, evaluation_view
+from condensenet.data.preprocess import load_images
+from condensenet.preprocessing import Preprocessing
 
 STANDARD = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])
 SIZES = [  # width, height; 375 x 500 is ImageNet's most frequent one
@@ -63,3 +66,15 @@ def test_images_are_taken_as_they_are_only_where_all_have_the_inputs_size(tmp_pa
     first = ((images[0] * std + mean) * 255).round().to(torch.uint8)
     image = photograph(24, 24)
     assert torch.equal(first, evaluation_view(image, 24) if others else image)
+
+
+@pytest.mark.parametrize("size", [(112, 112), (128, 128), (150, 300), (151, 301), (300, 201), (60, 90)])
+def test_the_program_for_a_board_sees_the_same_pixels(size: tuple[int, int], checkout: Path, tmp_path: Path) -> None:
+    """But for rounding: Pillow resizes there. A crop that is one pixel off, or not resized, differs far more."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra export)")
+    board = runpy.run_path(str(checkout / "docs/board_predict.py"))
+    path = tmp_path / "photo.png"
+    Image.fromarray(photograph(*size).permute(1, 2, 0).numpy()).save(path)
+    preprocessing = Preprocessing(image_size=112, resize_shorter=128, channels=3, mean=(0,) * 3, std=(1 / 255,) * 3)
+    theirs = board["prepare"](path, preprocessing.as_dict())
+    assert np.abs(theirs - load_images([path], preprocessing).numpy()).max() < 2

@@ -123,7 +123,8 @@ def test_the_metadata_come_back(path: Path) -> None:
     assert {key: json.loads(metadata[key]) for key in METADATA if key != "setting"} == {
         key: value for key, value in METADATA.items() if key != "setting"
     }
-    assert set(metadata) == set(METADATA)
+    assert metadata["form"] == "plain"
+    assert set(metadata) == {*METADATA, "form"}
 
 
 def test_the_file_names_no_folder_and_is_little_more_than_its_weights(model: CondenseNet, path: Path) -> None:
@@ -218,3 +219,8 @@ def test_a_missing_package_is_named(
     monkeypatch.setattr("condensenet.deploy.onnx_file.import_module", without)
     with pytest.raises(ImportError, match=f"export_onnx needs {missing}: pip install"):
         export_onnx(model, tmp_path / "m.onnx", (9, 7))
+
+
+def test_images_too_small_for_the_network_are_refused_before_it_is_traced(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"input_size=3 is not allowed: images of this network have 4 pixels a side"):
+        export_onnx(CondenseNet(ModelConfig()), tmp_path / "model.onnx", 3)

@@ -23,6 +23,7 @@ from condensenet import (
     Preprocessing,
     TrainConfig,
     convert,
+    export_onnx,
     from_pretrained,
     load,
     predict,
@@ -33,6 +34,8 @@ from condensenet import (
 )
 from condensenet.data import evaluation_batches
 from condensenet.data.preprocess import load_images
+from condensenet.deploy.compare import compare_onnx
+from condensenet.interop.hub import model_card
 from condensenet.training import fit
 
 CONFIG = ModelConfig(block_depths=(2, 1), growth_rates=(8, 16), num_classes=3, condensation_factor=2, groups_1x1=2)
@@ -157,8 +160,11 @@ def test_preprocessing_survives_json_and_metadata():
     }
     assert Preprocessing.from_metadata(metadata) == PREPROCESSING
     assert Preprocessing.from_metadata({"classes": "[]"}) is None
-    with pytest.raises(ValueError, match="preprocessing: "):
+    with pytest.raises(ValueError, match="mean=1 is not allowed: it must be a list"):
         Preprocessing.from_metadata({**metadata, "mean": "1"})
+    for text in ("[" * 200_000, "no"):
+        with pytest.raises(ValueError, match="preprocessing: the metadata is not JSON"):
+            Preprocessing.from_metadata({**metadata, "mean": text})
 
 
 @pytest.mark.parametrize(
@@ -166,7 +172,10 @@ def test_preprocessing_survives_json_and_metadata():
     [
         ({"resize_shorter": 15}, "resize_shorter=15 is not allowed: it must be image_size=16 or more"),
         ({"channels": 2}, "channels=2 is not allowed"),
-        ({"mean": (0.5,)}, "a number for each of the 3 channels"),
+        ({"mean": (0.5,)}, "a finite number for each of the 3 channels"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "a finite number for each of the 3 channels"),
+        ({"std": (float("inf"), 1.0, 1.0)}, "a finite number for each of the 3 channels"),
+        ({"classes": "abc"}, "classes='abc' is not allowed: it must be a list"),
         ({"std": (0.0, 1.0, 1.0)}, "it must be above 0"),
         ({"crop": "top"}, "crop='top' is not allowed"),
         (
@@ -221,10 +230,32 @@ def test_predictions_are_the_likeliest_classes_by_name(model, tmp_path):
     assert predict(model, [picture], top=1)[0][0].name in "0123"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_other_types_predict_and_are_exported_as_float32(model, tmp_path, dtype):
+    picture = photo(tmp_path / "photo.jpg", (40, 30))
+    ((expected, *_),) = predict(model, [picture])
+    other = convert(model.to(dtype))
+    ((best, *_),) = predict(other, [picture])
+    assert best.probability == pytest.approx(expected.probability, abs=0.02)
+    export_onnx(other, tmp_path / "model.onnx", PREPROCESSING.image_size)
+    differences = compare_onnx(other, tmp_path / "model.onnx", [load_images([picture], PREPROCESSING)])
+    assert differences.max_relative < 1e-4
+
+
+def test_weights_that_no_file_could_be_loaded_with_are_not_saved(model, tmp_path):
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = float("nan")
+    with pytest.raises(ValueError, match="has a value that is not finite"):
+        save_model(model, tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_predictions_that_cannot_be_made_are_errors(model, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(ValueError, match=r"text.jpg cannot be decoded"):
         predict(model, [tmp_path / "text.jpg"])
+    with pytest.raises(ValueError, match="images must be a list"):
+        predict(model, "photo.jpg")
     with pytest.raises(ValueError, match="top=0 is not allowed"):
         predict(model, [], top=0)
     with pytest.raises(ValueError, match=r"uint8 \(3, height, width\)"):
@@ -249,6 +280,20 @@ def test_a_folder_for_the_hub_holds_all_of_a_model(model, tmp_path, form):
     card = (tmp_path / "README.md").read_text()
     assert "cat, dog, emu" in card
     assert "library_name: condensenet" in card
+    assert f'load("{tmp_path}")' in card
+    assert "license" not in card
+    (tmp_path / "README.md").write_text("my own\n")
+    save_pretrained(saved, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "my own\n"
+
+
+def test_a_card_for_the_hub_names_the_repository_and_only_what_is_known(model):
+    assert "predict(model" in model_card(model, "hf-hub:me/net", "apache-2.0")
+    model.preprocessing = None
+    card = model_card(model, "hf-hub:me/net", "apache-2.0")
+    assert 'load("hf-hub:me/net")' in card
+    assert "license: apache-2.0" in card
+    assert "predict(" not in card
 
 
 def test_a_folder_that_is_no_model_of_the_hub_is_one_line(tmp_path):

@@ -127,6 +127,12 @@ def test_images_of_which_a_pooling_leaves_nothing_are_refused(stem: Stem, smalle
         portable_plan(grouped, (99, smallest - 1))
 
 
+def test_a_network_without_a_classifier_is_refused_in_one_line() -> None:
+    grouped = convert(condensed(ModelConfig(**{**SMALL.__dict__, "num_classes": 0})))
+    with pytest.raises(ValueError, match="the network has no classifier"):
+        portable_plan(grouped, 12)
+
+
 def test_no_dense_variant_where_groups_differ_in_their_norms(tmp_path: Path) -> None:
     """After conversion each group may train its own norm for a feature: one dense convolution would mix them up."""
     grouped = convert(condensed(SMALL))

@@ -48,7 +48,7 @@ def test_int8_is_near_and_not_equal(path: Path, tmp_path: Path, caplog: pytest.L
 
 
 def test_the_file_is_standard_keeps_its_ends_and_its_metadata(path: Path, tmp_path: Path) -> None:
-    write_int8(path, tmp_path / "int8.onnx", [images(4)], metadata={"form": "int8"})
+    write_int8(path, tmp_path / "int8.onnx", [images(4)])
     proto, old = onnx.load(tmp_path / "int8.onnx"), onnx.load(path)
     onnx.checker.check_model(proto, full_check=True)
     assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 18)]

@@ -13,7 +13,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from training_example import AUGMENT, MODEL, TRAIN, bits, new_model, train_until, without_time, write_stripes
 
-from condensenet import CondenseNet
+from condensenet import CondenseNet, convert
 from condensenet.config import TrainConfig
 from condensenet.data import PreparedData
 from condensenet.training import (
@@ -362,3 +362,35 @@ def test_optimizer_forgets_the_momentum_of_what_is_dropped():
     optimizer.step(0.1)
     assert parameter[1] == 0
     assert parameter[0] < 0.8
+
+
+def test_the_model_takes_the_preprocessing_of_its_data(data):
+    model = new_model()
+    model.preprocessing = replace(data.manifest.preprocessing, classes=("old", "older", "oldest"))
+    next(fit(model, data, AUGMENT, TRAIN))
+    assert model.preprocessing == data.manifest.preprocessing
+
+
+def test_a_grouped_form_is_refused_before_anything_is_done(data, tmp_path):
+    model = new_model()
+    model.condense_to(model.num_condensing_stages)
+    with pytest.raises(ValueError, match="a grouped form cannot be trained"):
+        next(fit(convert(model), data, AUGMENT, TRAIN, checkpoints=str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frozen_parameters_stay_but_for_what_condensing_drops(data, tmp_path):
+    model = new_model()
+    frozen = [model.stem, next(iter(model.learned_layers()))]
+    for module in frozen:
+        module.requires_grad_(False)
+    before = [copy.deepcopy(module.state_dict()) for module in frozen]
+    history = list(fit(model, data, AUGMENT, TRAIN, checkpoints=str(tmp_path)))
+    again = new_model()
+    for module in (again.stem, next(iter(again.learned_layers()))):
+        module.requires_grad_(False)
+    assert without_time(list(fit(again, data, AUGMENT, TRAIN, checkpoints=str(tmp_path)))) == without_time(history)
+    assert bits(again) == bits(model)
+    assert model.is_condensed
+    assert all(torch.equal(value, before[0][name]) for name, value in frozen[0].named_parameters())
+    assert torch.equal(frozen[1].full_weight, before[1]["conv.weight"] * frozen[1].mask)

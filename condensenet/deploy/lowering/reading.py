@@ -117,5 +117,6 @@ def _pointwise(module: nn.Module) -> Pointwise:
 def _classifier(module: nn.Module) -> tuple[Index, nn.Linear]:
     if isinstance(module, CondensedLinear):
         return module.index.cpu().numpy(), module.linear
-    assert isinstance(module, nn.Linear)
+    if not isinstance(module, nn.Linear):
+        raise ValueError("the network has no classifier (num_classes=0): export_onnx writes it, other forms do not")
     return np.arange(module.in_features), module
