@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from contextlib import chdir
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def prepare_workspace(workspace: Path, folder: Path, options: Options) -> tuple[
         if is_new:
             outputs.write_text(workspace / paths.PARAMS, HEADER)
         dataset = find(folder, workspace)
-        loaded, text = _compose(folder, dataset, options, None if initial is None else initial[0])
-        _write(workspace, text, None if initial is None else initial[1])
+        loaded, text = _compose(folder, dataset, options, initial)
+        _write(workspace, text, None if initial is None else initial.content)
     except BaseException:
         if is_new:
             shutil.rmtree(workspace)
@@ -80,8 +81,16 @@ def _check_workspace(workspace: Path, folder: Path) -> None:
         raise UserError(f"--out {workspace} is not allowed: it exists and is no workspace of `condensenet train`")
 
 
-def _initial(start: Path) -> tuple[ModelConfig, bytes]:
-    """The configuration of the model to fine-tune, and the content of its file for the workspace."""
+@dataclass(frozen=True)
+class Initial:
+    """A model to fine-tune: the size of the images that it was trained on, if known, and the content of its file."""
+
+    config: ModelConfig
+    image_size: int | None
+    content: bytes
+
+
+def _initial(start: Path) -> Initial:
     from cli.models import pytorch_model
     from condensenet.models.storage import model_file
 
@@ -90,17 +99,18 @@ def _initial(start: Path) -> tuple[ModelConfig, bytes]:
         raise UserError(
             f"--from {start} is not allowed: a grouped form cannot be trained; take the one before conversion"
         )
-    return model.config, model_file(model)
+    preprocessing = model.preprocessing
+    return Initial(model.config, None if preprocessing is None else preprocessing.image_size, model_file(model))
 
 
-def _compose(folder: Path, dataset: Dataset, options: Options, start: ModelConfig | None) -> tuple[params.Params, str]:
+def _compose(folder: Path, dataset: Dataset, options: Options, initial: Initial | None) -> tuple[params.Params, str]:
     """What ``params.yaml`` means and its text; raises ``UserError``."""
     import torch
 
-    size = options.size or recipe.choose_size(dataset)
+    size = options.size or (initial and initial.image_size) or recipe.choose_size(dataset)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
-        network = recipe.network(dataset, size, options, start)
+        network = recipe.network(dataset, size, options, None if initial is None else initial.config)
         content = recipe.parameters(recipe.study_name(folder), dataset, options, network, size, gpus, usable_cores())
         loaded = params.parse(content)
     except ValueError as error:

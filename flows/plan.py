@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from dataclasses import replace
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -20,7 +21,7 @@ from rich.table import Table
 from ruamel.yaml import YAML
 
 from flows import study as studies
-from tasks import params
+from tasks import params, paths
 from tasks.console import say
 from tasks.errors import UserError, one_line, run_main
 from tasks.params import Params
@@ -52,6 +53,8 @@ def main() -> None:
         names = options.setting or list(loaded.settings)
         plans = [plan_setting(loaded, loaded.setting(name), images, rate(loaded, name, options)) for name in names]
     describe(loaded, images, plans, options.watts)
+    if (loaded.paths.data / paths.MANIFEST).exists():
+        images = replace(images, bytes_each=0.0)  # they are on the disk
     lacking = what_cannot_fit(plans, images, loaded, free_bytes=free_disk(), gpu_bytes=gpus_here(loaded))
     if lacking:
         raise UserError("this machine cannot hold it: " + "; ".join(lacking))
@@ -155,6 +158,12 @@ def notes(images: Images, plans: list[SettingPlan], watts: float | None, decoded
             f"Decoding for {fastest:,.0f} images/s takes about {fastest / decoded_per_s:.2g} CPU cores a worker, at "
             f"{decoded_per_s:,.0f} photographs a second and core (docs/IMAGENET.md)."
         )
+        slow = [plan for plan in plans if plan.rate and (plan.decoded_per_s or 0) < plan.rate.images_per_s]
+        lines += [
+            f"{plan.name}: the threads of a worker load {plan.decoded_per_s:,.0f} images/s, fewer than it trains: hours are "
+            "those of loading. More ray.threads_per_worker (of cores that are there) or a smaller data.shorter_side help."
+            for plan in slow
+        ]
     return lines + [f"Images per second: {source}." for source in sources]
 
 

@@ -40,7 +40,9 @@ KNOWN = {"digits": (1437, 360), "cifar10": (50_000, 10_000), "cifar100": (50_000
 ENCODED = ("imagefolder", "imagenet", "parquet")  # sources whose images are kept as they are
 JPEG_BYTES_A_PIXEL = 0.31  # of 330 photographs of ImageNet at shorter sides of 256 and 320, quality 90
 PHOTOGRAPH = 128  # pixels: networks with such inputs are trained on photographs
+PHOTOGRAPH_BYTES = 107_000  # of ImageNet's as they are, docs/IMAGENET.md
 DECODED_PER_CORE_S = {"as is": 395, "320": 626, "256": 803, "raw": 1779}  # photographs; docs/IMAGENET.md
+RANDAUGMENT_S = 0.0008  # of a core, for a photograph; docs/IMAGENET.md
 STATE_COPIES = 3  # of the parameters: themselves, gradients, momentum
 CHECKPOINT_COPIES = 2  # parameters and momentum; two checkpoints are kept while a third is written
 CHECKPOINTS = 3
@@ -85,17 +87,20 @@ class SettingPlan:
     memory_bytes: float
     checkpoint_bytes: float
     rate: Rate | None
+    decoded_per_s: float | None = None  # images that the threads of a worker load, if they are photographs
 
     def hours(self, images: Images) -> float | None:
         """Of all workers together training and evaluating, which takes a third of the work of a training step.
 
-        The rate is that of the largest training images; the work of smaller or larger ones is taken by their area.
+        The rate is that of the largest training images, or of loading them if that is slower; the work of smaller or
+        larger ones is taken by their area.
         """
         if self.rate is None:
             return None
         evaluated = (images.validation or images.test) * self.evaluation_area
         worth = self.sized_epochs * images.train + self.epochs * evaluated / 3
-        return worth / (self.rate.images_per_s * self.workers) / 3600
+        per_s = min(self.rate.images_per_s, self.decoded_per_s or self.rate.images_per_s)
+        return worth / (per_s * self.workers) / 3600
 
 
 def count_images(params: Params, given: tuple[int, int] | None = None) -> Images:
@@ -120,21 +125,23 @@ def count_images(params: Params, given: tuple[int, int] | None = None) -> Images
 
 def estimated_bytes(data: DataParams) -> float:
     """Of one prepared image of a source that is not here: a photograph of 4:3, or an image of the input's size."""
+    if data.shorter_side is None and data.source in ENCODED and data.image_size >= PHOTOGRAPH:
+        return PHOTOGRAPH_BYTES
     if data.shorter_side is None:
-        return float(data.channels * data.image_size**2)  # as pixels, which is also about what a JPEG of ImageNet takes
+        return float(data.channels * data.image_size**2)
     pixels = data.shorter_side**2 * 4 / 3
     return pixels * (data.channels if data.raw else JPEG_BYTES_A_PIXEL)
 
 
 def decoded_per_core_s(data: DataParams) -> float | None:
-    """Photographs that a core decodes and crops in a second, measured at the nearest shorter side; None for others."""
+    """Photographs that a core decodes, crops and augments in a second, measured at the nearest shorter side; None for
+    others.
+    """
     if data.source not in ENCODED or data.image_size < PHOTOGRAPH:
         return None
-    if data.raw:
-        return DECODED_PER_CORE_S["raw"]
-    if data.shorter_side is None:
-        return DECODED_PER_CORE_S["as is"]
-    return DECODED_PER_CORE_S["256" if data.shorter_side <= 288 else "320"]
+    form = "as is" if data.shorter_side is None else "256" if data.shorter_side <= 288 else "320"
+    seconds = 1 / DECODED_PER_CORE_S["raw" if data.raw else form]
+    return 1 / (seconds + (RANDAUGMENT_S if data.augment.randaugment else 0))
 
 
 def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | None) -> SettingPlan:
@@ -147,7 +154,8 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
     model = CondenseNet(setting.model)
     parameters = sum(value.numel() for value in model.parameters())
     averages = int(train.ema_decay > 0)
-    at_once = -(-train.batch_size // (workers * train.gradient_accumulation))
+    at_once = -(-train.batch_size // (params.ray.min_workers * train.gradient_accumulation))
+    loaded = decoded_per_core_s(params.data)
     per_image = activation_bytes(model, training_size(params), train.precision)
     return SettingPlan(
         name=setting.name,
@@ -162,6 +170,7 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
         memory_bytes=4 * (STATE_COPIES + averages) * parameters + per_image * at_once,
         checkpoint_bytes=4 * (CHECKPOINT_COPIES + averages) * CHECKPOINTS * parameters,
         rate=rate,
+        decoded_per_s=None if loaded is None else loaded * params.ray.threads_per_worker,
     )
 
 
@@ -247,7 +256,8 @@ def _seconds_a_step(params: Params, setting: Setting, batch: int, device: torch.
     split = random.integers(0, 256, shape, dtype=np.uint8), random.integers(0, config.num_classes, batch).tolist()
     with tempfile.TemporaryDirectory() as folder:
         write_prepared(Path(folder), {"train": split, "test": split}, name="random", classes=classes)
-        train = replace(setting.train, batch_size=batch)
+        steps = 1 + (WARM_UP_CALLS if setting.train.cuda_graph else 0) + MEASURED_STEPS  # an epoch each
+        train = replace(setting.train, batch_size=batch, epochs=max(setting.train.epochs, steps))
         trainer = Trainer(CondenseNet(config), PreparedData(folder), AugmentConfig(), train, None, device)
         times = []
         warm_up = 1 + (WARM_UP_CALLS if setting.train.cuda_graph else 0)

@@ -98,7 +98,7 @@ def _train(job: Job, rank: int) -> None:
     from condensenet.models.storage import model_file, parse_model
     from condensenet.training import checkpoint, fit, start_from
 
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(1 if job.use_gpu else job.threads)  # each thread that loads images would have as many
     torch.backends.cudnn.benchmark = job.use_gpu  # every step has the same shapes: cuDNN tries its kernels once
     device, storage = torch.device("cuda" if job.use_gpu else "cpu"), job.storage
     if rank == 0:

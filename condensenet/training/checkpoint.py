@@ -7,6 +7,7 @@ environment it is resumed with a warning, because the weights may differ in thei
 from __future__ import annotations
 
 import logging
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from condensenet.training.history import TrainingFailed
 log = logging.getLogger(__name__)
 
 
-def save(folder: Path | Storage, fingerprint: dict[str, Any], device: torch.device, trainer: dict[str, Any]) -> None:
+def save(
+    folder: str | Path | Storage, fingerprint: dict[str, Any], device: torch.device, trainer: dict[str, Any]
+) -> None:
     """Write a checkpoint with the trainer's state; raises ``TrainingFailed`` if the disk is full or read-only."""
     content = {"fingerprint": fingerprint, "environment": environment(device), "trainer": trainer}
     try:
@@ -35,7 +38,9 @@ def save(folder: Path | Storage, fingerprint: dict[str, Any], device: torch.devi
         ) from error
 
 
-def load(folder: Path | Storage | None, fingerprint: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
+def load(
+    folder: str | Path | Storage | None, fingerprint: dict[str, Any], device: torch.device
+) -> dict[str, Any] | None:
     """The trainer's state from the newest intact checkpoint, which rank 0 reads for all ranks; None if there is none.
 
     Raises ``ValueError`` on every rank if the checkpoint was made under another fingerprint.
@@ -61,5 +66,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": device.type,
         "torch": str(torch.__version__),
+        "torchvision": version("torchvision"),  # decodes and augments images
         "kernel_lanes": kernels.lanes() if device.type == "cpu" else None,
     }

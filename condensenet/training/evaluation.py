@@ -60,13 +60,16 @@ def evaluate(
     return total_loss / num_images, 100 * total_errors / num_images
 
 
-def evaluation_batch_size(train_batch_size: int, image_size: int, device: torch.device) -> int:
-    """Images per evaluation batch. On a CPU it is the training batch size, so histories stay the same to the bit.
+def evaluation_batch_size(train_batch_size: int, image_size: int, device: torch.device, parts: int = 1) -> int:
+    """Images per evaluation batch of a rank. On a CPU it is the training batch size, so histories stay the same.
 
-    A GPU spends small batches, such as 64 images of 32x32, waiting for kernel launches. It gets as many pixels as
-    1,024 such images; without gradients there is enough memory.
+    A GPU gets as many images as it trains on at once, of ``parts`` of a batch (ranks times accumulation). Small
+    batches, such as 64 images of 32x32, would wait for kernel launches, so they get as many pixels as 1,024 such
+    images; without gradients there is enough memory.
     """
-    return train_batch_size if device.type == "cpu" else max(train_batch_size, GPU_BATCH_PIXELS // image_size**2)
+    if device.type == "cpu":
+        return train_batch_size
+    return max(train_batch_size // parts, GPU_BATCH_PIXELS // image_size**2)
 
 
 def model_to_device(model: Module, device: torch.device) -> Module:

@@ -238,7 +238,9 @@ class Trainer:
     def finish_epoch(self) -> None:
         """Evaluate, add the epoch to the history and save."""
         model, config = self.model, self.config
-        batch_size = evaluation_batch_size(config.batch_size, self.evaluation_split.manifest.image_size, self.device)
+        image_size = self.evaluation_split.manifest.image_size
+        parts = distributed.world_size() * config.gradient_accumulation
+        batch_size = evaluation_batch_size(config.batch_size, image_size, self.device, parts)
         with nullcontext() if self.average is None else self.average.in_use():
             validation_loss, validation_error_pct = evaluate(
                 model,

@@ -63,16 +63,20 @@ def _files(folder: Path, classes: tuple[str, ...]) -> tuple[list[str], np.ndarra
     files: list[str] = []
     counts, skipped = [], 0
     for name in classes:
-        class_files = [
-            os.path.relpath(os.path.join(parent, file), folder)
-            for parent, _, names in os.walk(folder / name)
-            for file in names
-        ]
+        class_files = list(_relative_files(folder, name))
         images = sorted(file for file in class_files if is_image(file))
         files += images
         counts.append(len(images))
         skipped += len(class_files) - len(images)
     return files, np.repeat(np.arange(len(classes), dtype=np.int64), counts), skipped
+
+
+def _relative_files(folder: Path, name: str) -> Iterator[str]:
+    """All files of a class, but for those in hidden folders: copies that tools keep, such as ``.ipynb_checkpoints``."""
+    for parent, folders, names in os.walk(folder / name):
+        folders[:] = [each for each in folders if not each.startswith(".")]
+        for file in names:
+            yield os.path.relpath(os.path.join(parent, file), folder)
 
 
 def _state(folder: Path, files: list[str], indices: np.ndarray) -> str:

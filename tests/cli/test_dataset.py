@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from ruamel.yaml import YAML
 
 from cli import finished, recipe, training
 from cli.dataset import Dataset, find, warning
 from cli.recipe import Options
-from condensenet import create_model, presets, save_model
+from condensenet import Preprocessing, create_model, presets, save_model
 from tasks import outputs, params, paths, sources
 from tasks.errors import UserError
 from tasks.prepare import prepare
@@ -285,6 +286,26 @@ def test_fine_tuning_takes_the_network_of_the_checkpoint(photos, tmp_path):
     assert params.load(workspace / "params.yaml") == loaded
     with pytest.raises(UserError, match="--groups is not allowed with --from"):
         training.run(photos, tmp_path / "other", dataclasses.replace(options, groups=2))
+
+
+def test_fine_tuning_goes_on_at_the_size_of_the_checkpoints_images(photos, tmp_path):
+    model = create_model("condensenet-50", num_classes=10)
+    model.preprocessing = Preprocessing(image_size=24, resize_shorter=27, channels=3, mean=(0,) * 3, std=(1,) * 3)
+    save_model(model, tmp_path / "model.pt")
+    options = Options(start=tmp_path / "model.pt")
+    loaded, _ = training.prepare_workspace(tmp_path / "run", photos, options)
+    assert loaded.data.image_size == 24
+    loaded, _ = training.prepare_workspace(tmp_path / "given", photos, dataclasses.replace(options, size=32))
+    assert loaded.data.image_size == 32
+
+
+def test_a_photograph_whose_text_is_too_large_leaves_no_workspace_behind(photos, tmp_path):
+    text = PngInfo()
+    text.add_text("comment", "x" * 2_000_000, zip=True)
+    Image.new("RGB", (50, 50)).save(photos / "red/text.png", pnginfo=text)
+    workspace = tmp_path / "run"
+    training.prepare_workspace(workspace, photos, Options())  # prepare names it, and counts it as --max-corrupt says
+    assert (workspace / "params.yaml").exists()
 
 
 def pretend_it_was_trained(workspace: Path, loaded: params.Params, text: str) -> None:

@@ -217,3 +217,6 @@ def test_a_gpu_evaluates_more_images_at_a_time_and_a_cpu_as_many_as_before() -> 
     assert evaluation_batch_size(64, 32, gpu) == 1024
     assert evaluation_batch_size(256, 224, gpu) == 256
     assert evaluation_batch_size(4096, 32, gpu) == 4096
+    assert evaluation_batch_size(4096, 224, gpu, parts=8 * 4) == 128  # as many as are trained on at once
+    assert evaluation_batch_size(256, 224, gpu, parts=8 * 4) == 1024 * 32**2 // 224**2
+    assert evaluation_batch_size(64, 32, cpu, parts=8) == 64

@@ -62,6 +62,8 @@ def test_activations_grow_with_the_area_and_shrink_with_half_the_precision() -> 
 def test_hours_by_hand() -> None:
     assert plan().hours(IMAGES) is None
     rate = Rate(images_per_s=10.0, source="given")
+    assert plan(rate, decoded_per_s=5.0).hours(IMAGES) == pytest.approx(10 * (6000 + 300) / 10 / 3600)
+    assert plan(rate, decoded_per_s=50.0).hours(IMAGES) == plan(rate).hours(IMAGES)
     assert plan(rate).hours(IMAGES) == pytest.approx(10 * (6000 + 300) / 20 / 3600)
     held_out = replace(IMAGES, validation=600)
     assert plan(rate).hours(held_out) == pytest.approx(10 * (6000 + 200) / 20 / 3600)
@@ -111,8 +113,8 @@ def test_the_disk_is_what_the_prepared_images_take(digits: Params, tmp_path: Pat
 
 
 def test_the_disk_of_what_is_not_here_is_estimated(digits: Params) -> None:
-    """By the figures of docs/IMAGENET.md: 27, 42 and 259 KB an image."""
-    for form, kilobytes in ((256, False), 27), ((320, False), 42), ((256, True), 259):
+    """By the figures of docs/IMAGENET.md: 107, 27, 42 and 259 KB an image."""
+    for form, kilobytes in ((None, False), 107), ((256, False), 27), ((320, False), 42), ((256, True), 259):
         data = replace(
             digits.data, source="parquet", path="not-here", image_size=224, channels=3, augment=AugmentConfig()
         )
@@ -128,13 +130,14 @@ def test_the_disk_of_what_is_not_here_is_estimated(digits: Params) -> None:
         ({"shorter_side": 320}, 626),
         ({"shorter_side": 256}, 803),
         ({"shorter_side": 256, "raw": True}, 1779),
+        ({"augment": AugmentConfig(crop="resized", randaugment=2)}, 1 / (1 / 395 + 0.0008)),
         ({"image_size": 32}, None),
         ({"source": "digits", "path": None}, None),
     ],
 )
 def test_a_core_decodes_as_many_photographs_as_were_measured(form: dict, per_s: int | None) -> None:
     data = DataParams(**{"source": "imagefolder", "path": "not-here", "image_size": 224, **form})
-    assert planning.decoded_per_core_s(data) == per_s
+    assert planning.decoded_per_core_s(data) == pytest.approx(per_s)
 
 
 def test_training_images_of_another_size_are_counted(digits: Params) -> None:
@@ -176,6 +179,23 @@ def test_a_rate_is_measured_with_more_workers_than_images_and_with_graphs(digits
     setting = digits.settings["g4-c4"]
     setting = replace(setting, train=replace(setting.train, batch_size=8, gradient_accumulation=2, cuda_graph=True))
     assert planning.measure_rate(elastic, setting).source.startswith("measured here now: 1 CPU threads, batches of 2,")
+
+
+def test_a_rate_is_measured_of_a_training_shorter_than_the_measurement(digits: Params) -> None:
+    setting = digits.settings["g4-c4"]
+    growing = replace(
+        digits, data=replace(digits.data, augment=AugmentConfig(crop="resized", crop_size=8, first_crop_size=8))
+    )
+    assert planning.measure_rate(growing, replace(setting, train=replace(setting.train, epochs=1))).images_per_s > 1
+
+
+def test_memory_is_that_of_the_fewest_workers(digits: Params) -> None:
+    plans = [
+        planning.plan_setting(replace(digits, ray=replace(digits.ray, num_workers=workers)), setting, IMAGES, None)
+        for setting in [digits.settings["g4-c4"]]
+        for workers in (2, (2, 8))
+    ]
+    assert plans[0].memory_bytes == plans[1].memory_bytes
 
 
 def test_what_does_not_fit_is_named(digits: Params) -> None:

@@ -221,7 +221,9 @@ def test_data_that_does_not_fit_the_parameters_is_refused(monkeypatch: pytest.Mo
 
 def test_an_image_folder_of_the_right_size_is_kept_as_pixels() -> None:
     made.image_tree(Path("raw"))
-    made.tree(Path("raw"), {"train/ant/notes.txt": b"hello", "train/.hidden/x.jpg": b""})
+    made.tree(
+        Path("raw"), {"train/ant/notes.txt": b"hello", "train/.hidden/x.jpg": b"", "train/ant/.copies/x.jpg": b""}
+    )
     manifest = prepared(CLASSES, source="imagefolder", path="raw", image_size=8)
     assert (manifest.encoding, manifest.classes) == ("raw", made.CLASSES)
     assert manifest.splits == {"train": 12, "validation": 0, "test": 12}
