@@ -158,12 +158,12 @@ def notes(images: Images, plans: list[SettingPlan], watts: float | None, decoded
             f"Decoding for {fastest:,.0f} images/s takes about {fastest / decoded_per_s:.2g} CPU cores a worker, at "
             f"{decoded_per_s:,.0f} photographs a second and core (docs/IMAGENET.md)."
         )
-        slow = [plan for plan in plans if plan.rate and (plan.decoded_per_s or 0) < plan.rate.images_per_s]
-        lines += [
-            f"{plan.name}: the threads of a worker load {plan.decoded_per_s:,.0f} images/s, fewer than it trains: hours are "
-            "those of loading. More ray.threads_per_worker (of cores that are there) or a smaller data.shorter_side help."
-            for plan in slow
-        ]
+        threads = plans[0].decoded_per_s
+        if threads is not None and threads < fastest:
+            lines.append(
+                f"The threads of a worker load {threads:,.0f} images/s: where it trains more, hours are those of loading. "
+                "More ray.threads_per_worker or a smaller data.shorter_side help."
+            )
     return lines + [f"Images per second: {source}." for source in sources]
 
 

@@ -22,9 +22,7 @@ from condensenet.training.history import TrainingFailed
 log = logging.getLogger(__name__)
 
 
-def save(
-    folder: str | Path | Storage, fingerprint: dict[str, Any], device: torch.device, trainer: dict[str, Any]
-) -> None:
+def save(folder: Path | Storage, fingerprint: dict[str, Any], device: torch.device, trainer: dict[str, Any]) -> None:
     """Write a checkpoint with the trainer's state; raises ``TrainingFailed`` if the disk is full or read-only."""
     content = {"fingerprint": fingerprint, "environment": environment(device), "trainer": trainer}
     try:
@@ -38,9 +36,7 @@ def save(
         ) from error
 
 
-def load(
-    folder: str | Path | Storage | None, fingerprint: dict[str, Any], device: torch.device
-) -> dict[str, Any] | None:
+def load(folder: Path | Storage | None, fingerprint: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
     """The trainer's state from the newest intact checkpoint, which rank 0 reads for all ranks; None if there is none.
 
     Raises ``ValueError`` on every rank if the checkpoint was made under another fingerprint.

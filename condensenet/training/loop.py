@@ -28,7 +28,7 @@ from condensenet.config import AugmentConfig, TrainConfig
 from condensenet.data import PreparedData, steps_per_epoch, train_batches
 from condensenet.data.augment import crop_size
 from condensenet.data.resident import split_for_device
-from condensenet.files import Storage
+from condensenet.files import Storage, as_storage
 from condensenet.models.condensenet import CondenseNet, group_lasso
 from condensenet.models.condensing import condensing_stage
 from condensenet.training import checkpoint, distributed
@@ -109,7 +109,8 @@ class Trainer:
             raise ValueError("a grouped form cannot be trained: train the model that it was converted from")
         model.preprocessing = data.manifest.preprocessing
         self.augment, self.config, self.device = augment, config, device
-        self.checkpoints, self.stop, self.loader_threads = checkpoints, stop, loader_threads
+        self.checkpoints = None if checkpoints is None else as_storage(checkpoints)
+        self.stop, self.loader_threads = stop, loader_threads
         self.fingerprint = fingerprint(model.config, config, augment, data.manifest.fingerprint)
         if config.sync_batch_norm:
             synchronise_norms(model, device)
