@@ -57,7 +57,9 @@ def train(
         Path, typer.Argument(help="FOLDER/CLASS/*.jpg; or with train/ and test/ (or val/) in it; or Parquet files.")
     ],
     out: Annotated[Path | None, typer.Option(help="Workspace for all that is made. (default: runs/FOLDER)")] = None,
-    size: Annotated[int | None, typer.Option(help="Input size in pixels. (default: by the images)", min=1)] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Input size in pixels. (default: by the images, or --from)", min=1)
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="A network by name. (default: by the size)", autocompletion=_names)
     ] = None,

@@ -161,8 +161,8 @@ def notes(images: Images, plans: list[SettingPlan], watts: float | None, decoded
         threads = plans[0].decoded_per_s
         if threads is not None and threads < fastest:
             lines.append(
-                f"The threads of a worker load {threads:,.0f} images/s: where it trains more, hours are those of loading. "
-                "More ray.threads_per_worker or a smaller data.shorter_side help."
+                f"The threads of a worker load {threads:,.0f} images/s: where it trains more, hours are those of "
+                "loading. More ray.threads_per_worker or a smaller data.shorter_side help."
             )
     return lines + [f"Images per second: {source}." for source in sources]
 

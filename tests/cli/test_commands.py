@@ -246,3 +246,16 @@ def test_authors_files_are_read_by_every_command(command, capsys, tmp_path):
     save_authors_checkpoint(convert(model.eval()), tmp_path / "theirs.pth.tar")
     command("cost", tmp_path / "theirs.pth.tar", "--json")
     assert json.loads(capsys.readouterr().out)["macs"] == count_cost(convert(model), 32).macs
+
+
+def test_a_command_whose_packages_are_not_installed_names_the_extra(photos):
+    script = """
+import sys
+sys.modules["ruamel.yaml"] = None
+sys.argv = ["condensenet", "train", sys.argv[1]]
+from cli.main import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(photos)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: the command needs ruamel.yaml: pip install 'condensenet[pipeline]'\n"
