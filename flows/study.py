@@ -28,7 +28,7 @@ from tasks.locks import lock_file
 
 Overrides = Mapping[str, Any] | Sequence[str] | None
 CONFIG = paths.STUDIES.parent
-ALONE_S = 2.0  # within which of several flows that begin together one writes the parameters of all
+ALONE_S = 1.0  # within which of several flows that begin together one writes the parameters of all
 
 
 def compose_params(study: str | None, overrides: Overrides, settings: Sequence[str] | None = None) -> str:

@@ -107,7 +107,7 @@ def test_two_flows_a_sweep_an_experiment_and_a_dvc_repro_at_once(served_stub: Wo
 
     The experiment runs in a copy of the checkout and has parameters of its own.
     """
-    (served_stub.path / "slow").write_text("5\n")
+    (served_stub.path / "slow").write_text("10\n")  # on a busy machine the sweep begins late
     flows = [served_stub.start(sys.executable, "-m", "flows.reproduce") for _ in range(2)]
     wait_until((served_stub.path / "state/events").exists, 120)
     experiment = served_stub.start(
