@@ -113,6 +113,8 @@ def test_two_flows_a_sweep_an_experiment_and_a_dvc_repro_at_once(served_stub: Wo
     experiment = served_stub.start(
         sys.executable, "-m", "dvc", "exp", "run", "--temp", "-n", "apart", "-S", "train.seed=7"
     )
+    # DVC writes the experiment's parameters into params.yaml and restores it before it makes the copy.
+    wait_until(lambda: any((served_stub.path / ".dvc/tmp/exps").glob("*/*/params.yaml")), 120)
     refused = run_sweep(served_stub, grid={"model.groups_1x1": [1, 4]})
     by_hand = served_stub.run(sys.executable, "-m", "dvc", "repro", "report", check=False)
     ended = [flow.communicate(timeout=240) for flow in flows]
