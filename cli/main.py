@@ -24,7 +24,7 @@ def main() -> None:
             raise
         from condensenet.text import escaped
 
-        if isinstance(error, ImportError) and error.name:  # else it says itself what it needs
+        if isinstance(error, ModuleNotFoundError) and error.name:  # else it says itself what it lacks
             sys.exit(f"error: the command needs {error.name}: pip install 'condensenet[pipeline]'")
         sys.exit(f"error: {escaped(' '.join(str(error).split()))}")
 

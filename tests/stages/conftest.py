@@ -15,6 +15,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
-        pytest.skip("a file system of 4 MB cannot be mounted here")
+        pytest.skip("a file system of 4 MB cannot be mounted here: that takes root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
