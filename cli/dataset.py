@@ -149,8 +149,8 @@ def _parquet(folder: Path, workspace: Path) -> Dataset:
         return _described("parquet", folder, train, test)
     if test and not train:
         raise UserError(f"{folder} has {test}, but no train*.parquet: name the training files so")
-    everything = ",".join(sorted(path.name for path in folder.glob("*.parquet")))
-    return _described("parquet", _split_rows(folder, train or everything, workspace), "train.parquet", "test.parquet")
+    root = _split_rows(folder, train or "*.parquet", workspace)
+    return _described("parquet", root, "train.parquet", "test.parquet")
 
 
 def _shards(folder: Path, key: str) -> str | None:
@@ -163,7 +163,7 @@ def _shards(folder: Path, key: str) -> str | None:
 
 def _split_rows(folder: Path, pattern: str, workspace: Path) -> Path:
     """Two Parquet files of the rows of ``folder``, unless they are there already: new ones would be prepared anew."""
-    files = sorted(path for name in pattern.split(",") for path in folder.glob(name))
+    files = sorted(folder.glob(pattern))
     root = workspace / "images"
     note, made_of = root / "made-of.json", [list(file_state(file)) for file in files]
     if outputs.read_json_or_empty(note).get("files") == made_of:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 
@@ -16,9 +15,6 @@ def main() -> None:
 
     try:
         app()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     except (UserError, ValueError, ImportError, OSError) as error:  # the library's errors are one line too
         if os.environ.get("CONDENSENET_TRACEBACK"):
             raise

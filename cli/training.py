@@ -74,7 +74,7 @@ def prepare_workspace(workspace: Path, folder: Path, options: Options) -> tuple[
 def _check_workspace(workspace: Path, folder: Path) -> None:
     """It is new, empty or one of ours, and not where the images are."""
     if workspace == folder or folder in workspace.parents:
-        raise UserError(f"--out {workspace} is not allowed: it is in the folder of the images")
+        raise UserError(f"--out {workspace} is not allowed: it is in the folder of the images; give another folder")
     file = workspace / paths.PARAMS
     is_ours = file.is_file() and file.read_text().startswith(HEADER)
     if workspace.exists() and not is_ours and (not workspace.is_dir() or any(workspace.iterdir())):

@@ -85,8 +85,8 @@ def check_type(kind: type, name: str, value: object) -> None:
     hint, annotation = get_type_hints(kind)[name], kind.__annotations__[name]
     if get_origin(hint) is Literal:
         *others, last = get_args(hint)
-        allowed = f"{', '.join(others)} or {last}"
-        require(value in (*others, last), f"{name}={shown(value)} is not allowed: {allowed}")
+        allowed = f"{', '.join(others)} or {last}" if others else last
+        require(value in get_args(hint), f"{name}={shown(value)} is not allowed: {allowed}")
     if annotation in KINDS:
         words, is_kind = KINDS[annotation]
         require(is_kind(value), f"{name}={shown(value)} is not allowed: it must be {words}")

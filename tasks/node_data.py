@@ -188,7 +188,10 @@ def _folders(path: Path) -> tuple[Path, Path]:
 
 def _folder_gb(folder: Path) -> float:
     with suppress(OSError, ValueError):
-        return disk_bytes(folder) / GB if is_remote(folder) else size_gb(Manifest.load(folder / MANIFEST))
+        if not is_remote(folder):
+            return size_gb(Manifest.load(folder / MANIFEST))  # what it will have, if it is being downloaded
+    with suppress(OSError):
+        return disk_bytes(folder) / GB  # half removed, it may have lost its manifest
     return 0.0
 
 

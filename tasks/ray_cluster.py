@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from tasks.object_store import ObjectStore
 from tasks.params import RayParams
 from tasks.ray_messages import THREADS, brief_messages
 from tasks.ray_watch import AGAIN, REACHABLE_S, WATCH_S, lost, watched
+from tasks.server_addresses import listens
 from tasks.storage import SharedFolder, open_storage
 
 T = TypeVar("T")
@@ -162,10 +162,8 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         return  # "auto" and the like
-    try:
-        socket.create_connection((host, int(port)), REACHABLE_S).close()
-    except OSError as error:
-        raise UserError(f"RAY_ADDRESS={address} is not allowed: nothing listens there ({error})") from None
+    if not listens(host, int(port), REACHABLE_S):
+        raise UserError(f"RAY_ADDRESS={address} is not allowed: nothing listens there")
 
 
 def _runtime_env(params: RayParams) -> dict[str, Any]:

@@ -33,6 +33,6 @@ def listens(host: str, port: int, wait_s: float = PROBE_S) -> bool:
     """Whether something accepts connections there."""
     try:
         socket.create_connection((host, port), wait_s).close()
-    except OSError:
+    except (OSError, OverflowError):  # the latter for a port above 65535
         return False
     return True

@@ -27,7 +27,10 @@ class OnnxModel:
         if inputs != [INPUT] or OUTPUT not in outputs:
             raise ValueError(f"{path} is not an ONNX file of this package: it takes {', '.join(inputs)}, not {INPUT}")
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        self.preprocessing = Preprocessing.from_metadata(self.metadata)
+        try:
+            self.preprocessing = Preprocessing.from_metadata(self.metadata)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -92,6 +92,8 @@ def test_parquet_files_are_split_by_rows_unless_they_are_named(photos, tmp_path)
     dataset = find(tmp_path / "one", tmp_path / "run")
     assert (dataset.source, sum(dataset.images_by_class)) == ("parquet", 19)
     assert len(sources_of(dataset).test.labels) == 5
+    write_parquet(photos, tmp_path / "odd/cats, dogs [1].parquet")  # no list of names and no glob
+    assert sum(find(tmp_path / "odd", tmp_path / "odd-run").images_by_class) == 19
     for name in ("train-0", "val-0"):
         write_parquet(photos, tmp_path / f"two/{name}.parquet")
     dataset = find(tmp_path / "two", tmp_path / "run")

@@ -122,6 +122,14 @@ def test_an_onnx_file_predicts_what_its_model_predicts(model, tmp_path, form):
     assert [each.probability for each in ours] == pytest.approx([each.probability for each in expected], abs=1e-5)
 
 
+@pytest.mark.slow
+def test_an_onnx_file_with_wrong_preprocessing_is_named(model, tmp_path):
+    metadata = PREPROCESSING.as_dict() | {"channels": 7}
+    path = condensenet.export_onnx(convert(model), tmp_path / "odd.onnx", 16, metadata=metadata)
+    with pytest.raises(ValueError, match=r"odd\.onnx: channels=7 is not allowed"):
+        load(path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -177,7 +185,7 @@ def test_preprocessing_survives_json_and_metadata():
         ({"std": (float("inf"), 1.0, 1.0)}, "a finite number for each of the 3 channels"),
         ({"classes": "abc"}, "classes='abc' is not allowed: it must be a list"),
         ({"std": (0.0, 1.0, 1.0)}, "it must be above 0"),
-        ({"crop": "top"}, "crop='top' is not allowed"),
+        ({"crop": "top"}, "crop='top' is not allowed: center$"),
         (
             {"image_size": 10**5, "resize_shorter": 10**5},
             r"image_size=100000 is not allowed: it must be in \[1, 4096\]",

@@ -191,6 +191,17 @@ def test_what_a_process_killed_while_it_made_room_left_is_no_data(
     assert folders(cache) == {data.manifest.fingerprint, f"{other.manifest.fingerprint}.partial"}
 
 
+def test_what_a_killed_process_left_takes_room_without_a_manifest_too(store, data, cache, tmp_path, monkeypatch):
+    size = node_data.size_gb(data.manifest)
+    monkeypatch.setenv("CONDENSENET_CACHE_GB", str(1.5 * size))
+    left = cache / "dead.partial"
+    left.mkdir(parents=True)
+    (left / "half").write_bytes(bytes(int(size * node_data.GB)))
+    (cache / "dead.lock").touch()
+    with on_this_node(tmp_path / "elsewhere", upload(data.root, data.manifest, store)):
+        assert folders(cache) == {data.manifest.fingerprint}
+
+
 def test_size_that_is_no_number_is_one_line(store, data, cache, tmp_path, monkeypatch):
     uploaded = upload(data.root, replace(data.manifest), store)
     monkeypatch.setenv("CONDENSENET_CACHE_GB", "much")

@@ -20,12 +20,13 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]  # bound, and nobody listens
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-        with (
-            pytest.raises(UserError, match=f"RAY_ADDRESS=127.0.0.1:{port} is not allowed: nothing listens there"),
-            ray_cluster.cluster(RayParams()),
-        ):
-            pass
+        for wrong in (port, 99999):
+            monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{wrong}")
+            with (
+                pytest.raises(UserError, match=f"RAY_ADDRESS=127.0.0.1:{wrong} is not allowed: nothing listens there"),
+                ray_cluster.cluster(RayParams()),
+            ):
+                pass
 
 
 def test_folders_of_killed_processes_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
