@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from condensenet.data.in_progress import remove_abandoned
 from condensenet.data.manifest import Manifest
 from condensenet.files import Folder, write_atomically
 from condensenet.training.fingerprint import differences, fingerprint
@@ -38,6 +39,7 @@ FINGERPRINT = "fingerprint.json"
 def main() -> None:
     params, setting = stage_arguments()
     manifest = read_manifest(params, setting)
+    remove_abandoned(params.paths.data)  # DVC has recorded what prepare has kept until now
     stopper = Stopper()
     with locks.shared_machine():
         train(params, setting, manifest, stopper)

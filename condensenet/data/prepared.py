@@ -9,6 +9,7 @@ Shapes: N images, C channels, H height, W width; prepared raw images are square,
 from __future__ import annotations
 
 import os
+import resource
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -25,7 +26,7 @@ from condensenet.machine import usable_cores
 from condensenet.preprocessing import Preprocessing
 
 Batch = tuple[Tensor, Tensor]  # images float32 (N, C, H, W), normalised; labels int64 (N,)
-OPEN_FILES = 256  # of one split at a time
+OPEN_FILES = (64, 4096)  # of one split at a time: at least and at most
 
 
 class ImageReader(Protocol):
@@ -102,7 +103,9 @@ class _Files:
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
-        self._open = lru_cache(OPEN_FILES)(_OpenFile)
+        least, most = OPEN_FILES
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._open = lru_cache(max(least, min(most, allowed // 4)))(_OpenFile)
 
     def name(self, file: int) -> str:
         return self._paths[file].name

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +21,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from condensenet.data.in_progress import new_folder, put_in_place, remove_abandoned
 from condensenet.data.manifest import MANIFEST, SPLITS, Encoding, FileEntry, Manifest, fingerprint, images_files
 from condensenet.data.prepared import PreparedData
 from condensenet.data.shards import Shard, ShardWriter, save_array, write
-from condensenet.file_locks import is_at, try_lock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +81,7 @@ def assemble(
     write(folder / MANIFEST, manifest.to_json().encode())
     PreparedData(folder).verify()  # read back: a bad disk must not replace good images
     folder.chmod(0o755)  # mkdtemp makes it private
-    _put_in_place(folder, root)
+    put_in_place(folder, root)
     return manifest
 
 
@@ -121,8 +119,8 @@ class PreparedWriter:
 
     def __enter__(self) -> Self:
         self.root.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(self.root)
-        self._folder, self._lock = _new_folder(self.root)
+        remove_abandoned(self.root)
+        self._folder, self._lock = new_folder(self.root)
         self.splits = {split: ShardWriter(self._folder / images_files(split, 1)[0]) for split in SPLITS}
         return self
 
@@ -201,73 +199,3 @@ def _check_arrays(split: str, images: np.ndarray, labels: Sequence[int] | np.nda
         raise ValueError(f"{split}: {len(images)} images and {len(labels)} labels")
     if len(labels) and not (min(labels) >= 0 and max(labels) < num_classes):
         raise ValueError(f"{split}: labels are {min(labels)} to {max(labels)}, but must be 0 to {num_classes - 1}")
-
-
-@contextmanager
-def resumable_folder(root: Path, key: str) -> Iterator[Path]:
-    """A folder beside ``root`` for work in progress: after a failure or a kill the next with the same ``key`` gets it.
-
-    Those that other writers have left are removed. Raises ``ValueError`` if another process has entered it.
-    """
-    root.parent.mkdir(parents=True, exist_ok=True)
-    folder = root.parent / f".{root.name}.partial-{key}"
-    _remove_abandoned(root, keep=folder)
-    descriptor = None
-    while descriptor is None:  # another writer may take it for abandoned, and remove it
-        with suppress(FileExistsError):
-            folder.mkdir()
-        descriptor = _locked(folder)
-        if descriptor is None and folder.exists():
-            raise ValueError(f"{folder} is in use: the same data is being prepared by another process")
-    try:
-        yield folder
-    finally:
-        os.close(descriptor)
-
-
-def _put_in_place(folder: Path, root: Path) -> None:
-    if root.exists():
-        old = folder.with_name(folder.name + ".old")
-        root.rename(old)
-        folder.rename(root)
-        _remove(old)
-    else:
-        folder.rename(root)
-
-
-def _remove_abandoned(root: Path, keep: Path | None = None) -> None:
-    """Remove the temporary folders of killed writers beside ``root``; those of living writers are locked."""
-    for folder in set(root.parent.glob(f".{root.name}.partial-*")) - {keep}:
-        if (descriptor := _locked(folder)) is not None:
-            try:
-                _remove(folder)
-            finally:
-                os.close(descriptor)
-
-
-def _new_folder(root: Path) -> tuple[Path, int]:
-    """A temporary folder beside ``root`` and the descriptor that keeps it locked.
-
-    Until it is locked, another writer takes it for abandoned: then this one makes another.
-    """
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
-        if (descriptor := _locked(folder)) is not None:
-            return folder, descriptor
-
-
-def _locked(folder: Path) -> int | None:
-    """A descriptor that keeps ``folder`` locked; None if another process does, or has just moved or removed it."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    if try_lock(descriptor) and is_at(folder, descriptor):
-        return descriptor
-    os.close(descriptor)
-    return None
-
-
-def _remove(folder: Path) -> None:
-    with suppress(FileNotFoundError):  # another writer removes it too
-        shutil.rmtree(folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.console import progress
 from tasks.errors import UserError
 from tasks.params import DataParams
 from tasks.sources.base import Part, Source, Stream, data_path, file_state, identity
@@ -62,7 +63,7 @@ def _files(folder: Path, classes: tuple[str, ...]) -> tuple[list[str], np.ndarra
     """The images' paths relative to ``folder`` in sorted order, their labels, and the number of other files."""
     files: list[str] = []
     counts, skipped = [], 0
-    for name in classes:
+    for name in progress(classes, len(classes), f"listing {folder.name}", units="classes"):
         class_files = list(_relative_files(folder, name))
         images = sorted(file for file in class_files if is_image(file))
         files += images

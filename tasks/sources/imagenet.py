@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tasks.console import say
+from tasks.console import progress, say
 from tasks.errors import UserError, first_line
 from tasks.params import DataParams
 from tasks.sources.base import Part, Source, Stream, data_path, file_state, identity
@@ -40,7 +40,7 @@ def read(data: DataParams) -> Source:
             raise UserError(f"{path} is missing: data.path={data.path} must hold {', '.join(archives)}")
     wnids, truth = _devkit(archives[f"{DEVKIT}.tar.gz"])
     say(f"reading the index of {TRAIN} and {VALIDATION}")
-    by_class, skipped = _train_places(archives[TRAIN])
+    by_class, skipped = _train_places(archives[TRAIN], len(set(wnids.values())))
     classes = tuple(sorted(by_class))
     if unknown := sorted(set(classes) ^ set(wnids.values())):
         where = TRAIN if unknown[0] in by_class else DEVKIT
@@ -78,12 +78,12 @@ def _stream(archive: Path, places: list[Place]) -> Iterator[tuple[str, bytes]]:
         raise UserError(f"{archive} cannot be read: {error.strerror}") from None
 
 
-def _train_places(archive: Path) -> tuple[dict[str, list[Place]], int]:
-    """The images of each class, and the number of other files."""
+def _train_places(archive: Path, classes: int) -> tuple[dict[str, list[Place]], int]:
+    """The images of each class, of which there should be as many as ``classes``, and the number of other files."""
     by_class: dict[str, list[Place]] = {}
     skipped = 0
     with _open(archive) as outer:
-        for member in outer.members():
+        for member in progress(outer.members(), classes, f"index of {TRAIN}", units="classes"):
             name, suffix = os.path.splitext(os.path.basename(member.name))
             if not member.isfile() or suffix != ".tar" or name.startswith("."):
                 skipped += member.isfile()

@@ -10,8 +10,10 @@ was killed is taken over by the next one. So neither the number of processes nor
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +23,10 @@ import numpy as np
 import torchvision
 
 from condensenet.data import Manifest
+from condensenet.data.in_progress import resumable_folder
 from condensenet.data.manifest import Encoding, images_files
 from condensenet.data.shards import Shard
-from condensenet.data.writing import Description, assemble, resumable_folder
+from condensenet.data.writing import Description, assemble
 from condensenet.files import sha256
 from tasks.console import progress, say
 from tasks.errors import UserError
@@ -39,6 +42,7 @@ from tasks.sources.workers import make_all, number_of_workers
 RAW_MAX_SIZE = 96  # pixels; raw pixels of larger images would take too much disk space
 SHARD_IMAGES = 1024
 RAW_SHARD_BYTES = 2**28  # of small images: more of them make a shard
+MUCH_GB = 10.0  # to read takes so long that it is announced
 VERSION = 1  # of what shards hold for the same parameters and the same source
 
 
@@ -53,6 +57,7 @@ class Task:
     root: Path  # absolute
     shard_images: int | None
     ray: RayParams
+    keep: bool
 
 
 def write_streams(
@@ -64,12 +69,15 @@ def write_streams(
     root: Path,
     shard_images: int | None = None,
     ray: RayParams = RayParams(),  # noqa: B008  frozen
+    *,
+    keep: bool = False,
 ) -> Manifest:
     """Prepare a ``source`` of image streams in the folder ``root``.
 
     ``train`` and ``validation`` are the indices of its training images for these splits, int64 (N,).
     ``shard_images`` is the number of images in a shard (default: 1024, or more small ones); ``ray`` is the use of a
-    cluster, if ``RAY_ADDRESS`` names one. Raises ``UserError``.
+    cluster, if ``RAY_ADDRESS`` names one. With ``keep`` the shards stay beside ``root`` too, as hard links: should it
+    be lost, the same preparation puts them there again; ``remove_abandoned`` removes them. Raises ``UserError``.
     """
     splits = {
         "train": (source.train, train),
@@ -78,10 +86,13 @@ def write_streams(
     }
     splits = {split: (part, indices) for split, (part, indices) in splits.items() if len(indices)}
     root = root.absolute()
-    task = Task(name=name, data=data, source=source, splits=splits, root=root, shard_images=shard_images, ray=ray)
+    task = Task(
+        name=name, data=data, source=source, splits=splits, root=root, shard_images=shard_images, ray=ray, keep=keep
+    )
     with resumable_folder(root, _key(task)) as folder, one_line_if_full(folder):
         manifest = _prepare(task, folder)
-        shutil.rmtree(folder)
+        if not keep:
+            shutil.rmtree(folder)
     return manifest
 
 
@@ -128,7 +139,8 @@ def _jobs(task: Task, files: Path, records: Path, encoding: Encoding) -> list[Jo
     for split, (part, indices) in task.splits.items():
         assert not isinstance(part.images, np.ndarray)
         chunks = [indices[start : start + count] for start in range(0, len(indices), count)]
-        for name, chunk in zip(images_files(split, len(chunks)), chunks, strict=True):
+        named = zip(images_files(split, len(chunks)), chunks, strict=True)
+        for name, chunk in progress(named, len(indices), f"looking at {split}", lambda pair: len(pair[1])):
             jobs.append(
                 Job(
                     file=files / name,
@@ -185,11 +197,30 @@ def _assemble(task: Task, files: Path, encoding: Encoding, made: Sequence[tuple[
         if job.split == "train":
             histogram_CV += result.histogram_CV
     corrupt = [name for _, result in made for name, _ in result.corrupt]
+    read_gb = sum(result.shard.file.bytes for _, result in made) / 1e9
+    if read_gb > MUCH_GB:
+        say(f"prepare: {read_gb:.3g} GB are read back and compared with what was written")
+    complete = _linked(files) if task.keep else files
     try:
-        return assemble(files, task.root, about, shards, histogram_CV, source=task.source.facts, corrupt=corrupt)
+        return assemble(complete, task.root, about, shards, histogram_CV, source=task.source.facts, corrupt=corrupt)
     except ValueError as error:
         _forget_changed([(job, result.shard) for job, result in made], error)
         raise
+
+
+def _linked(files: Path) -> Path:
+    """A folder of hard links to the shards; ``files`` itself where the file system has none."""
+    links = files.with_suffix(".links")
+    shutil.rmtree(links, ignore_errors=True)  # of a killed process
+    links.mkdir()
+    try:
+        for file in files.iterdir():
+            os.link(file, links / file.name)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        return files
+    return links
 
 
 def _forget_changed(made: Sequence[tuple[Job, Shard]], error: ValueError) -> None:

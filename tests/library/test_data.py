@@ -15,7 +15,8 @@ import pytest
 
 from condensenet.config import ModelConfig
 from condensenet.data import PreparedData, PreparedWriter, shards, write_prepared
-from condensenet.data.writing import mean_and_std, resumable_folder
+from condensenet.data.in_progress import resumable_folder
+from condensenet.data.writing import mean_and_std
 
 CLASSES = list("abcde")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ import torch
 
 from condensenet.config import AugmentConfig
 from condensenet.data import Manifest, PreparedData, evaluation_batches, train_batches
+from condensenet.data.in_progress import remove_abandoned
 from condensenet.data.writing import assemble
 from tasks.errors import UserError
 from tasks.params import DataParams, RayParams
@@ -63,12 +65,13 @@ def prepare(
     shard_images: int | None = IN_A_SHARD,
     validation: int = 9,
     ray: RayParams = RayParams(),  # noqa: B008  frozen
+    keep: bool = False,
     **more: Any,
 ) -> Manifest:
     data = DataParams(source="imagefolder", path="raw", **{"image_size": 16, **more})
     read = imagefolder.read(data)
     indices = split_training_images(read.train.labels, replace(data, validation_images=validation))
-    return write_streams("shards", data, read, *indices, Path(root), shard_images, ray)
+    return write_streams("shards", data, read, *indices, Path(root), shard_images, ray, keep=keep)
 
 
 def content(root: str = "out") -> dict[str, bytes]:
@@ -195,6 +198,35 @@ def test_a_failed_run_goes_on_too_and_looks_again_at_corrupt_images(capsys: pyte
     prepare()
     assert "prepare: going on after " in capsys.readouterr().out
     assert content() == expected
+
+
+def test_what_is_lost_before_it_is_recorded_is_put_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    source()
+    prepare(keep=True)
+    expected, numbers = content(), {path.name: path.stat().st_ino for path in Path("out").glob("*.bin")}
+    shutil.rmtree("out")
+    monkeypatch.setattr(write_streams_module, "make_all", lambda jobs, workers: iter([None] * len(jobs)))
+    prepare(keep=True)
+    assert {path.name: path.stat().st_ino for path in Path("out").glob("*.bin")} == numbers  # not even copied
+    assert content() == expected
+    remove_abandoned(Path("out").absolute())
+    assert in_progress() == []
+    assert content() == expected
+
+
+def test_a_file_system_without_hard_links_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    source()
+    prepare()
+    expected = content()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(write_streams_module.os, "link", refuse)
+    for _ in range(2):
+        prepare(keep=True)
+        assert content() == expected
+        shutil.rmtree("out")
 
 
 def test_an_image_replaced_between_two_runs_is_prepared_as_it_is_now() -> None:
