@@ -134,7 +134,9 @@ def _finished_run() -> str:
     url = "http://127.0.0.1:5000/api/2.0/mlflow"
     with urllib.request.urlopen(f"{url}/experiments/search?max_results=10") as response:
         experiments = [each["experiment_id"] for each in json.load(response)["experiments"]]
-    body = json.dumps({"experiment_ids": experiments, "filter": "attributes.status = 'FINISHED'"}).encode()
+    a_setting_s = "tags.`mlflow.parentRunId` LIKE '%'"  # a study's has no model
+    query = {"experiment_ids": experiments, "filter": f"attributes.status = 'FINISHED' AND {a_setting_s}"}
+    body = json.dumps(query).encode()
     request = urllib.request.Request(f"{url}/runs/search", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as response:
         run_id: str = json.load(response)["runs"][0]["info"]["run_id"]
