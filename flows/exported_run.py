@@ -40,7 +40,7 @@ class ExportedRun:
             raise UserError(f"run_id={run_id!r} is {status}: only a FINISHED run can be timed")
         ready = [model for model in models if model.status == "READY"]
         if not ready:
-            raise UserError(f"run_id={run_id!r} has no model: take the run of a setting, after dvc repro export@SETTING")
+            raise UserError(f"run_id={run_id!r} has no model: it must be a setting's, after dvc repro export@SETTING")
         self.model = max(ready, key=lambda model: model.creation_timestamp)
         self.artifacts = run.info.artifact_uri
 

@@ -159,7 +159,7 @@ def refusal(run_id: str, uri: str | None) -> str:
 
 
 def test_runs_that_cannot_be_timed_are_refused_in_one_line(runs: dict[str, str], server: Server) -> None:
-    assert "has no model: take the run of a setting, after dvc repro export" in refusal(runs["bare"], server.uri)
+    assert "has no model: it must be a setting's, after dvc repro export" in refusal(runs["bare"], server.uri)
     assert "is RUNNING: only a FINISHED run can be timed" in refusal(runs["running"], server.uri)
     assert refusal("0" * 32, server.uri).startswith(f"cannot read run_id='{'0' * 32}' from {server.uri}: ")
     assert refusal("../0", server.uri).startswith("cannot read run_id='../0' from")
