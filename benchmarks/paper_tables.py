@@ -24,7 +24,8 @@ DASH = "–"
 EXACT_PCT = 0.5  # a count may be so far from a published one, which has three or four digits
 LONG = "not run: 300 epochs (182: 600) on a GPU, `benchmarks/fidelity.py`"
 IMAGENET = "not run: ImageNet, 120 epochs on 8 GPUs, `-S study=imagenet`"
-SHORT = "study-cifar10-short"
+SHORT, FEW = "study-cifar10-short", "study-cifar10-few"
+HOURS = {SHORT: "two hours each", FEW: "a quarter of an hour each"}
 CORRUPTIONS = "corruptions"
 SEED = "-seed"
 
@@ -135,8 +136,8 @@ def measured_ratio(rows: Sequence[Row], entry: PublishedModel, form: str) -> str
     return next((f"{ratio:.2f}" for ratio in ratios), DASH)
 
 
-def short(*settings: str) -> Callable[[Results], str]:
-    """Some settings of the study cifar10-short: the mean over their seeds, and its standard error."""
+def study(file: str, *settings: str) -> Callable[[Results], str]:
+    """Some settings of the study whose rows are in ``file``: the mean over their seeds, and its standard error."""
 
     def render(results: Results) -> str:
         columns: Sequence[Column] = (
@@ -149,9 +150,10 @@ def short(*settings: str) -> Callable[[Results], str]:
             ("Seeds", lambda name: str(len(runs[name]))),
             ("Status", lambda name: f"measured small: {runs[name][0]['train']['epochs']} epochs, {day(runs[name])}"),
         )
-        runs = runs_of(rows_of(results, SHORT), settings)
+        runs = runs_of(rows_of(results, file), settings)
         missing = [name for name in settings if name not in runs]
-        how = "`dvc exp run -S study=cifar10-short`, two hours each, then `benchmarks/keep_study.py`"
+        command = f"dvc exp run -S study={file.removeprefix('study-')}"
+        how = f"`{command}`, {HOURS[file]}, then `benchmarks/keep_study.py`"
         note = f"Not run yet: {', '.join(missing)}; {how}.\n"
         return "\n".join([*([table(columns, list(runs))] if runs else []), *([note] if missing else [])])
 
@@ -216,10 +218,11 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "paper-others": others,
     "paper-imagenet": imagenet,
     "paper-arm": arm,
-    "short-condensation": short("g4-c1", "g4-c2", "g4-c4", "g4-c8"),
-    "short-groups": short("g1-c4", "g2-c4", "g4-c4", "g8-c4"),
-    "short-learned": short("g4-c4", "random", "one-shot", "lasso"),
-    "short-ablation": short("densenet-bc", "learned-groups", "increasing-growth", "g4-c4"),
+    "short-condensation": study(SHORT, "g4-c1", "g4-c2", "g4-c4", "g4-c8"),
+    "short-groups": study(SHORT, "g1-c4", "g2-c4", "g4-c4", "g8-c4"),
+    "short-learned": study(SHORT, "g4-c4", "random", "one-shot", "lasso"),
+    "short-ablation": study(SHORT, "densenet-bc", "learned-groups", "increasing-growth", "g4-c4"),
     "short-jumps": jumps,
+    "few-labels": study(FEW, "g4-c1", "g4-c4"),
     "short-corruptions": corrupted,
 }

@@ -27,7 +27,7 @@ def run(setting: str, error_pct: float, **train: object) -> dict[str, object]:
 
 def test_the_mean_of_the_seeds_stands_with_its_standard_error():
     rows = [run("g4-c1", 10.0), run("g4-c1-seed1", 11.0), run("g4-c1-seed2", 12.0), run("g4-c2", 10.5)]
-    text = paper_tables.short("g4-c1", "g4-c2", "g4-c4")({paper_tables.SHORT: rows})
+    text = paper_tables.study(paper_tables.SHORT, "g4-c1", "g4-c2", "g4-c4")({paper_tables.SHORT: rows})
     first, second = markdown_tables.rows(text)
     assert first["Measured test error, %"] == "11.00 ± 0.58"  # a deviation of 1 over the root of 3
     assert (first["Seeds"], first["MACs, computed"], first["Parameters, computed"]) == ("3", "18.3M", "142k")
