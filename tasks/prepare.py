@@ -34,8 +34,7 @@ def summary(manifest: Manifest) -> str:
 def prepare(params: Params, root: Path, *, keep: bool = False) -> Manifest:
     """Prepare the images of ``params.data`` in the folder ``root``; raises ``UserError``.
 
-    ``keep`` shards of image files until training starts: DVC may be killed while it records them, and removes the
-    outputs of a stage before it repeats it.
+    ``keep`` shards of image files, see ``tasks.sources.kept``.
     """
     _warn_of_gpus(params)
     source = sources.read(params.data)

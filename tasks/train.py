@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from condensenet.data.in_progress import remove_abandoned
 from condensenet.data.manifest import Manifest
 from condensenet.files import Folder, write_atomically
 from condensenet.training.fingerprint import differences, fingerprint
@@ -29,6 +28,7 @@ from tasks.locks import owned
 from tasks.object_store import ObjectStore
 from tasks.outputs import as_json, read_json, write_json, write_text
 from tasks.params import Params, Setting, stage_arguments
+from tasks.sources import kept
 from tasks.storage import DONE, SharedFolder, check_usable, open_storage
 from tasks.train_progress import SHOWN, ProgressRecorder
 from tasks.train_stopping import Stopper
@@ -39,7 +39,7 @@ FINGERPRINT = "fingerprint.json"
 def main() -> None:
     params, setting = stage_arguments()
     manifest = read_manifest(params, setting)
-    remove_abandoned(params.paths.data)  # DVC has recorded what prepare has kept until now
+    kept.forget(params.paths.data)
     stopper = Stopper()
     with locks.shared_machine():
         train(params, setting, manifest, stopper)

@@ -10,10 +10,8 @@ was killed is taken over by the next one. So neither the number of processes nor
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +29,7 @@ from condensenet.files import sha256
 from tasks.console import progress, say
 from tasks.errors import UserError
 from tasks.params import DataParams, RayParams
+from tasks.sources import kept
 from tasks.sources.base import Part, Source
 from tasks.sources.corrupt import CorruptImages
 from tasks.sources.examine import OtherSize
@@ -77,7 +76,7 @@ def write_streams(
     ``train`` and ``validation`` are the indices of its training images for these splits, int64 (N,).
     ``shard_images`` is the number of images in a shard (default: 1024, or more small ones); ``ray`` is the use of a
     cluster, if ``RAY_ADDRESS`` names one. With ``keep`` the shards stay beside ``root`` too, as hard links: should it
-    be lost, the same preparation puts them there again; ``remove_abandoned`` removes them. Raises ``UserError``.
+    be lost, or another study want them, the same preparation takes them from there. Raises ``UserError``.
     """
     splits = {
         "train": (source.train, train),
@@ -90,8 +89,12 @@ def write_streams(
         name=name, data=data, source=source, splits=splits, root=root, shard_images=shard_images, ray=ray, keep=keep
     )
     with resumable_folder(root, _key(task)) as folder, one_line_if_full(folder):
+        if keep:
+            kept.take_over(folder)
         manifest = _prepare(task, folder)
-        if not keep:
+        if keep:
+            kept.keep(folder)
+        else:
             shutil.rmtree(folder)
     return manifest
 
@@ -200,27 +203,12 @@ def _assemble(task: Task, files: Path, encoding: Encoding, made: Sequence[tuple[
     read_gb = sum(result.shard.file.bytes for _, result in made) / 1e9
     if read_gb > MUCH_GB:
         say(f"prepare: {read_gb:.3g} GB are read back and compared with what was written")
-    complete = _linked(files) if task.keep else files
+    complete = kept.linked(files) if task.keep else files
     try:
         return assemble(complete, task.root, about, shards, histogram_CV, source=task.source.facts, corrupt=corrupt)
     except ValueError as error:
         _forget_changed([(job, result.shard) for job, result in made], error)
         raise
-
-
-def _linked(files: Path) -> Path:
-    """A folder of hard links to the shards; ``files`` itself where the file system has none."""
-    links = files.with_suffix(".links")
-    shutil.rmtree(links, ignore_errors=True)  # of a killed process
-    links.mkdir()
-    try:
-        for file in files.iterdir():
-            os.link(file, links / file.name)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-            raise
-        return files
-    return links
 
 
 def _forget_changed(made: Sequence[tuple[Job, Shard]], error: ValueError) -> None:

@@ -21,11 +21,10 @@ import torch
 
 from condensenet.config import AugmentConfig
 from condensenet.data import Manifest, PreparedData, evaluation_batches, train_batches
-from condensenet.data.in_progress import remove_abandoned
 from condensenet.data.writing import assemble
 from tasks.errors import UserError
 from tasks.params import DataParams, RayParams
-from tasks.sources import imagefolder
+from tasks.sources import imagefolder, kept
 from tasks.sources import write_streams as write_streams_module
 from tasks.sources.base import split_training_images
 from tasks.sources.space import check_space
@@ -209,9 +208,27 @@ def test_what_is_lost_before_it_is_recorded_is_put_there_again(monkeypatch: pyte
     prepare(keep=True)
     assert {path.name: path.stat().st_ino for path in Path("out").glob("*.bin")} == numbers  # not even copied
     assert content() == expected
-    remove_abandoned(Path("out").absolute())
-    assert in_progress() == []
-    assert content() == expected
+
+
+def test_another_study_takes_over_the_shards_and_nothing_is_kept_that_takes_room(monkeypatch, capsys) -> None:
+    source()
+    prepare("studies/a/data", keep=True)
+    monkeypatch.setattr(write_streams_module, "make_all", lambda jobs, workers: iter([None] * len(jobs)))
+    prepare("studies/b/data", keep=True)
+    assert "prepare: taking over the shards of a" in capsys.readouterr().out
+    assert content("studies/b/data") == content("studies/a/data")
+    data = [Path(f"studies/{study}/data").absolute() for study in ("a", "b")]
+
+    def keepers() -> list[str]:
+        return [path.parent.name for path in sorted(Path("studies").glob("*/.data.partial-*"))]
+
+    kept.forget(data[0])
+    assert keepers() == ["a", "b"]  # of one inode with the images
+    for each in data:
+        shutil.rmtree(each)  # as DVC does that puts links to another disk there
+    kept.forget(data[0])
+    kept.forget(data[1])
+    assert keepers() == []
 
 
 def test_a_file_system_without_hard_links_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +239,7 @@ def test_a_file_system_without_hard_links_keeps_nothing(monkeypatch: pytest.Monk
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(write_streams_module.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     for _ in range(2):
         prepare(keep=True)
         assert content() == expected
