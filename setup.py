@@ -38,15 +38,23 @@ def extension(module: str, *flags: str) -> Extension:
     )
 
 
+def is_sealed(content: bytes) -> bool:
+    return content[-32:] == hashlib.sha256(content[:-32]).digest()
+
+
 class SealedBuild(build_ext):
     """Appends the sha256 of what was built, which condensenet/compiled.py checks before it loads the library."""
 
     def build_extension(self, ext: Extension) -> None:
-        super().build_extension(ext)
         path = Path(self.get_ext_fullpath(ext.name))
+        if path.exists() and not is_sealed(path.read_bytes()):  # a killed linker's: it would count as up to date
+            path.unlink()
+        super().build_extension(ext)
         content = path.read_bytes()
-        if content[-32:] != hashlib.sha256(content[:-32]).digest():  # it is sealed if it was up to date
-            path.write_bytes(content + hashlib.sha256(content).digest())
+        if not is_sealed(content):
+            sealed = path.with_suffix(".sealed")
+            sealed.write_bytes(content + hashlib.sha256(content).digest())
+            sealed.replace(path)
 
 
 extensions = [

@@ -126,4 +126,4 @@ def _mlflow_errors(problem: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise UserError(f"{problem}: {first_line(error)}") from error
+        raise UserError(f"{problem}: {server_addresses.shown(first_line(error))}") from error

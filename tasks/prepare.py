@@ -21,7 +21,7 @@ def main() -> None:
     parameters.no_arguments()
     params = parameters.load()
     with locks.shared_machine():
-        manifest = prepare(params, params.paths.data, keep=True)
+        manifest = prepare(params, params.paths.data)
     say(f"{params.paths.data}: {summary(manifest)}")
 
 
@@ -31,11 +31,8 @@ def summary(manifest: Manifest) -> str:
     return f"{counts}{skipped}; fingerprint {manifest.fingerprint[:12]}"
 
 
-def prepare(params: Params, root: Path, *, keep: bool = False) -> Manifest:
-    """Prepare the images of ``params.data`` in the folder ``root``; raises ``UserError``.
-
-    ``keep`` shards of image files, see ``tasks.sources.kept``.
-    """
+def prepare(params: Params, root: Path) -> Manifest:
+    """Prepare the images of ``params.data`` in the folder ``root``; raises ``UserError``."""
     _warn_of_gpus(params)
     source = sources.read(params.data)
     _check_settings(params, len(source.classes))
@@ -44,7 +41,7 @@ def prepare(params: Params, root: Path, *, keep: bool = False) -> Manifest:
     with one_line():
         if isinstance(source.train.images, np.ndarray):
             return _write_arrays(params, source, train, validation, root)
-        return write_streams(params.study, params.data, source, train, validation, root, ray=params.ray, keep=keep)
+        return write_streams(params.study, params.data, source, train, validation, root, ray=params.ray)
 
 
 def _warn_of_gpus(params: Params) -> None:

@@ -182,7 +182,7 @@ def new_folder() -> Path:
     """
     for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):  # another user's, or another process is at the same
-            descriptor = os.open(old, os.O_RDONLY)
+            descriptor = os.open(old, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a pipe would keep us waiting
             try:
                 if try_lock(descriptor) and time.time() - old.stat().st_mtime > NEW_S:
                     shutil.rmtree(old, ignore_errors=True)

@@ -11,9 +11,9 @@ PROBE_S = 1.0
 PORTS = {"http": 80, "https": 443}
 
 
-def shown(address: str) -> str:
-    """``address`` without a password in it."""
-    return re.sub(r"^([^/]*://)[^/]*@", r"\1***@", address)
+def shown(text: str) -> str:
+    """``text``, an address or what quotes one, without user names and passwords in addresses."""
+    return re.sub(r"(://)[^/\s]*@", r"\1***@", text)
 
 
 def answers(address: str) -> bool:

@@ -28,7 +28,6 @@ from tasks.locks import owned
 from tasks.object_store import ObjectStore
 from tasks.outputs import as_json, read_json, write_json, write_text
 from tasks.params import Params, Setting, stage_arguments
-from tasks.sources import kept
 from tasks.storage import DONE, SharedFolder, check_usable, open_storage
 from tasks.train_progress import SHOWN, ProgressRecorder
 from tasks.train_stopping import Stopper
@@ -39,7 +38,6 @@ FINGERPRINT = "fingerprint.json"
 def main() -> None:
     params, setting = stage_arguments()
     manifest = read_manifest(params, setting)
-    kept.forget(params.paths.data)
     stopper = Stopper()
     with locks.shared_machine():
         train(params, setting, manifest, stopper)

@@ -25,6 +25,9 @@ FUZZED = (
     "tests/library/test_model_files.py",
     "tests/library/test_plans_fuzzed.py",
     "tests/library/test_text.py",
+    "tests/library/test_image_files.py",
+    "tests/library/test_interop_configuration.py",
+    "tests/stages/test_parquet_fuzzed.py",
 )
 FUZZED_COMPILED = "tests/library/test_onnx_fuzzed.py"
 COMPILED = ("tests/library/test_native.py", "tests/library/test_fused.py", FUZZED_COMPILED)

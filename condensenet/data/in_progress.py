@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def resumable_folder(root: Path, key: str) -> Iterator[Path]:
     """
     root.parent.mkdir(parents=True, exist_ok=True)
     folder = root.parent / f".{root.name}.partial-{key}"
-    remove_abandoned(root, spare=lambda other: other == folder)
+    remove_abandoned(root, keep=folder)
     descriptor = None
     while descriptor is None:  # another writer may take it for abandoned, and remove it
         with suppress(FileExistsError):
@@ -37,6 +37,7 @@ def resumable_folder(root: Path, key: str) -> Iterator[Path]:
 def put_in_place(folder: Path, root: Path) -> None:
     if root.exists():
         old = folder.with_name(folder.name + ".old")
+        _remove(old)  # what a killed process had half removed
         root.rename(old)
         folder.rename(root)
         _remove(old)
@@ -44,13 +45,10 @@ def put_in_place(folder: Path, root: Path) -> None:
         folder.rename(root)
 
 
-def remove_abandoned(root: Path, spare: Callable[[Path], bool] = lambda folder: False) -> None:
-    """Remove the folders that writers have left beside ``root``, but those that ``spare`` names.
-
-    Those of living writers are locked, and stay.
-    """
-    for folder in root.parent.glob(f".{root.name}.partial-*"):
-        if not spare(folder) and (descriptor := _locked(folder)) is not None:
+def remove_abandoned(root: Path, keep: Path | None = None) -> None:
+    """Remove the folders that killed writers have left beside ``root``, but ``keep``. Living ones lock theirs."""
+    for folder in set(root.parent.glob(f".{root.name}.partial-*")) - {keep}:
+        if (descriptor := _locked(folder)) is not None:
             try:
                 _remove(folder)
             finally:

@@ -99,7 +99,7 @@ class Manifest:
         try:
             raw = json.loads(path.read_text())
             version = raw["format"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{path} is not a manifest of prepared images") from None
         if version != FORMAT:
             raise ValueError(f"{path}: format={version!r} is not supported: this version reads format {FORMAT}")

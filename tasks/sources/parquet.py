@@ -77,8 +77,9 @@ def _open(path: Path) -> Any:
     names = schema.names
     if "image" not in names or not pa.types.is_struct(schema.field("image").type):
         raise UserError(f"{path}: column image (a struct of bytes and path) is missing: it has {', '.join(names)}")
-    if "bytes" not in {field.name for field in schema.field("image").type}:
-        raise UserError(f"{path}: column image has no field bytes: it is {schema.field('image').type}")
+    fields = {field.name: field.type for field in schema.field("image").type}
+    if not any(is_kind(fields.get("bytes", pa.null())) for is_kind in (pa.types.is_binary, pa.types.is_large_binary)):
+        raise UserError(f"{path}: column image has no field bytes (binary): it is {schema.field('image').type}")
     if "label" not in names or not pa.types.is_integer(schema.field("label").type):
         actual = f"label is {schema.field('label').type}" if "label" in names else f"it has {', '.join(names)}"
         raise UserError(f"{path}: column label (integers) is missing: {actual}")
@@ -92,7 +93,7 @@ def _class_names(path: Path) -> tuple[str, ...]:
             names = json.loads(metadata[b"class_names"])
         else:
             names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         names = None
     if not isinstance(names, list) or not names:
         raise UserError(f"{path}: its metadata has no class names: class_names must be a JSON list")
@@ -148,5 +149,5 @@ def _rows(path: Path, wanted: np.ndarray) -> Iterator[tuple[int, dict[str, Any] 
                 yield from zip(here.tolist(), batch.column(0).take(pa.array(here - start)).to_pylist(), strict=True)
                 start += len(batch)
             start = end
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for a path
         raise UserError(f"{path} is damaged: {first_line(error)}") from None

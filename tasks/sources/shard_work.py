@@ -91,7 +91,7 @@ def load(job: Job) -> Result | None:
         same = content["state"] == job.state and job.file.stat().st_size == result.shard.file.bytes
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{job.record} is damaged: delete it") from None
     return result if same and not result.corrupt else None
 

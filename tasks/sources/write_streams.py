@@ -29,7 +29,6 @@ from condensenet.files import sha256
 from tasks.console import progress, say
 from tasks.errors import UserError
 from tasks.params import DataParams, RayParams
-from tasks.sources import kept
 from tasks.sources.base import Part, Source
 from tasks.sources.corrupt import CorruptImages
 from tasks.sources.examine import OtherSize
@@ -56,7 +55,6 @@ class Task:
     root: Path  # absolute
     shard_images: int | None
     ray: RayParams
-    keep: bool
 
 
 def write_streams(
@@ -68,15 +66,12 @@ def write_streams(
     root: Path,
     shard_images: int | None = None,
     ray: RayParams = RayParams(),  # noqa: B008  frozen
-    *,
-    keep: bool = False,
 ) -> Manifest:
     """Prepare a ``source`` of image streams in the folder ``root``.
 
     ``train`` and ``validation`` are the indices of its training images for these splits, int64 (N,).
     ``shard_images`` is the number of images in a shard (default: 1024, or more small ones); ``ray`` is the use of a
-    cluster, if ``RAY_ADDRESS`` names one. With ``keep`` the shards stay beside ``root`` too, as hard links: should it
-    be lost, or another study want them, the same preparation takes them from there. Raises ``UserError``.
+    cluster, if ``RAY_ADDRESS`` names one. Raises ``UserError``.
     """
     splits = {
         "train": (source.train, train),
@@ -85,17 +80,10 @@ def write_streams(
     }
     splits = {split: (part, indices) for split, (part, indices) in splits.items() if len(indices)}
     root = root.absolute()
-    task = Task(
-        name=name, data=data, source=source, splits=splits, root=root, shard_images=shard_images, ray=ray, keep=keep
-    )
+    task = Task(name=name, data=data, source=source, splits=splits, root=root, shard_images=shard_images, ray=ray)
     with resumable_folder(root, _key(task)) as folder, one_line_if_full(folder):
-        if keep:
-            kept.take_over(folder)
         manifest = _prepare(task, folder)
-        if keep:
-            kept.keep(folder)
-        else:
-            shutil.rmtree(folder)
+        shutil.rmtree(folder)
     return manifest
 
 
@@ -203,9 +191,8 @@ def _assemble(task: Task, files: Path, encoding: Encoding, made: Sequence[tuple[
     read_gb = sum(result.shard.file.bytes for _, result in made) / 1e9
     if read_gb > MUCH_GB:
         say(f"prepare: {read_gb:.3g} GB are read back and compared with what was written")
-    complete = kept.linked(files) if task.keep else files
     try:
-        return assemble(complete, task.root, about, shards, histogram_CV, source=task.source.facts, corrupt=corrupt)
+        return assemble(files, task.root, about, shards, histogram_CV, source=task.source.facts, corrupt=corrupt)
     except ValueError as error:
         _forget_changed([(job, result.shard) for job, result in made], error)
         raise

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -34,11 +34,21 @@ def create(file: Path, migrate: Callable[[str], object]) -> None:
         draft = file.with_name(f"{prefix}{uuid.uuid4().hex}")
         if not file.exists():
             migrate(f"{SQLITE}{draft}")
-            with suppress(FileExistsError):  # another program made it meanwhile
-                os.link(draft, file)
-            draft.unlink()
+            _put_in_place(draft, file)
     finally:
         os.close(folder)
+
+
+def _put_in_place(draft: Path, file: Path) -> None:
+    """Unless another program has made ``file`` meanwhile."""
+    try:
+        os.link(draft, file)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links: as good as it can be done there
+        if not file.exists():
+            draft.rename(file)
+    draft.unlink(missing_ok=True)
 
 
 def advice(uri: str, reason: str) -> str:

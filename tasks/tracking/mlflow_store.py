@@ -192,6 +192,8 @@ class Store:
         """A run that has ended keeps its end: the stages that follow do not make its training longer."""
         if snapshot.status in (None, run.info.status):
             return
+        if snapshot.stage == snapshots.LIVE and run.info.status == "FINISHED":  # the clock was set back meanwhile
+            return
         if snapshot.status == "RUNNING":
             self._client.update_run(run.info.run_id, snapshot.status)
         else:

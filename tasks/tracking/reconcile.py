@@ -166,7 +166,7 @@ def metrics_of(run: Mapping[str, Any]) -> dict[str, float]:
     try:
         return _store().metrics(run)
     except Unreachable as error:
-        raise UserError(f"{_where()} is unavailable ({error})") from None
+        raise UserError(f"{_where()} is unavailable ({_brief(error)})") from None
 
 
 def _upload_all(store: Store, restored: set[str]) -> int:
@@ -245,7 +245,7 @@ def _report(error: Unreachable) -> None:
 
 def _brief(error: Unreachable) -> str:
     """Clients wrap errors in errors: the first words say what it is."""
-    return escaped(shorten(str(error), MAX_REASON, placeholder=" ..."))
+    return escaped(shorten(server_addresses.shown(str(error)), MAX_REASON, placeholder=" ..."))
 
 
 def _where() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -21,10 +20,11 @@ import torch
 
 from condensenet.config import AugmentConfig
 from condensenet.data import Manifest, PreparedData, evaluation_batches, train_batches
+from condensenet.data import in_progress as in_progress_module
 from condensenet.data.writing import assemble
 from tasks.errors import UserError
 from tasks.params import DataParams, RayParams
-from tasks.sources import imagefolder, kept
+from tasks.sources import imagefolder
 from tasks.sources import write_streams as write_streams_module
 from tasks.sources.base import split_training_images
 from tasks.sources.space import check_space
@@ -64,13 +64,12 @@ def prepare(
     shard_images: int | None = IN_A_SHARD,
     validation: int = 9,
     ray: RayParams = RayParams(),  # noqa: B008  frozen
-    keep: bool = False,
     **more: Any,
 ) -> Manifest:
     data = DataParams(source="imagefolder", path="raw", **{"image_size": 16, **more})
     read = imagefolder.read(data)
     indices = split_training_images(read.train.labels, replace(data, validation_images=validation))
-    return write_streams("shards", data, read, *indices, Path(root), shard_images, ray, keep=keep)
+    return write_streams("shards", data, read, *indices, Path(root), shard_images, ray)
 
 
 def content(root: str = "out") -> dict[str, bytes]:
@@ -199,51 +198,18 @@ def test_a_failed_run_goes_on_too_and_looks_again_at_corrupt_images(capsys: pyte
     assert content() == expected
 
 
-def test_what_is_lost_before_it_is_recorded_is_put_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    source()
-    prepare(keep=True)
-    expected, numbers = content(), {path.name: path.stat().st_ino for path in Path("out").glob("*.bin")}
-    shutil.rmtree("out")
-    monkeypatch.setattr(write_streams_module, "make_all", lambda jobs, workers: iter([None] * len(jobs)))
-    prepare(keep=True)
-    assert {path.name: path.stat().st_ino for path in Path("out").glob("*.bin")} == numbers  # not even copied
-    assert content() == expected
-
-
-def test_another_study_takes_over_the_shards_and_nothing_is_kept_that_takes_room(monkeypatch, capsys) -> None:
-    source()
-    prepare("studies/a/data", keep=True)
-    monkeypatch.setattr(write_streams_module, "make_all", lambda jobs, workers: iter([None] * len(jobs)))
-    prepare("studies/b/data", keep=True)
-    assert "prepare: taking over the shards of a" in capsys.readouterr().out
-    assert content("studies/b/data") == content("studies/a/data")
-    data = [Path(f"studies/{study}/data").absolute() for study in ("a", "b")]
-
-    def keepers() -> list[str]:
-        return [path.parent.name for path in sorted(Path("studies").glob("*/.data.partial-*"))]
-
-    kept.forget(data[0])
-    assert keepers() == ["a", "b"]  # of one inode with the images
-    for each in data:
-        shutil.rmtree(each)  # as DVC does that puts links to another disk there
-    kept.forget(data[0])
-    kept.forget(data[1])
-    assert keepers() == []
-
-
-def test_a_file_system_without_hard_links_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_while_it_removes_the_old_images_stops_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
     source()
     prepare()
     expected = content()
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-    for _ in range(2):
-        prepare(keep=True)
-        assert content() == expected
-        shutil.rmtree("out")
+    with monkeypatch.context() as patch:
+        patch.setattr(in_progress_module, "_remove", lambda folder: folder.exists() and 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare()
+    assert list(Path().glob(".out.partial-*/encoded.old/*"))
+    prepare()
+    assert content() == expected
+    assert in_progress() == []
 
 
 def test_an_image_replaced_between_two_runs_is_prepared_as_it_is_now() -> None:

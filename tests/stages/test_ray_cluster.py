@@ -37,10 +37,12 @@ def test_folders_of_killed_processes_are_removed(tmp_path: Path, monkeypatch: py
     abandoned, young, other = (tmp_path / name for name in ("cn-ray-abandoned", "cn-ray-young", "another"))
     for folder in (abandoned, young, other):
         (folder / "session").mkdir(parents=True)
+    pipe = tmp_path / "cn-ray-pipe"
+    os.mkfifo(pipe)  # another user's: opening it would wait for a writer
     for folder in (living, abandoned, other):
         os.utime(folder, (0, 0))
     new = ray_local.new_folder()
-    assert set(tmp_path.iterdir()) == {living, young, other, new}
+    assert set(tmp_path.iterdir()) == {living, young, other, pipe, new}
 
 
 def test_ray_says_one_sentence_and_others_what_they_like(capsys: pytest.CaptureFixture[str]) -> None:

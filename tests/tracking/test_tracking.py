@@ -219,6 +219,17 @@ def test_an_interrupted_training_whose_folder_was_removed_was_killed(workspace: 
     assert snapshots.pending() == []
 
 
+def test_a_training_that_ended_before_it_began_by_the_clock_is_finished(workspace: Path, client) -> None:
+    run = start()
+    train()
+    (live,) = snapshots.pending()
+    live.rename(live.with_name("9" * 13 + live.name[13:]))  # what follows is of before that
+    finish()
+    tracking.upload()
+    assert client.get_run(run["mlflow_run_id"]).info.status == "FINISHED"
+    assert snapshots.pending() == []
+
+
 def test_later_stages_do_not_make_a_training_longer(workspace: Path, client) -> None:
     run = start()
     train()
@@ -736,6 +747,10 @@ def test_the_default_store_is_the_checkouts_also_in_a_temporary_experiment(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine.db")
     assert address.uri() == f"sqlite:///{tmp_path}/mine.db"
     assert server_addresses.shown("https://me:secret@host:5000/x") == "https://***@host:5000/x"
+    quoting = "API request to http://me:se@cret@host/api failed: (Max retries at http://host/a@b)"
+    assert (
+        server_addresses.shown(quoting) == "API request to http://***@host/api failed: (Max retries at http://host/a@b)"
+    )
 
 
 STEPS = """

@@ -103,3 +103,21 @@ def test_a_half_made_database_is_one_line_that_says_what_to_do(tmp_path: Path) -
     with pytest.raises(Unreachable) as error:
         Store(f"sqlite:///{file}")
     assert "delete" not in str(error.value)  # it may hold what is nowhere else
+
+
+@pytest.mark.parametrize("other", [None, "another program's"])
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str | None) -> None:
+    file = tmp_path / "mlflow.db"
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def migrate(uri: str) -> None:
+        Path(uri.removeprefix(database.SQLITE)).write_text("ours")
+        if other:
+            file.write_text(other)
+
+    monkeypatch.setattr(os, "link", refuse)
+    database.create(file, migrate)
+    assert file.read_text() == (other or "ours")
+    assert list(tmp_path.iterdir()) == [file]
