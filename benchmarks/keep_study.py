@@ -60,11 +60,18 @@ def merged(new: Mapping[str, Row], old: Sequence[Row], settings: Mapping[str, pa
         name = row["setting"]
         if name in new or name not in settings:
             continue
-        if {**row, **recipe(settings[name])} == row and (not images or row["data_fingerprint"] in images):
+        if is_recipe(row, settings[name]) and (not images or row["data_fingerprint"] in images):
             rows[name] = row
         else:
             print(f"{name}: the row of {row['started_at']} has another recipe or other images")
     return {name: rows[name] for name in settings if name in rows}
+
+
+def is_recipe(row: Row, setting: params.Setting) -> bool:
+    """Whether ``row`` is of this recipe, as far as it knows its fields: there may be new ones."""
+    return all(
+        recipe(setting)[part].get(key) == value for part in ("model", "train") for key, value in row[part].items()
+    )
 
 
 def recipe(setting: params.Setting) -> Row:

@@ -35,6 +35,7 @@ def resumable_folder(root: Path, key: str) -> Iterator[Path]:
 
 
 def put_in_place(folder: Path, root: Path) -> None:
+    """Rename ``folder`` to ``root``, which is removed if there is one."""
     if root.exists():
         old = folder.with_name(folder.name + ".old")
         _remove(old)  # what a killed process had half removed

@@ -103,9 +103,7 @@ class _Files:
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
-        least, most = OPEN_FILES
-        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._open = lru_cache(max(least, min(most, allowed // 4)))(_OpenFile)
+        self._open = lru_cache(_most_open())(_OpenFile)
 
     def name(self, file: int) -> str:
         return self._paths[file].name
@@ -120,6 +118,13 @@ class _Files:
                 raise ValueError(f"{self._paths[file]} ends before byte {start + size}: prepare the data again")
             done += count
         return content
+
+
+def _most_open() -> int:
+    """A quarter of what the process may open, since training and test images are read at a time."""
+    least, most = OPEN_FILES
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most if allowed == resource.RLIM_INFINITY else max(least, min(most, allowed // 4))
 
 
 class _OpenFile:
