@@ -13,6 +13,7 @@ from benchmarks.results_markdown import (
     Column,
     Results,
     Row,
+    files_of,
     formatted,
     maybe,
     number,
@@ -28,6 +29,7 @@ from tasks import paths
 from tasks.report.published import PublishedModel, read_published
 
 FULL_EPOCHS = 300
+CPUS = "cpus"  # of the latency table, other than the one that it was made on
 
 
 def throughput(results: Results) -> str:
@@ -190,6 +192,29 @@ def latency_facts(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def by_cpu(results: Results) -> str:
+    """One image on one thread, for each CPU that was measured: a line a file."""
+
+    def ratio(model: str, form: str) -> Column:
+        def cell(rows: Sequence[Row]) -> str:
+            found = (
+                row for row in rows if (row["runtime"], row["model"], row["form"]) == ("ONNX Runtime", model, form)
+            )
+            return next(map(spread("ratio_to_mobilenet_v1", "{:.2f}", "ratio_p10", "ratio_p90"), found), "–")
+
+        return f"{model.removeprefix('condensenet-74-')} {form}", cell
+
+    files = [file for script in ("latency_table", CPUS) for file in files_of(results, script)]
+    singles = [(name, [row for row in rows if row["threads"] == row["batch"] == 1]) for name, rows in files]
+    columns: Sequence[Column] = (
+        ("CPU", lambda rows: rows[0]["device"]),
+        ("MobileNetV1, ms", lambda rows: f"{rows[0]['mobilenet_v1_median_ms']:.2f}"),
+        *(ratio(f"condensenet-74-{size}", form) for size in ("g4", "g8") for form in ("plain", "lowered", "native")),
+        ("Peak, GMAC/s", lambda rows: number(rows[0]["peak_macs_per_s"] / 1e9)),
+    )
+    return table(columns, [rows for _, rows in singles if rows]) + provenance(results, CPUS, latency_facts)
+
+
 def trained_error(results: Results, config: ModelConfig) -> str:
     """Our mean test error; only full-length trainings count."""
     for row in rows_of(results, "fidelity"):
@@ -214,6 +239,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "ray-overhead": ray_overhead,
     "presets-speed": presets_speed,
     "latency": latency,
+    "latency-cpus": by_cpu,
     "runtimes": runtimes,
     "fidelity": fidelity,
     "soak": soak,
