@@ -178,7 +178,7 @@ def day(runs: Sequence[Row]) -> str:
 
 
 def jumps(results: Results) -> str:
-    """The training loss in the epochs around each drop of connections, at G=C=4."""
+    """The training loss in the epochs around each drop of connections, at G=C=4. The study holds no images out."""
     rows = [row for row in rows_of(results, SHORT) if row["setting"] == "g4-c4"]
     if not rows:
         return "Not run yet: g4-c4.\n"
@@ -186,7 +186,7 @@ def jumps(results: Results) -> str:
         ("Epoch", lambda epoch: f"{epoch[0]:.0f}"),
         ("Condensing stage", lambda epoch: f"{epoch[1]:.0f}"),
         ("Training loss", lambda epoch: f"{epoch[2]:.3f}"),
-        ("Validation error, %", lambda epoch: f"{epoch[4]:.2f}"),
+        ("Test error, %", lambda epoch: f"{epoch[4]:.2f}"),
         ("Kept connections, %", lambda epoch: f"{epoch[5]:.0f}"),
     )
     return table(columns, rows[0]["curve"])
