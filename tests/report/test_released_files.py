@@ -24,6 +24,7 @@ def test_they_are_small_and_have_a_card() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
 @pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.parent.name)
 def test_the_error_is_the_one_that_is_tracked(path: Path, shared: Path) -> None:
     model = load(path)
