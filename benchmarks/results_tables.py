@@ -204,15 +204,15 @@ def by_cpu(results: Results) -> str:
 
         return f"{model.removeprefix('condensenet-74-')} {form}", cell
 
-    files = [file for script in ("latency_table", CPUS) for file in files_of(results, script)]
-    singles = [(name, [row for row in rows if row["threads"] == row["batch"] == 1]) for name, rows in files]
+    files = [rows for script in ("latency_table", CPUS) for _, rows in files_of(results, script)]
+    singles = [[row for row in rows if row["threads"] == row["batch"] == 1] for rows in files]
     columns: Sequence[Column] = (
         ("CPU", lambda rows: rows[0]["device"]),
         ("MobileNetV1, ms", lambda rows: f"{rows[0]['mobilenet_v1_median_ms']:.2f}"),
         *(ratio(f"condensenet-74-{size}", form) for size in ("g4", "g8") for form in ("plain", "lowered", "native")),
         ("Peak, GMAC/s", lambda rows: number(rows[0]["peak_macs_per_s"] / 1e9)),
     )
-    return table(columns, [rows for _, rows in singles if rows]) + provenance(results, CPUS, latency_facts)
+    return table(columns, [rows for rows in singles if rows]) + provenance(results, CPUS, latency_facts)
 
 
 def trained_error(results: Results, config: ModelConfig) -> str:
