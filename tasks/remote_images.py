@@ -22,6 +22,7 @@ PART, CHECKSUMS = ".part", ".checksums"  # suffixes
 CHECKSUM_BYTES = 4  # of an image that is not there: all 0, or beyond the end
 LOOK_BYTES = 2**26  # written by this process between looks at what all have written
 BLOCK = 512  # bytes, of st_blocks
+ENDS = 3  # blocks of the file system that are only in part an image: where it starts, where it ends, its checksum
 
 
 class RemoteImages:
@@ -34,7 +35,8 @@ class RemoteImages:
         self.folder, self.store, self.limit = folder, store, limit
         _check_sizes(store, manifest)
         self._lock = threading.Lock()
-        self._used, self._unseen = float(disk_bytes(folder)), 0.0
+        self._block = os.statvfs(folder).f_frsize
+        self._used, self._unseen, self._in_flight = disk_bytes(folder), 0, 0
 
     def read(self, split: str, index: int, file: str, start: int, size: int) -> np.ndarray:
         """Image ``index`` of ``split``, the ``size`` bytes from ``start`` on of ``file``: uint8 (size,)."""
@@ -46,22 +48,30 @@ class RemoteImages:
             if checksum(content) == expected:
                 return np.frombuffer(content, dtype=np.uint8)
         content = bytearray(self.store.read_range(file, start, size))
-        if self._has_room(size):
+        room = size + ENDS * self._block
+        if self._takes(room):
             try:
                 _write(part, start, content)
                 _write(checksums, place, checksum(content))
             except OSError:  # as on a full disk: then it is the rest that is not kept
                 self.limit = 0
+            finally:
+                self._written(room)
         return np.frombuffer(content, dtype=np.uint8)
 
-    def _has_room(self, size: int) -> bool:
-        """Whether ``size`` more bytes may be written; they then count as written."""
+    def _takes(self, room: int) -> bool:
+        """Whether ``room`` more bytes may be written; they are then in flight until ``_written``."""
         with self._lock:
             if self._unseen > LOOK_BYTES:
-                self._used, self._unseen = float(disk_bytes(self.folder)), 0.0
-            fits = self._used + self._unseen + size <= self.limit
-            self._unseen += size if fits else 0
+                self._used, self._unseen = disk_bytes(self.folder), 0
+            fits = self._used + self._unseen + self._in_flight + room <= self.limit
+            self._in_flight += room if fits else 0
             return fits
+
+    def _written(self, room: int) -> None:
+        with self._lock:
+            self._in_flight -= room
+            self._unseen += room
 
 
 def _read(path: Path, start: int, size: int) -> bytearray:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import shutil
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,22 @@ def test_batches_are_the_same_and_the_cache_stays_within_its_limit(data, store, 
             assert_same(list(batches), list(train_batches(data.split("train"), **EPOCH, epoch=epoch)))
         assert_same(list(evaluation_batches(remote.split("test"), 4)), list(evaluation_batches(data.split("test"), 4)))
         assert 0.1 * COUNT < len(kept(folder)) < 0.7 * COUNT
+        assert remote_images.disk_bytes(folder) <= 0.6 * 1e9 * node_data.size_gb(data.manifest)
+
+
+def test_the_limit_holds_while_many_write_at_once(data, store, elsewhere, monkeypatch) -> None:
+    uploaded = upload(data.root, data.manifest, store)
+    limit(data, 0.6, monkeypatch)
+    write = os.pwrite
+
+    def slow(*arguments: Any) -> int:  # so others look at the disk meanwhile
+        time.sleep(0.02)
+        return write(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    with on_this_node(elsewhere, uploaded) as folder:
+        list(train_batches(open_data(folder).split("train"), **EPOCH | {"threads": 16}, epoch=0))
+        assert len(kept(folder)) > 0.1 * COUNT
         assert remote_images.disk_bytes(folder) <= 0.6 * 1e9 * node_data.size_gb(data.manifest)
 
 
