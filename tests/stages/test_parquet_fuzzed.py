@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import image_sources as made
 import numpy as np
@@ -51,9 +52,47 @@ def test_changed_bytes_are_refused_or_read(
         assert read_all(folder) <= 2**20
 
 
-def write(folder: Path, images: pa.Array, class_names: str) -> None:
+def write(folder: Path, images: pa.Array, class_names: str, **options: Any) -> None:
     table = pa.table({"image": images, "label": pa.array([0] * len(images))})
-    pq.write_table(table.replace_schema_metadata({"class_names": class_names}), folder / "a.parquet")
+    table = table.replace_schema_metadata({"class_names": class_names})
+    pq.write_table(table, folder / "a.parquet", compression="zstd", **options)
+
+
+@pytest.mark.parametrize("images", [1, 200])
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path: Path, images: int) -> None:
+    write(
+        tmp_path,
+        pa.array([{"bytes": bytes(2 * 10**8 // images), "path": "x"}] * images),
+        '["ant"]',
+        use_dictionary=False,
+    )
+    with pytest.raises(UserError, match=r"a\.parquet: [\d,]+ bytes of it unpack to 200,\d{3},\d{3}: that cannot be"):
+        read_all(tmp_path)
+
+
+def test_a_small_file_of_twenty_million_rows_is_refused(tmp_path: Path) -> None:
+    nothing = pa.nulls(2 * 10**7, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    labels = pa.repeat(pa.scalar(0), len(nothing))
+    table = pa.table({"image": nothing, "label": labels}).replace_schema_metadata({"class_names": '["ant"]'})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="bytes of it unpack to 160,000,000"):
+        read_all(tmp_path)
+
+
+def test_an_image_that_is_in_the_file_once_for_many_rows_is_not_unpacked_for_all(tmp_path: Path) -> None:
+    value = bytes(10_000_000)
+    images = pa.array([{"bytes": value, "path": "x"}] * 100)
+    write(tmp_path, images, '["ant"]', dictionary_pagesize_limit=2**30)
+    del images
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000
+    source = parquet.read(DataParams(source="parquet", path=str(tmp_path), train="a.parquet", test="a.parquet"))
+    select = source.train.images
+    assert not isinstance(select, np.ndarray)
+    before, peak = pa.total_allocated_bytes(), 0
+    for _, content in select(np.arange(100))():
+        assert content == value
+        peak = max(peak, pa.total_allocated_bytes() - before)
+    assert peak < 20 * len(value)
 
 
 def test_names_nested_too_deep_and_a_field_of_numbers_are_refused(tmp_path: Path) -> None:
