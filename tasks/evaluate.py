@@ -41,9 +41,10 @@ def main() -> None:
     with locks.shared_machine():
         metrics = evaluate(params, setting)
         errors = metrics["onnxruntime"]
+        top5 = f" (top-5 {errors['top5_error_pct']:.2f}%)" if setting.model.num_classes > 5 else ""
         say(
-            f"{folder}: {metrics['images']} test images, error {errors['top1_error_pct']:.2f}% (top-5 "
-            f"{errors['top5_error_pct']:.2f}%); PyTorch and ONNX Runtime disagree on {metrics['disagreements']}"
+            f"{folder}: {metrics['images']} test images, error {errors['top1_error_pct']:.2f}%{top5}; "
+            f"PyTorch and ONNX Runtime disagree on {metrics['disagreements']}"
         )
         tracking.record(run, "evaluate")
 

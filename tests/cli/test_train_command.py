@@ -23,6 +23,8 @@ def test_training_says_what_it_found_and_what_to_do_next(tutorial: Tutorial) -> 
     output = tutorial.outputs["condensenet train photos"]
     assert "19 training images of 3 classes (blue, green, red), used at 16x16 pixels" in output
     assert "condensenet predict runs/photos/model.onnx IMAGE..." in output
+    assert "PyTorch and ONNX Runtime disagree on 0" in output
+    assert "top-5" not in output  # of three classes
 
 
 def test_a_board_without_torch_predicts_the_same(tutorial: Tutorial) -> None:
