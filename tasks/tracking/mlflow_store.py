@@ -99,6 +99,8 @@ class Store:
                 raise UnknownRun
             run = self._create_run(snapshot)
         run_id = run.info.run_id
+        if snapshot.stage != snapshots.LIVE and snapshot.run.get("parent", run) is None:
+            self._put_below_study(run, snapshot.run)
         self._log_identity(run, snapshot)
         if snapshot.stage in snapshots.WHOLE:
             self._log_epochs(run_id, desired.epochs(snapshots.history(folder, snapshot), snapshot.run["started_at"]))
@@ -111,14 +113,17 @@ class Store:
 
     def _find_run(self, run: Mapping[str, Any]) -> Any:
         """The MLflow run of an execution, None if this store has none."""
-        query = f"tags.`{EXECUTION}` = '{run['execution_id']}'"
-        runs = self._client.search_runs([self._experiment(run["study"])], query)
-        if not runs:
-            return None
-        kept, *others = sorted(runs, key=_fullest_first)
+        runs = self._runs_of(run)
         if "parent" in run:
-            self._delete_empty(others)
-        return kept
+            self._delete_empty(runs[1:])
+        return runs[0] if runs else None
+
+    def _runs_of(self, run: Mapping[str, Any]) -> list[Any]:
+        """All MLflow runs of an execution; the first is the one that counts."""
+        runs = self._client.search_runs(
+            [self._experiment(run["study"])], f"tags.`{EXECUTION}` = '{run['execution_id']}'"
+        )
+        return sorted(runs, key=_fullest_first)
 
     def _delete_empty(self, doubles: Sequence[Any]) -> None:
         """A server that hangs makes a run for each request of the client, which repeats what was not answered."""
@@ -147,13 +152,24 @@ class Store:
     def _study_run(self, run: Mapping[str, Any]) -> Any:
         """The run that has all settings of a study below it, made if need be."""
         whole = desired.study_execution(run["study"], run["started_at"])
-        found = self._find_run(whole)
+        found, *doubles = self._runs_of(whole) or [None]
         if found is None:
             time_ms = desired.milliseconds(run["started_at"])
             snapshot = Snapshot(run=whole, stage=snapshots.STUDY, time_ms=time_ms, workspace="", status="FINISHED")
             found = self._create_run(snapshot)
             self._set_status(found, snapshot)
+        self._delete_empty([double for double in doubles if not self._has_children(double)])
         return found
+
+    def _has_children(self, run: Any) -> bool:
+        query = f"tags.`{PARENT}` = '{run.info.run_id}'"
+        return bool(self._client.search_runs([run.info.experiment_id], query, max_results=1))
+
+    def _put_below_study(self, run: Any, execution: Mapping[str, Any]) -> None:
+        """Where it is not: its study's run was deleted, or several machines made one at the same moment."""
+        parent = self._study_run(execution).info.run_id
+        if run.data.tags.get(PARENT) != parent:
+            self._client.set_tag(run.info.run_id, PARENT, parent)
 
     def _experiment(self, name: str) -> str:
         """The id of the experiment of a study, made if need be."""

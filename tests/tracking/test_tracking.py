@@ -410,6 +410,33 @@ def test_settings_are_below_the_run_of_their_study(workspace: Path, client, tmp_
     assert view["orderByKey"] in view["selectedColumns"]  # by time the UI would show one folded line
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_settings_whose_study_has_two_runs_or_none_are_below_one_in_the_end(
+    workspace: Path, client, gone: bool
+) -> None:
+    """Two machines may both find no run of the study, and make one each; or a user deletes it."""
+    from tasks.tracking.mlflow_store import EXECUTION
+
+    runs = [start(name) for name in ("g2-c2", "g4-c2")]
+    for run in runs:
+        train(run["setting"])
+    children = [client.get_run(run["mlflow_run_id"]) for run in runs]
+    study = client.get_run(children[0].data.tags["mlflow.parentRunId"])
+    if gone:
+        client.delete_run(study.info.run_id)
+    else:
+        tags = {EXECUTION: study.data.tags[EXECUTION]}
+        other = client.create_run(study.info.experiment_id, tags=tags, run_name="all settings")
+        client.set_tag(children[1].info.run_id, "mlflow.parentRunId", other.info.run_id)
+    for run in runs:
+        finish(run["setting"])
+    for run in runs:  # the first one's later stages find that the second has moved
+        export(run)
+    found = client.search_runs([study.info.experiment_id])
+    (whole,) = [run.info.run_id for run in found if run.info.run_name == "all settings"]
+    assert [run.data.tags.get("mlflow.parentRunId", whole) for run in found] == [whole] * 3
+
+
 def test_an_older_file_that_is_back_has_the_card_and_the_aliases(workspace: Path, client) -> None:
     """As after an experiment with another plan: the store knows two files of one training."""
     run = start("g2-c2")
