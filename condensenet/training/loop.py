@@ -173,8 +173,6 @@ class Trainer:
             self.optimizer.apply_mask(layer.full_weight, layer.mask)
             if self.average is not None:
                 self.average.apply_mask(layer.full_weight, layer.mask)
-        if self.average is not None:
-            self.average.take_masks()
         if self.graph_runner is not None:
             self.graph_runner.reset()
 

@@ -68,11 +68,11 @@ def test_the_average_by_hand():
         model.num_batches_tracked.fill_(step)
         average.update(step)
     first = 2 / 11 * 1.0 + 9 / 11 * 3.0  # (1 + 1) / (10 + 1) is below one half
-    assert average.values["weight"].item() == pytest.approx(0.5 * first + 0.5 * 5.0)
-    assert average.values["running_mean"].item() == pytest.approx(0.5 * (9 / 11 * 3.0) + 0.5 * 5.0)
-    assert average.values["num_batches_tracked"].item() == 20
+    assert average.state_dict()["weight"].item() == pytest.approx(0.5 * first + 0.5 * 5.0)
+    assert average.state_dict()["running_mean"].item() == pytest.approx(0.5 * (9 / 11 * 3.0) + 0.5 * 5.0)
+    assert average.state_dict()["num_batches_tracked"].item() == 20
     with average.in_use():
-        assert model.weight.item() == average.values["weight"].item()
+        assert model.weight.item() == average.state_dict()["weight"].item()
     assert model.weight.item() == 5.0
 
 
