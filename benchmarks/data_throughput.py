@@ -165,6 +165,12 @@ class Pauses(ImageSplit):
 
 def thread_speed_up(folder: Path) -> float:
     """How many times as fast ``THREADS`` threads load small images as one."""
+    split = pausing_split(folder)
+    return images_per_s(split, THREADS, batches=80) / images_per_s(split, 1, batches=8)
+
+
+def pausing_split(folder: Path) -> StreamedSplit:
+    """Small images in ``folder``, each with its pause."""
     with PreparedWriter(
         folder, name="pauses", classes=["any"], encoding="pixels", image_size=SIZE, channels=3
     ) as writer:
@@ -172,8 +178,7 @@ def thread_speed_up(folder: Path) -> float:
             writer.splits["train"].add(bytes(3 * 16 * 16), 0, (16, 16))
         writer.histogram_CV += 1
         manifest = writer.finish()
-    split = Pixels(Pauses(folder, manifest, "train"), "cpu")
-    return images_per_s(split, THREADS, batches=80) / images_per_s(split, 1, batches=8)
+    return Pixels(Pauses(folder, manifest, "train"), "cpu")
 
 
 def images_per_s(split: StreamedSplit, threads: int, batches: int) -> float:
