@@ -55,6 +55,15 @@ def progress(
             say(f"{label}: {done} of {total} {units}, {rate:.3g}/s, {duration((total - done) / rate)} left")
 
 
+def size(count: float) -> str:
+    """``count`` bytes, such as 85.2 MB or 1.42 TB."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB", "PB"):
+        if count < 999.5:  # what would be rounded to 1000 is shown in the next unit
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} EB"
+
+
 def duration(seconds: float) -> str:
     """Such as 40 s, 12 min or 3.5 h."""
     if seconds < 100:

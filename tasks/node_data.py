@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from condensenet.data.manifest import MANIFEST, Manifest
 from condensenet.data.shards import sync_and_close, write
 from condensenet.file_locks import lock, try_lock
 from condensenet.files import write_atomically
-from tasks.console import say
+from tasks.console import progress, say, size
 from tasks.object_store import ObjectStore
 from tasks.remote_images import RemoteImages, disk_bytes
 
@@ -41,12 +41,15 @@ ROOM = "making-room"
 
 
 def upload(data: Path, manifest: Manifest, store: ObjectStore) -> ObjectStore:
-    """Where ``store`` holds the images in the folder ``data``: they are sent unless they are there already."""
+    """Where ``store`` holds the images in the folder ``data``; files that are there already are not sent."""
     target = store.within(f"data/{manifest.fingerprint}")
     if target.exists(MANIFEST):
         return target
-    say(f"uploading {1000 * size_gb(manifest):.3g} MB of prepared images to {target}")
-    for name in manifest.files:
+    present = target.sizes()  # an object is there as a whole or not at all
+    missing = [name for name, entry in manifest.files.items() if present.get(name) != entry.bytes]
+    say(f"uploading {size(_total_bytes(manifest, missing))} of prepared images to {target}")
+    total = len(manifest.files)
+    for name in progress(missing, total, "upload", done=total - len(missing), units="files"):
         target.upload(data / name, name)
     target.upload(data / MANIFEST, MANIFEST)  # last: with it they are complete
     return target
@@ -89,7 +92,11 @@ def is_remote(folder: Path) -> bool:
 
 
 def size_gb(manifest: Manifest) -> float:
-    return sum(entry.bytes for entry in manifest.files.values()) / GB
+    return _total_bytes(manifest, manifest.files) / GB
+
+
+def _total_bytes(manifest: Manifest, names: Iterable[str]) -> int:
+    return sum(manifest.files[name].bytes for name in names)
 
 
 def _fingerprint(folder: Path) -> str | None:

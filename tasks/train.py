@@ -213,11 +213,11 @@ def _on_ray(training: Training, recorder: ProgressRecorder, stopper: Stopper | N
     from tasks import ray_cluster  # before the recorder's thread imports anything
 
     params, setting, folder, storage = training.params, training.setting, training.folder, recorder.storage
-    job = _job(training)
     error = folder / train_worker.ERROR
     say(f"{setting.name}: starting Ray and its workers")
     try:
         with recorder, ray_cluster.cluster(params.ray):
+            job = _job(training)  # the upload may take hours: not before the cluster is known to suffice
             failure = ray_cluster.train(train_worker.run, job, params.ray, job.store or folder)
             storage.copy_to(folder, train_worker.ERROR)
             if stopper and stopper.signal and not error.exists() and (failure or storage.exists(train_worker.PAUSED)):

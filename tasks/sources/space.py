@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from condensenet.data.manifest import Encoding
+from tasks.console import size
 from tasks.errors import UserError
 from tasks.params import DataParams
 from tasks.sources.base import Part
@@ -20,7 +21,6 @@ PLACES = 8  # of a part, evenly spread
 IMAGES_AT_A_PLACE = 8
 MARGIN = 1.05
 INDEX_BYTES = 256  # for each image: its label, its place and the record of its shard
-GB = 10**9
 
 
 def sampled_bytes(parts: Sequence[Part], data: DataParams, encoding: Encoding) -> float:
@@ -41,7 +41,7 @@ def check_space(folder: Path, needed: float) -> None:
     free = shutil.disk_usage(folder).free
     if needed * MARGIN > free:
         raise UserError(
-            f"{folder.parent}: the prepared images need about {shown(needed * MARGIN)}, but {shown(free)} is free: "
+            f"{folder.parent}: the prepared images need about {size(needed * MARGIN)}, but {size(free)} is free: "
             "make room, or store smaller images (data.shorter_side)"
         )
 
@@ -57,7 +57,3 @@ def one_line_if_full(folder: Path) -> Iterator[None]:
         raise UserError(
             f"{folder.parent}: the disk is full. Make room and run it again: what is finished is kept in {folder.name}"
         ) from None
-
-
-def shown(count: float) -> str:
-    return f"{count / GB:.3g} GB" if count >= GB / 10 else f"{count * 1000 / GB:.3g} MB"

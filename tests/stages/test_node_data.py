@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from training_example import stripes, write_stripes
 from condensenet.data import PreparedData, write_prepared
 from condensenet.data.manifest import MANIFEST
 from condensenet.file_locks import lock
-from tasks import node_data
+from tasks import console, node_data
 from tasks.node_data import on_this_node, upload
 from tasks.object_store import ObjectStore
 
@@ -41,6 +41,16 @@ os.unlink = deadly
 with node_data.on_this_node(Path("elsewhere"), ObjectStore(sys.argv[1])):
     pass
 """
+
+
+class Sent(ObjectStore):
+    """Notes what is uploaded, here and below."""
+
+    names_sent: ClassVar[list[str]] = []
+
+    def upload(self, path: Path, name: str) -> None:
+        self.names_sent.append(name)
+        super().upload(path, name)
 
 
 @pytest.fixture
@@ -76,6 +86,29 @@ def test_upload_is_done_once(store, data, capsys):
     assert "uploading" in capsys.readouterr().out
     assert upload(data.root, data.manifest, store) == uploaded
     assert capsys.readouterr().out == ""
+
+
+def test_upload_that_was_cut_off_goes_on(store, data, capsys):
+    uploaded = upload(data.root, data.manifest, store)
+    for name in (MANIFEST, "train.images.bin", "test.images.bin"):
+        uploaded.delete(name)
+    uploaded.write("test.labels.npy", b"of another size")
+    Sent.names_sent.clear()
+    sent = Sent(store.path)
+    upload(data.root, data.manifest, sent)
+    assert sorted(sent.names_sent[:-1]) == ["test.images.bin", "test.labels.npy", "train.images.bin"]
+    assert sent.names_sent[-1] == MANIFEST
+    size = data.manifest.files["train.images.bin"].bytes + data.manifest.files["test.images.bin"].bytes
+    assert f"uploading {(size + data.manifest.files['test.labels.npy'].bytes) / 1000:.3g} kB" in capsys.readouterr().out
+    assert uploaded.sizes() == {MANIFEST: (data.root / MANIFEST).stat().st_size} | {
+        name: entry.bytes for name, entry in data.manifest.files.items()
+    }
+
+
+def test_upload_shows_how_far_it_is(store, data, capsys, monkeypatch):
+    monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 0)
+    upload(data.root, data.manifest, store)
+    assert f"upload: 1 of {len(data.manifest.files)} files" in capsys.readouterr().out
 
 
 def test_node_that_has_the_images_reads_them_where_they_are(store, data, cache):

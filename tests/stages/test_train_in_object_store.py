@@ -111,6 +111,13 @@ def test_images_are_there_for_nodes_that_do_not_see_the_checkout(remote, setting
     assert set(root.within(f"data/{manifest.fingerprint}").names()) == {MANIFEST, *manifest.files}
 
 
+def test_no_image_is_sent_to_the_store_before_the_cluster_is_known_to_suffice(remote, setting):
+    too_much = replace(remote, ray=replace(remote.ray, num_workers=3, use_gpu=True))
+    with pytest.raises(UserError, match=r"ray.num_workers=3 is not allowed: they need 3 GPUs, the cluster has 0"):
+        run(too_much, setting)
+    assert "data" not in ObjectStore(remote.ray.storage.removeprefix("s3://")).names()
+
+
 def test_store_that_does_not_answer_is_one_line(remote, setting, ray, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(object_store, "ATTEMPTS", 1)
