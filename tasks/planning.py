@@ -81,8 +81,8 @@ class SettingPlan:
     training_macs: int  # of the dense network, as at the start
     exported_macs: int
     epochs: int
-    sized_epochs: float  # epochs, but those of smaller images count by their area
-    evaluation_area: float = 1.0  # of a test image, in parts of the area of the largest training image
+    epoch_areas: tuple[float, ...]  # of a training image in each epoch, in parts of the area of the largest
+    evaluation_area: float = 1.0  # of a test image, in the same parts
     steps: int
     memory_bytes: float
     checkpoint_bytes: float
@@ -92,15 +92,20 @@ class SettingPlan:
     def hours(self, images: Images) -> float | None:
         """Of all workers together training and evaluating, which takes a third of the work of a training step.
 
-        The rate is that of the largest training images, or of loading them if that is slower; the work of smaller or
-        larger ones is taken by their area.
+        The rate is that of the largest training images. Smaller images train faster by their area, but decoding a
+        photograph takes as long for any crop, so each size is as slow as the slower of the two.
         """
         if self.rate is None:
             return None
-        evaluated = (images.validation or images.test) * self.evaluation_area
-        worth = self.sized_epochs * images.train + self.epochs * evaluated / 3
-        per_s = min(self.rate.images_per_s, self.decoded_per_s or self.rate.images_per_s)
-        return worth / (per_s * self.workers) / 3600
+        training_s = sum(images.train / self._per_s(self.rate, area) for area in self.epoch_areas)
+        evaluated = self.epochs * (images.validation or images.test)
+        evaluation_s = evaluated / self._per_s(self.rate, self.evaluation_area / 3)
+        return (training_s + evaluation_s) / self.workers / 3600
+
+    def _per_s(self, rate: Rate, work: float) -> float:
+        """Images that a worker loads and computes, each of which takes ``work`` times the largest training image's."""
+        computed = rate.images_per_s / work
+        return computed if self.decoded_per_s is None else min(computed, self.decoded_per_s)
 
 
 def count_images(params: Params, given: tuple[int, int] | None = None) -> Images:
@@ -164,7 +169,7 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
         training_macs=count_cost(CondenseNet(dense(setting.model)), training_size(params)).macs,
         exported_macs=count_cost(model, params.data.image_size).macs,
         epochs=train.epochs,
-        sized_epochs=_sized_epochs(params, train.epochs),
+        epoch_areas=_epoch_areas(params, train.epochs),
         evaluation_area=(params.data.image_size / training_size(params)) ** 2,
         steps=train.epochs * (images.train // train.batch_size),
         memory_bytes=4 * (STATE_COPIES + averages) * parameters + per_image * at_once,
@@ -179,9 +184,9 @@ def training_size(params: Params) -> int:
     return params.data.augment.crop_size or params.data.image_size
 
 
-def _sized_epochs(params: Params, epochs: int) -> float:
-    sizes = [crop_size(params.data.augment, params.data.image_size, epoch, epochs) for epoch in range(epochs)]
-    return sum((size / training_size(params)) ** 2 for size in sizes)
+def _epoch_areas(params: Params, epochs: int) -> tuple[float, ...]:
+    sizes = (crop_size(params.data.augment, params.data.image_size, epoch, epochs) for epoch in range(epochs))
+    return tuple((size / training_size(params)) ** 2 for size in sizes)
 
 
 def dense(config: ModelConfig) -> ModelConfig:

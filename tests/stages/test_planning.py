@@ -36,7 +36,7 @@ def plan(rate: Rate | None = None, **changes: object) -> SettingPlan:
         training_macs=1,
         exported_macs=1,
         epochs=10,
-        sized_epochs=10.0,
+        epoch_areas=(1.0,) * 10,
         steps=100,
         memory_bytes=5e9,
         checkpoint_bytes=24_000,
@@ -62,27 +62,45 @@ def test_activations_grow_with_the_area_and_shrink_with_half_the_precision() -> 
 def test_hours_by_hand() -> None:
     assert plan().hours(IMAGES) is None
     rate = Rate(images_per_s=10.0, source="given")
-    assert plan(rate, decoded_per_s=5.0).hours(IMAGES) == pytest.approx(10 * (6000 + 300) / 10 / 3600)
+    assert plan(rate, decoded_per_s=5.0).hours(IMAGES) == pytest.approx(10 * (6000 + 900) / 10 / 3600)
     assert plan(rate, decoded_per_s=50.0).hours(IMAGES) == plan(rate).hours(IMAGES)
     assert plan(rate).hours(IMAGES) == pytest.approx(10 * (6000 + 300) / 20 / 3600)
     held_out = replace(IMAGES, validation=600)
     assert plan(rate).hours(held_out) == pytest.approx(10 * (6000 + 200) / 20 / 3600)
 
 
-def test_images_that_grow_count_by_their_area(checkout: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def growing(checkout: Path, tmp_path: Path) -> Params:
     """128, 160 and 192 pixels for a third of the epochs each, tests at 224."""
     from dvc.utils.hydra import compose_and_dump
 
     file = tmp_path / "params.yaml"
     changes = ["study=imagenet-modern", "train.epochs=90"]
     compose_and_dump(file, str(checkout / "conf"), None, "config", str(checkout), changes)
-    loaded = params.load(file)
-    setting = next(iter(loaded.settings.values()))
+    return params.load(file)
+
+
+def grown(params: Params, images: Images, images_per_s: float) -> SettingPlan:
+    setting = next(iter(params.settings.values()))
+    return planning.plan_setting(params, setting, images, Rate(images_per_s=images_per_s, source="given"))
+
+
+def test_images_that_grow_count_by_their_area(growing: Params) -> None:
     images = Images(train=900_000, validation=0, test=50_000, bytes_each=1.0)
-    made = planning.plan_setting(loaded, setting, images, Rate(images_per_s=1000.0, source="given"))
+    made = replace(grown(growing, images, 1000.0), decoded_per_s=None)
     trained = 30 * 900_000 * (128**2 + 160**2 + 192**2) / 192**2
     tested = 90 * 50_000 * (224 / 192) ** 2 / 3
-    assert made.hours(images) == pytest.approx((trained + tested) / 1000 / loaded.ray.max_workers / 3600)
+    assert made.hours(images) == pytest.approx((trained + tested) / 1000 / growing.ray.max_workers / 3600)
+
+
+def test_decoding_takes_as_long_for_a_small_crop(growing: Params) -> None:
+    """1,500 images/s of 192 pixels are 2,160 of 160 and 3,375 of 128, 3,306 test images; 2,400 are loaded."""
+    images = Images(train=900_000, validation=0, test=50_000, bytes_each=1.0)
+    seconds = 30 * 900_000 * (1 / 2400 + 1 / 2160 + 1 / 1500) + 90 * 50_000 / 2400
+    made = replace(grown(growing, images, 1500.0), decoded_per_s=2400.0)
+    assert made.hours(images) == pytest.approx(seconds / 8 / 3600)
+    only_loading = replace(grown(growing, images, 4000.0), decoded_per_s=2400.0)
+    assert only_loading.hours(images) == pytest.approx(90 * 950_000 / 2400 / 8 / 3600)
 
 
 def test_the_images_of_a_known_source_need_no_files(digits: Params) -> None:
