@@ -36,6 +36,7 @@ from tasks.planning import (
     gpus_here,
     measure_rate,
     plan_setting,
+    too_few_cores,
     what_cannot_fit,
 )
 from tasks.report import formats
@@ -105,7 +106,7 @@ def describe(loaded: Params, images: Images, plans: list[SettingPlan], watts: fl
     say(f"{loaded.study}: {images.train:,} training{held_out} and {images.test:,} test images")
     say(f"disk: about {gigabytes(images.total_bytes)} of prepared images, {gigabytes(disk)} with checkpoints")
     Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(settings_table(images, plans, watts))
-    for line in notes(images, plans, watts, decoded_per_core_s(loaded.data)):
+    for line in (*notes(images, plans, watts), *loading_notes(loaded, plans)):
         say(line)
 
 
@@ -142,8 +143,8 @@ def settings_table(images: Images, plans: list[SettingPlan], watts: float | None
     return table
 
 
-def notes(images: Images, plans: list[SettingPlan], watts: float | None, decoded_per_s: float | None) -> list[str]:
-    """Sums over the settings, and how the figures were found; ``decoded_per_s`` are images by one core."""
+def notes(images: Images, plans: list[SettingPlan], watts: float | None) -> list[str]:
+    """Sums over the settings, and how the figures were found."""
     lines = ["Memory is a lower bound: parameters, gradients, momentum and what layers keep for the backward pass."]
     hours = [plan.hours(images) or 0.0 for plan in plans]
     if not all(hours):
@@ -152,19 +153,28 @@ def notes(images: Images, plans: list[SettingPlan], watts: float | None, decoded
     energy = "" if watts is None else f", {worker_hours * watts / 1000:,.3g} kWh"
     sources = dict.fromkeys(plan.rate.source for plan in plans if plan.rate)
     lines.append(f"All settings one after another: {sum(hours):,.3g} hours{energy}.")
-    if decoded_per_s is not None:
-        fastest = max(plan.rate.images_per_s for plan in plans if plan.rate)
-        lines.append(
-            f"Decoding for {fastest:,.0f} images/s takes about {fastest / decoded_per_s:.2g} CPU cores a worker, at "
-            f"{decoded_per_s:,.0f} photographs a second and core (docs/IMAGENET.md)."
-        )
-        threads = plans[0].decoded_per_s
-        if threads is not None and threads < fastest:
-            lines.append(
-                f"The threads of a worker load {threads:,.0f} images/s: where it trains more, hours are those of "
-                "loading. More ray.threads_per_worker or a smaller data.shorter_side help."
-            )
     return lines + [f"Images per second: {source}." for source in sources]
+
+
+def loading_notes(loaded: Params, plans: list[SettingPlan]) -> list[str]:
+    """The cores that decode, if the images are photographs; and whether there are as many as threads."""
+    lines = [line] if (line := too_few_cores(loaded.ray)) else []
+    per_core_s, threads = decoded_per_core_s(loaded.data), plans[0].decoded_per_s
+    if per_core_s is None or threads is None:
+        return lines
+    lines.append(
+        f"A core decodes {per_core_s:,.0f} photographs/s (docs/IMAGENET.md), so the threads of a worker load "
+        f"{threads:,.0f} images/s; for each 1,000 that it trains it needs {1000 / per_core_s:.2g} cores."
+    )
+    fastest = max((plan.rate.images_per_s for plan in plans if plan.rate), default=0.0)
+    if fastest:
+        lines.append(f"Decoding for {fastest:,.0f} images/s takes about {fastest / per_core_s:.2g} CPU cores a worker.")
+    if threads < fastest:
+        lines.append(
+            "Where a worker trains more than it loads, hours are those of loading. More ray.threads_per_worker (and "
+            "cores) or a smaller data.shorter_side help."
+        )
+    return lines
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ decoding, or from the user.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -25,6 +26,7 @@ from condensenet.config import AugmentConfig, ModelConfig
 from condensenet.data import PreparedData, write_prepared
 from condensenet.data.augment import crop_size
 from condensenet.deploy.cost import count_cost
+from condensenet.machine import usable_cores
 from condensenet.models import kernels
 from condensenet.models.condensenet import CondenseNet
 from condensenet.training.cuda_graph import WARM_UP_CALLS
@@ -32,7 +34,7 @@ from condensenet.training.evaluation import autocast
 from condensenet.training.loop import Trainer
 from tasks import paths, sources
 from tasks.errors import UserError
-from tasks.params import DataParams, Params, Setting
+from tasks.params import DataParams, Params, RayParams, Setting
 from tasks.sources.space import sampled_bytes
 from tasks.train_worker import usable_workers
 
@@ -149,6 +151,20 @@ def decoded_per_core_s(data: DataParams) -> float | None:
     return 1 / (seconds + (RANDAUGMENT_S if data.augment.randaugment else 0))
 
 
+def loading_cores(ray: RayParams) -> float:
+    """Cores that a worker's threads have for loading: below one a thread where this machine has fewer."""
+    cores = math.inf if os.environ.get("RAY_ADDRESS") else usable_cores()
+    return min(ray.threads_per_worker, cores / ray.max_workers)
+
+
+def too_few_cores(ray: RayParams) -> str | None:
+    """A line if the threads of all workers are more than this machine's cores. A cluster's cores are not known."""
+    threads, cores = ray.max_workers * ray.threads_per_worker, usable_cores()
+    if os.environ.get("RAY_ADDRESS") or threads <= cores:
+        return None
+    return f"{threads} loading threads on {cores} core{'s' * (cores > 1)} of this machine: they load as {cores} would."
+
+
 def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | None) -> SettingPlan:
     """Raises ``UserError`` if an epoch has no whole batch, ``ValueError`` if images are too small for the network."""
     workers, train = params.ray.max_workers, setting.train
@@ -175,7 +191,7 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
         memory_bytes=4 * (STATE_COPIES + averages) * parameters + per_image * at_once,
         checkpoint_bytes=4 * (CHECKPOINT_COPIES + averages) * CHECKPOINTS * parameters,
         rate=rate,
-        decoded_per_s=None if loaded is None else loaded * params.ray.threads_per_worker,
+        decoded_per_s=None if loaded is None else loaded * loading_cores(params.ray),
     )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from condensenet.machine import usable_cores
 
-def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+
+def run(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flows.plan", *arguments]
-    return subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    return subprocess.run(command, cwd=checkout, env=os.environ | environment, capture_output=True, text=True)
 
 
 def test_another_study_is_planned_without_touching_params(checkout: Path) -> None:
@@ -23,7 +26,7 @@ def test_another_study_is_planned_without_touching_params(checkout: Path) -> Non
     row = next(line for line in done.stdout.splitlines() if line.startswith("condensenet-74-g8"))
     assert {"8", "262", "10,008", "1,000"} <= set(row.split())  # workers, MACs, steps, images/s
     assert "Images per second: given by --images-per-s." in done.stdout
-    assert "Decoding for 1,000 images/s takes about 2.5 CPU cores a worker, at 395 photographs" in done.stdout
+    assert "Decoding for 1,000 images/s takes about 2.5 CPU cores a worker." in done.stdout
     assert done.returncode == 0 or "error: this machine cannot hold it: disk:" in done.stderr
 
 
@@ -32,6 +35,23 @@ def test_without_a_rate_there_are_no_hours(checkout: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Hours need a rate" in done.stdout
     assert "g1-c1" not in done.stdout
+
+
+IMAGENET = ("--study", "imagenet", "--setting", "condensenet-74-g8", "--images", "1281167,50000")
+
+
+def test_cores_that_decode_are_told_without_a_rate(checkout: Path) -> None:
+    done = run(checkout, *IMAGENET, RAY_ADDRESS="10.0.0.1:6379")
+    assert "A core decodes 395 photographs/s (docs/IMAGENET.md), so the threads of a worker load 3,160" in done.stdout
+    assert "for each 1,000 that it trains it needs 2.5 cores" in done.stdout
+    assert "Hours need a rate" in done.stdout
+
+
+def test_more_threads_than_cores_are_told(checkout: Path) -> None:
+    cores, threads = usable_cores(), 4 * usable_cores()
+    done = run(checkout, *IMAGENET, "--set", f"ray.threads_per_worker={threads}", RAY_ADDRESS="")
+    assert f"{8 * threads} loading threads on {cores} core" in done.stdout
+    assert f"the threads of a worker load {395 * cores / 8:,.0f} images/s" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from condensenet.config import AugmentConfig, ModelConfig
 from condensenet.models.condensenet import CondenseNet
 from tasks import params, planning
 from tasks.errors import UserError
-from tasks.params import DataParams, Params
+from tasks.params import DataParams, Params, RayParams
 from tasks.planning import Images, Rate, SettingPlan
 from tasks.sources import imagefolder
 from tasks.sources.base import split_training_images
@@ -156,6 +156,25 @@ def test_the_disk_of_what_is_not_here_is_estimated(digits: Params) -> None:
 def test_a_core_decodes_as_many_photographs_as_were_measured(form: dict, per_s: int | None) -> None:
     data = DataParams(**{"source": "imagefolder", "path": "not-here", "image_size": 224, **form})
     assert planning.decoded_per_core_s(data) == pytest.approx(per_s)
+
+
+@pytest.mark.parametrize(
+    ("cores", "address", "expected", "line"),
+    [
+        (64, "", 8, None),
+        (32, "", 4, "64 loading threads on 32 cores of this machine: they load as 32 would."),
+        (2, "", 0.25, "64 loading threads on 2 cores of this machine: they load as 2 would."),
+        (2, "10.0.0.1:6379", 8, None),
+    ],
+)
+def test_threads_load_no_more_than_the_cores_of_one_machine(
+    cores: int, address: str, expected: float, line: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(planning, "usable_cores", lambda: cores)
+    ray = RayParams(num_workers=8, threads_per_worker=8)
+    assert planning.loading_cores(ray) == expected
+    assert planning.too_few_cores(ray) == line
 
 
 def test_training_images_of_another_size_are_counted(digits: Params) -> None:
