@@ -171,7 +171,7 @@ def loading_notes(loaded: Params, plans: list[SettingPlan]) -> list[str]:
         lines.append(f"Decoding for {fastest:,.0f} images/s takes about {fastest / per_core_s:.2g} CPU cores a worker.")
     if threads < fastest:
         lines.append(
-            "Where a worker trains more than it loads, hours are those of loading. More ray.threads_per_worker (and "
+            "Where a worker trains more than it loads, hours are those of loading. More ray.loader_threads (and "
             "cores) or a smaller data.shorter_side help."
         )
     return lines

@@ -132,6 +132,7 @@ class RayParams:
 
     num_workers: Workers = 2
     threads_per_worker: Threads = 1
+    loader_threads: Threads | None = None  # of a worker, that load images; null: threads_per_worker. Changes no weights
     use_gpu: bool = False
     max_failures: Failures = 2  # restarts from the last checkpoint after a worker is lost
     storage: str | None = None  # of trainings in progress, which all nodes share: a folder, or s3://bucket/prefix
@@ -139,6 +140,10 @@ class RayParams:
     def __post_init__(self) -> None:
         if self.storage is not None:
             check_address(self.storage)
+
+    @property
+    def threads_that_load(self) -> int:
+        return self.loader_threads or self.threads_per_worker
 
     @property
     def min_workers(self) -> int:

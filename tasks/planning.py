@@ -154,12 +154,12 @@ def decoded_per_core_s(data: DataParams) -> float | None:
 def loading_cores(ray: RayParams) -> float:
     """Cores that a worker's threads have for loading: below one a thread where this machine has fewer."""
     cores = math.inf if os.environ.get("RAY_ADDRESS") else usable_cores()
-    return min(ray.threads_per_worker, cores / ray.max_workers)
+    return min(ray.threads_that_load, cores / ray.max_workers)
 
 
 def too_few_cores(ray: RayParams) -> str | None:
     """A line if the threads of all workers are more than this machine's cores. A cluster's cores are not known."""
-    threads, cores = ray.max_workers * ray.threads_per_worker, usable_cores()
+    threads, cores = ray.max_workers * ray.threads_that_load, usable_cores()
     if os.environ.get("RAY_ADDRESS") or threads <= cores:
         return None
     return f"{threads} loading threads on {cores} core{'s' * (cores > 1)} of this machine: they load as {cores} would."

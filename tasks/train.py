@@ -187,6 +187,7 @@ def _job(training: Training) -> train_worker.Job:
         train=training.setting.train,
         augment=params.data.augment,
         threads=params.ray.threads_per_worker,
+        loader_threads=params.ray.threads_that_load,
         use_gpu=params.ray.use_gpu,
         initial=training.initial,
     )

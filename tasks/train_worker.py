@@ -54,7 +54,8 @@ class Job:
     model: ModelConfig
     train: TrainConfig
     augment: AugmentConfig
-    threads: int
+    threads: int  # that compute, without a GPU
+    loader_threads: int = 1
     use_gpu: bool
     initial: bytes | None = None  # the content of a model file to start from
 
@@ -119,7 +120,7 @@ def _train(job: Job, rank: int) -> None:
             checkpoints=storage.within(CHECKPOINTS),
             device=device,
             stop=stop,
-            loader_threads=job.threads * (REMOTE_THREADS if is_remote(job.data) else 1),
+            loader_threads=job.loader_threads * (REMOTE_THREADS if is_remote(job.data) else 1),
         ):
             history.append(epoch)
             if rank == 0:

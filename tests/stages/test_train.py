@@ -15,6 +15,7 @@ import torch
 import yaml
 from training_example import AUGMENT, MODEL, TRAIN
 
+from condensenet import training
 from condensenet.models.storage import load_model
 from condensenet.training import checkpoint, fingerprint
 from condensenet.training.fingerprint import training_code
@@ -226,6 +227,21 @@ def test_dvc_trains_anew_after_a_change_of_the_code_that_checkpoints_are_checked
     dependencies = yaml.safe_load((checkout / "dvc.yaml").read_text())["stages"]["train"]["do"]["deps"]
     library = [name.removeprefix("condensenet/") for name in dependencies if name.startswith("condensenet/")]
     assert library == list(fingerprint.SOURCES)
+
+
+def test_threads_that_load_are_the_workers_own_and_train_nothing_again(params, setting, ray, checkout, monkeypatch):
+    used, fit = [], training.fit
+
+    def noting(*arguments, **options):
+        used.append(options["loader_threads"])
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(training, "fit", noting)
+    run(replace(params, ray=replace(params.ray, loader_threads=5)), setting)
+    assert used == [5]
+    keys = yaml.safe_load((checkout / "dvc.yaml").read_text())["stages"]["train"]["do"]["params"]
+    assert "ray.threads_per_worker" in keys
+    assert not {"ray", "ray.loader_threads"} & set(keys)
 
 
 def test_a_stage_ends_with_the_dvc_that_runs_it():
