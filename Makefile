@@ -101,7 +101,8 @@ kills-test: env ## a sweep on a cluster whose services are killed at random mome
 	@python -m tests.faults.random_kills $(SEED)
 
 soak: env ## small sweeps for an hour while services die or hang and the disk is full (MINUTES=60 SEED=0)
-	@python -m tests.faults.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),0) --json benchmarks/results/soak.json
+	@python -m tests.faults.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),0) --log benchmarks/results/soak.jsonl \
+	  --json benchmarks/results/soak.json
 	@python -m benchmarks.results
 
 # A fresh resolution of the newest releases that pyproject.toml allows, installed and checked before it replaces the old

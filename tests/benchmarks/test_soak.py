@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import markdown_tables
 import pytest
@@ -23,6 +25,14 @@ EVENTS = [
     {"round": 2, "event": "begins", "trouble": "disk full"},
     {"round": 2, "event": "struck"},
 ]
+
+
+def test_the_tracked_counts_are_those_of_the_tracked_log() -> None:
+    folder = Path(__file__).parents[2] / "benchmarks" / "results"
+    rows = json.loads((folder / "soak.json").read_text())
+    device = rows[0]["device"]
+    counted = soak.counts(soak.read(folder / "soak.jsonl"), rows[0]["minutes"], rows[0]["seed"])
+    assert [{**row, "device": device} for row in counted] == rows
 
 
 def test_counts_by_trouble() -> None:
