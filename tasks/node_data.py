@@ -2,10 +2,11 @@
 
 The stage uploads them to the object store under their fingerprint. A node that has the same images where the stage has
 them reads those. Any other downloads them, once for all its workers and trainings, to ``CONDENSENET_CACHE`` (default:
-``~/.cache/condensenet``), which holds at most ``CONDENSENET_CACHE_GB`` of them (default: 300); what was not used for
-the longest time is removed first, and nothing that a training uses. If not all images fit, it reads those that it needs
-when it needs them, and keeps as many as fit; raw ones, which are read as memory, must fit. What others use is counted
-when a training starts: two at once that read different images one by one may exceed the limit together.
+``~/.cache/condensenet``), which holds at most ``CONDENSENET_CACHE_GB`` of them (default: 300), and no more than its
+disk has room for; what was not used for the longest time is removed first, and nothing that a training uses. A download
+that failed or was killed goes on at the file. If not all images fit, the node reads those that it needs when it needs
+them, and keeps as many as fit; raw ones, which are read as memory, must fit. What others use is counted when a training
+starts: two at once that read different images one by one may exceed the limit together.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from condensenet.data.manifest import MANIFEST, Manifest
+from condensenet.data.manifest import MANIFEST, FileEntry, Manifest
 from condensenet.data.shards import sync_and_close, write
 from condensenet.file_locks import lock, try_lock
 from condensenet.files import write_atomically
@@ -38,6 +39,7 @@ PARTIAL = ".partial"
 REMOTE = "remote.txt"  # in a folder without its images: where they are
 REMOTE_THREADS = 8  # that load images for each that decodes: most of them wait for the store
 ROOM = "making-room"
+FREE_SHARE = 0.95  # of the disk's free space that images may take: others write there too
 
 
 def upload(data: Path, manifest: Manifest, store: ObjectStore) -> ObjectStore:
@@ -81,8 +83,9 @@ def open_data(folder: Path) -> PreparedData:
     if not is_remote(folder):
         return PreparedData(folder)
     store = ObjectStore((folder / REMOTE).read_text())
-    others_gb = sum(_folder_gb(each) for each in folder.parent.iterdir() if each.is_dir() and each != folder)
-    limit = (_limit_gb() - others_gb) * GB
+    with _counting(folder.parent):
+        others_gb = sum(_folder_gb(each) for each in _all_folders(folder.parent) if each != folder)
+        limit = (_room_gb(folder.parent) - others_gb) * GB
     return PreparedData(folder, RemoteImages(folder, store, Manifest.load(folder / MANIFEST), limit))
 
 
@@ -129,26 +132,53 @@ def _ensure_downloaded(store: ObjectStore, folder: Path) -> None:
 
 def _download(store: ObjectStore, folder: Path) -> None:
     """Fill ``folder``, which appears when it is complete and on disk: nobody looks into it again."""
-    partial = folder.with_suffix(PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
-    partial.mkdir()
-    try:
-        write(partial / MANIFEST, store.read(MANIFEST))
-        manifest = Manifest.load(partial / MANIFEST)
-        with (folder.parent / ROOM).open("a") as room:
-            lock(room)
-            used_gb = _make_room(folder.parent)
-            files = dict(manifest.files)
-            if used_gb > _limit_gb():
-                _check_not_raw(manifest, used_gb)
-                write(partial / REMOTE, store.path.encode())
-                files = {name: entry for name, entry in files.items() if name not in manifest.all_images_files}
-        for name, entry in files.items():
-            if _download_file(store, name, partial / name) != entry.sha256:
-                raise ValueError(f"{store}/{name} differs from what was prepared: delete {store} to upload it again")
+    partial, content = folder.with_suffix(PARTIAL), store.read(MANIFEST)
+    with _counting(folder.parent):
+        partial.mkdir(exist_ok=True)  # an earlier attempt may have left it
+        (partial / REMOTE).unlink(missing_ok=True)
+        write(partial / MANIFEST, content)
+        files = _choose_files(store, partial)
+        for path in partial.iterdir():
+            if path.name not in {*files, MANIFEST, REMOTE}:
+                path.unlink()
+    _fetch(store, partial, files)
+    with _counting(folder.parent):
         partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _choose_files(store: ObjectStore, partial: Path) -> dict[str, FileEntry]:
+    """Make room for the files that the manifest in ``partial`` names: for all, or for those without images."""
+    manifest = Manifest.load(partial / MANIFEST)
+    used_gb, room_gb = _make_room(partial.parent)
+    if used_gb <= room_gb:
+        return dict(manifest.files)
+    if manifest.encoding == "raw":
+        shutil.rmtree(partial)
+        raise ValueError(_too_little(partial.parent, used_gb, room_gb))
+    write(partial / REMOTE, store.path.encode())
+    return {name: entry for name, entry in manifest.files.items() if name not in manifest.all_images_files}
+
+
+def _fetch(store: ObjectStore, partial: Path, files: Mapping[str, FileEntry]) -> None:
+    """Download those of ``files`` that an earlier attempt has not left whole."""
+    total = len(files)
+    looked_at = progress(files.items(), total, "looking at what was downloaded", units="files")
+    missing = {name: entry for name, entry in looked_at if not _is_whole(partial / name, entry)}
+    say(f"downloading {size(sum(entry.bytes for entry in missing.values()))} of prepared images from {store}")
+    for name in progress(missing, total, "download", done=total - len(missing), units="files"):
+        if _download_file(store, name, partial / name) != missing[name].sha256:
+            raise ValueError(f"{store}/{name} differs from what was prepared: delete {store} to upload it again")
+
+
+def _is_whole(path: Path, entry: FileEntry) -> bool:
+    """Whether ``path`` has the content of ``entry``, which then is on disk."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size != entry.bytes:
+            return False
+        if hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256:
+            os.fsync(file.fileno())  # who wrote it may have been killed before
+            return True
+    return False
 
 
 def _note_store(folder: Path, store: ObjectStore) -> None:
@@ -168,24 +198,45 @@ def _download_file(store: ObjectStore, name: str, path: Path) -> str:
     return digest.hexdigest()
 
 
-def _make_room(cache: Path) -> float:
-    """Remove what was not used for the longest time until all fits, what is being downloaded too; returns its GB."""
-    limit_gb = _limit_gb()
+def _make_room(cache: Path) -> tuple[float, float]:
+    """Remove what was not used for the longest time until all fits, what is being downloaded too.
+
+    Returns the GB of what is left, and those that there is room for.
+    """
+    room_gb = _room_gb(cache)
     locks = sorted(cache.glob(f"*{LOCK}"), key=lambda path: path.stat().st_mtime)
     sizes_gb = {path: sum(map(_folder_gb, _folders(path))) for path in locks}
     for path in locks:
-        if sum(sizes_gb.values()) <= limit_gb:
+        if sum(sizes_gb.values()) <= room_gb:
             break
         if _remove_unused(path):
             del sizes_gb[path]
-    return sum(sizes_gb.values())
+    return sum(sizes_gb.values()), room_gb
 
 
-def _check_not_raw(manifest: Manifest, used_gb: float) -> None:
-    if manifest.encoding == "raw":
-        raise ValueError(
-            f"{LIMIT}={_limit_gb():g} is too little on a node: trainings there use {used_gb:.2g} GB of images"
-        )
+def _room_gb(cache: Path) -> float:
+    """What ``cache`` may hold: what is allowed, or less if its disk has less room."""
+    held = sum(map(disk_bytes, _all_folders(cache)))
+    return min(_limit_gb(), (held + FREE_SHARE * shutil.disk_usage(cache).free) / GB)
+
+
+@contextmanager
+def _counting(cache: Path) -> Iterator[None]:
+    """Meanwhile no other process removes or renames a folder of ``cache``."""
+    with (cache / ROOM).open("a") as file:
+        lock(file)
+        yield
+
+
+def _too_little(cache: Path, used_gb: float, room_gb: float) -> str:
+    used = f"trainings there use {used_gb:.2g} GB of images"
+    if room_gb < _limit_gb():
+        return f"{cache}: the disk of a node has room for {room_gb:.2g} GB in it, but {used}"
+    return f"{LIMIT}={_limit_gb():g} is too little on a node: {used}"
+
+
+def _all_folders(cache: Path) -> list[Path]:
+    return [path for path in cache.iterdir() if path.is_dir()]
 
 
 def _folders(path: Path) -> tuple[Path, Path]:

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,11 @@ def checksum(content: bytes | bytearray) -> bytes:
 
 def disk_bytes(folder: Path) -> int:
     """What the files in ``folder`` take; holes in them take nothing."""
-    return sum(file.stat().st_blocks * BLOCK for file in folder.iterdir())
+    total = 0
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process has just replaced it
+            total += file.stat().st_blocks * BLOCK
+    return total
 
 
 def _check_sizes(store: ObjectStore, manifest: Manifest) -> None:

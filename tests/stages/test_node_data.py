@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,19 @@ class Sent(ObjectStore):
         super().upload(path, name)
 
 
+class Counted(ObjectStore):
+    """Notes what is downloaded whole; it is gone after ``most`` files."""
+
+    names_read: ClassVar[list[str]] = []
+    most: ClassVar[int] = 0
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        if len(self.names_read) == self.most:
+            raise ConnectionError("the store is gone")
+        yield from super().chunks(name)
+        self.names_read.append(name)
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CONDENSENET_CACHE", str(tmp_path / "cache"))
@@ -88,12 +102,12 @@ def test_upload_is_done_once(store, data, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_upload_that_was_cut_off_goes_on(store, data, capsys):
+def test_upload_that_was_cut_off_goes_on(store, data, capsys, monkeypatch):
     uploaded = upload(data.root, data.manifest, store)
+    monkeypatch.setattr(Sent, "names_sent", [])
     for name in (MANIFEST, "train.images.bin", "test.images.bin"):
         uploaded.delete(name)
     uploaded.write("test.labels.npy", b"of another size")
-    Sent.names_sent.clear()
     sent = Sent(store.path)
     upload(data.root, data.manifest, sent)
     assert sorted(sent.names_sent[:-1]) == ["test.images.bin", "test.labels.npy", "train.images.bin"]
@@ -158,7 +172,7 @@ def test_node_with_other_images_at_the_same_path_does_not_use_them(store, data, 
         assert PreparedData(folder).manifest.fingerprint == data.manifest.fingerprint
 
 
-def test_file_that_differs_is_named_and_nothing_is_kept(store, data, cache, tmp_path):
+def test_file_that_differs_is_named_and_is_no_data(store, data, cache, tmp_path):
     uploaded = upload(data.root, data.manifest, store)
     uploaded.write("train.images.bin", b"x")
     with (
@@ -166,7 +180,10 @@ def test_file_that_differs_is_named_and_nothing_is_kept(store, data, cache, tmp_
         on_this_node(tmp_path / "elsewhere", uploaded),
     ):
         pass
-    assert folders(cache) == set()
+    assert folders(cache) == {f"{data.manifest.fingerprint}.partial"}
+    uploaded.upload(data.root / "train.images.bin", "train.images.bin")
+    with on_this_node(tmp_path / "elsewhere", uploaded) as folder:
+        PreparedData(folder).verify()
 
 
 def test_least_recently_used_goes_first_and_nothing_that_is_in_use(store, cache, tmp_path, monkeypatch):
@@ -197,10 +214,45 @@ def test_what_a_killed_download_left_is_no_data(store, data, cache, tmp_path):
     uploaded = upload(data.root, data.manifest, store)
     partial = cache / f"{data.manifest.fingerprint}.partial"
     partial.mkdir(parents=True)
-    (partial / "half").write_bytes(b"x")
+    for name in ("half", "remote.txt", MANIFEST, "test.labels.npy"):
+        (partial / name).write_bytes(b"x")
+    same_size = bytes(data.manifest.files["train.images.bin"].bytes)
+    (partial / "train.images.bin").write_bytes(same_size)
     with on_this_node(tmp_path / "elsewhere", uploaded) as folder:
         PreparedData(folder).verify()
+        assert {path.name for path in folder.iterdir()} == {MANIFEST, *data.manifest.files}
     assert not partial.exists()
+
+
+def test_download_that_failed_goes_on_at_the_file(store, data, cache, tmp_path, capsys, monkeypatch):
+    upload(data.root, data.manifest, store)
+    uploaded, elsewhere = Counted(f"{store.path}/data/{data.manifest.fingerprint}"), tmp_path / "elsewhere"
+    monkeypatch.setattr(Counted, "names_read", [])
+    monkeypatch.setattr(Counted, "most", 1)
+    with pytest.raises(ConnectionError, match="the store is gone"), on_this_node(elsewhere, uploaded):
+        pass
+    first = list(Counted.names_read)
+    monkeypatch.setattr(Counted, "most", len(data.manifest.files))
+    monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 0)
+    capsys.readouterr()
+    with on_this_node(elsewhere, uploaded) as folder:
+        PreparedData(folder).verify()
+    assert len(first) == 1
+    assert sorted(Counted.names_read) == sorted(data.manifest.files)  # each of them once
+    left = sum(entry.bytes for name, entry in data.manifest.files.items() if name not in first)
+    said = capsys.readouterr().out
+    assert f"downloading {left / 1000:.3g} kB of prepared images from {uploaded}" in said
+    assert f"download: 2 of {len(data.manifest.files)} files" in said
+
+
+def test_raw_images_that_the_disk_has_no_room_for_are_one_line(store, data, tmp_path, small_disk, monkeypatch):
+    monkeypatch.setenv("CONDENSENET_CACHE", str(small_disk))
+    uploaded = upload(data.root, data.manifest, store)
+    (small_disk / "other").write_bytes(bytes(2**22 - 2**12))  # so there is room for the manifest
+    too_little = r"disk/data: the disk of a node has room for .* GB in it, but trainings there use .* GB of images"
+    with pytest.raises(ValueError, match=too_little), on_this_node(tmp_path / "elsewhere", uploaded):
+        pass
+    assert folders(small_disk / "data") == set()
 
 
 def test_what_a_process_killed_while_it_made_room_left_is_no_data(

@@ -138,12 +138,17 @@ def test_what_was_left_incomplete_is_read_again(data, store, elsewhere, monkeypa
         assert_same(list(train_batches(open_data(folder).split("train"), **EPOCH, epoch=0)), expected)
 
 
-def read_epoch(elsewhere: Path, store: str) -> list[list[np.ndarray]]:
+def fill(disk: Path, left: int = 0) -> None:
+    (disk / "other").write_bytes(bytes(shutil.disk_usage(disk).free - left))
+
+
+def read_epoch(elsewhere: Path, store: str, full: Path | None = None) -> list[list[np.ndarray]]:
+    """The first epoch's batches; the disk at ``full`` is filled up once the training has begun."""
     with on_this_node(elsewhere, ObjectStore(store)) as folder:
-        return [
-            [part.numpy() for part in batch]
-            for batch in train_batches(open_data(folder).split("train"), **EPOCH, epoch=0)
-        ]
+        remote = open_data(folder)
+        if full:
+            fill(full)
+        return [[part.numpy() for part in batch] for batch in train_batches(remote.split("train"), **EPOCH, epoch=0)]
 
 
 def test_a_disk_without_room_for_a_checksum_ends_no_training(
@@ -154,15 +159,45 @@ def test_a_disk_without_room_for_a_checksum_ends_no_training(
     limit(data, 0.9, monkeypatch)
     with on_this_node(elsewhere, uploaded) as folder:
         pass
-    (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free))
     context = multiprocessing.get_context("spawn")  # a fault in mapped memory would end this process
     with ProcessPoolExecutor(1, context) as process:
-        batches = process.submit(read_epoch, elsewhere, uploaded.path).result()
+        batches = process.submit(read_epoch, elsewhere, uploaded.path, small_disk).result()
         (small_disk / "other").unlink()
         assert process.submit(read_epoch, elsewhere, uploaded.path).result()
     for read, expected in zip(batches, train_batches(data.split("train"), **EPOCH, epoch=0), strict=True):
         assert all(map(np.array_equal, read, expected))
     assert len(kept(folder))
+
+
+def test_images_that_the_disk_has_no_room_for_are_read_one_by_one(
+    data, store, elsewhere, small_disk: Path, monkeypatch
+) -> None:
+    uploaded = upload(data.root, data.manifest, store)
+    monkeypatch.setenv("CONDENSENET_CACHE", str(small_disk))
+    size = round(node_data.GB * node_data.size_gb(data.manifest))
+    fill(small_disk, left=size * 6 // 10)
+    with on_this_node(elsewhere, uploaded) as folder:
+        assert is_remote(folder)
+        batches = train_batches(open_data(folder).split("train"), **EPOCH, epoch=0)
+        assert_same(list(batches), list(train_batches(data.split("train"), **EPOCH, epoch=0)))
+        assert 0.1 * COUNT < len(kept(folder)) < 0.7 * COUNT
+        assert shutil.disk_usage(small_disk).free > 0.02 * size  # others write there too
+
+
+def test_what_an_earlier_attempt_has_downloaded_needs_no_more_room(
+    data, store, elsewhere, small_disk: Path, monkeypatch
+) -> None:
+    uploaded = upload(data.root, data.manifest, store)
+    monkeypatch.setenv("CONDENSENET_CACHE", str(small_disk))
+    partial = small_disk / f"data/{data.manifest.fingerprint}.partial"
+    partial.mkdir(parents=True)
+    for name in list(data.manifest.files)[1:]:
+        shutil.copy(data.root / name, partial / name)
+    first = next(iter(data.manifest.files.values()))
+    fill(small_disk, left=first.bytes * 11 // 10 + 2**14)
+    with on_this_node(elsewhere, uploaded) as folder:
+        assert not is_remote(folder)
+        PreparedData(folder).verify()
 
 
 def test_an_object_that_is_cut_is_named(data, store, elsewhere, monkeypatch) -> None:
