@@ -24,7 +24,7 @@ from condensenet.data.shards import sync_and_close, write
 from condensenet.file_locks import lock, try_lock
 from condensenet.files import write_atomically
 from tasks.console import progress, say, size
-from tasks.object_store import ObjectStore
+from tasks.object_store import ObjectStore, allow_requests
 from tasks.remote_images import RemoteImages, disk_bytes
 
 if TYPE_CHECKING:
@@ -92,6 +92,15 @@ def open_data(folder: Path) -> PreparedData:
 def is_remote(folder: Path) -> bool:
     """Whether its images are read from the store one by one."""
     return (folder / REMOTE).exists()
+
+
+def loader_threads(folder: Path, decoding_threads: int) -> int:
+    """The threads that load the images of ``folder``; if they ask the store, all of them may at once."""
+    if not is_remote(folder):
+        return decoding_threads
+    threads = REMOTE_THREADS * decoding_threads
+    allow_requests(threads)
+    return threads
 
 
 def size_gb(manifest: Manifest) -> float:

@@ -176,3 +176,17 @@ def filesystem() -> Any:
         allow_delayed_open=True,  # sends a small object in one request
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
     )
+
+
+def allow_requests(count: int) -> None:
+    """Let ``count`` threads of this process read from the store at once.
+
+    A file system of pyarrow opens a connection for each of its I/O threads, as many as there are when it is made, or 25
+    if that is more; other threads wait for one of those.
+    """
+    import pyarrow
+
+    if count > pyarrow.io_thread_count():
+        pyarrow.set_io_thread_count(count)
+        filesystem.cache_clear()
+        _input_file.cache_clear()  # those files belong to the former one

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
 from condensenet.files import Storage, is_permanent_write_error
 from tasks import paths
-from tasks.node_data import REMOTE_THREADS, is_remote, on_this_node, open_data
+from tasks.node_data import loader_threads, on_this_node, open_data
 from tasks.object_store import ObjectStore
 from tasks.outputs import as_csv, as_json
 from tasks.storage import SharedFolder
@@ -106,6 +106,7 @@ def _train(job: Job, rank: int) -> None:
         _log_to(storage)
         storage.write(ENVIRONMENT, as_json(checkpoint.environment(device)).encode())
     torch.manual_seed(job.train.seed)
+    threads = loader_threads(job.data, job.loader_threads)  # first: it may renew the connections to the store
     data = open_data(job.data)
     model = CondenseNet(job.model)
     if job.initial is not None:
@@ -120,7 +121,7 @@ def _train(job: Job, rank: int) -> None:
             checkpoints=storage.within(CHECKPOINTS),
             device=device,
             stop=stop,
-            loader_threads=job.loader_threads * (REMOTE_THREADS if is_remote(job.data) else 1),
+            loader_threads=threads,
         ):
             history.append(epoch)
             if rank == 0:

@@ -7,20 +7,22 @@ import multiprocessing
 import os
 import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from object_server import BUCKET
 from PIL import Image
+from slow_server import slow_server
 
 from condensenet.config import AugmentConfig
 from condensenet.data import PreparedData, evaluation_batches, train_batches
 from condensenet.data.prepared import Batch
-from tasks import node_data, remote_images
+from tasks import node_data, object_store, remote_images
 from tasks.node_data import is_remote, on_this_node, open_data, upload
 from tasks.object_store import ObjectStore
 from tasks.params import DataParams
@@ -209,6 +211,24 @@ def test_an_object_that_is_cut_is_named(data, store, elsewhere, monkeypatch) -> 
         pytest.raises(ValueError, match=r"train-00002-of-00005.images.bin has 5 bytes, not \d+: delete s3://"),
     ):
         open_data(folder)
+
+
+def test_all_threads_that_load_images_ask_the_store_at_once(server, tmp_path: Path, monkeypatch) -> None:
+    before = pyarrow.io_thread_count()
+    (tmp_path / "remote.txt").write_text("bucket/prefix")
+    with slow_server() as slow:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{slow.server_address[1]}")
+        object_store.filesystem.cache_clear()
+        assert ObjectStore("bucket/prefix").exists("file")  # made before the number of threads is known
+        try:
+            threads = node_data.loader_threads(tmp_path, 8)
+            assert threads == 64
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda _: ObjectStore("bucket/prefix").read_range("file", 0, 1), range(2 * threads)))
+        finally:
+            pyarrow.set_io_thread_count(before)
+            object_store.filesystem.cache_clear()
+    assert slow.most > 48  # 25 to 27 without: a busy machine may start the last thread late
 
 
 def test_images_in_another_store_are_read_there(data, store, elsewhere, monkeypatch) -> None:
