@@ -25,17 +25,23 @@ FEW_IMAGES = 2048  # for which starting processes would take longer than the wor
 AHEAD = 2  # jobs for each worker
 # Measured: this process and the one that forks take 0.4 GB each, a worker under 0.15, and the one large image 0.55.
 BASE_BYTES, WORKER_BYTES = 1_400_000_000, 150_000_000
+INDEXED_BYTES = (
+    200  # for each image: its name, place and label, in the source and its job; 141 were counted, before rounding
+)
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # man 7 cgroups
 
 
-def number_of_workers(jobs: int, images: int) -> int:
-    """As many as there are cores and memory for, or as the environment says; 1 for few images."""
+def number_of_workers(jobs: int, images: int, indexed: int) -> int:
+    """As many as there are cores and memory for, or as the environment says; 1 for few images.
+
+    ``images`` are left to prepare, of ``indexed`` in the source.
+    """
     value = os.environ.get(WORKERS)
     if value is not None:
         if not value.isdecimal() or int(value) < 1:
             raise UserError(f"{WORKERS}={value} is not allowed: it must be 1 or more")
         return min(int(value), max(1, jobs))
-    fitting = (usable_memory() - BASE_BYTES) // WORKER_BYTES
+    fitting = (usable_memory() - BASE_BYTES - indexed * INDEXED_BYTES) // WORKER_BYTES
     return 1 if images <= FEW_IMAGES else max(1, min(usable_cores(), jobs, fitting))
 
 

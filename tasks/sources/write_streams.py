@@ -160,7 +160,7 @@ def _make_missing(task: Task, folder: Path, jobs: Sequence[Job], results: dict[P
     if has_cluster(task.ray, left):
         results_in_order = make_on_cluster(missing, task.ray)
     else:
-        results_in_order = make_all(missing, number_of_workers(len(missing), left))
+        results_in_order = make_all(missing, number_of_workers(len(missing), left, total))
     made = zip(missing, results_in_order, strict=True)
     for job, result in progress(made, total, "prepare", lambda pair: len(pair[0].labels), total - left):
         results[job.file] = result

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import tarfile
+import tracemalloc
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,9 @@ from test_prepare import prepared, refusal
 from condensenet.data import PreparedData
 from condensenet.data.decoding import decode
 from condensenet.data.image_files import check_header
+from tasks.params import DataParams
+from tasks.sources import imagenet
+from tasks.sources.workers import INDEXED_BYTES
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
 WNIDS = ("n01440764", "n01443537", "n02000000")
@@ -232,3 +237,22 @@ def test_a_sliver_and_a_moving_picture_are_refused(capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert "ant/0.jpg: 2x4000 pixels: one side is more than 40 times the other" in out
     assert "ant/1.jpg: it is animated" in out
+
+
+def test_the_index_of_archives_takes_few_bytes_an_image() -> None:
+    """The source and the jobs of all shards; a name of ImageNet has 30 characters with its folder."""
+    images = 5_000
+    archives({wnid: {f"{wnid}_{index:09d}.JPEG": b"" for index in range(images)} for wnid in WNIDS})
+    imagenet.read(DataParams(**FORM))  # what is imported and cached at the first time
+    tracemalloc.start()
+    try:
+        part = imagenet.read(DataParams(**FORM)).train
+        assert callable(part.images)
+        count = len(part.labels)
+        jobs = [part.images(np.arange(start, start + 1000)) for start in range(0, count, 1000)]
+        gc.collect()  # members of the archives, which refer to each other
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert (count, len(jobs)) == (3 * images, 15)
+    assert 100 < taken / count < 150 < INDEXED_BYTES

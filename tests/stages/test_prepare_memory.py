@@ -83,8 +83,17 @@ def test_processes_follow_the_memory(
     monkeypatch.setattr(workers, "OWN_CGROUPS", tmp_path / "own")
     monkeypatch.setattr(workers, "usable_cores", lambda: 8)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4_000_000_000))
-    assert workers.number_of_workers(jobs=20, images=60_000) == expected
-    assert workers.number_of_workers(jobs=20, images=2_000) == 1
+    assert workers.number_of_workers(jobs=20, images=60_000, indexed=0) == expected
+    assert workers.number_of_workers(jobs=20, images=2_000, indexed=60_000) == 1
+
+
+def test_the_index_of_many_images_takes_the_memory_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 GB less 1.4 GB and 200 bytes for each of 1,281,167 images leave 0.34 GB: two processes of 0.15 GB."""
+    monkeypatch.delenv(workers.WORKERS, raising=False)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 8)
+    monkeypatch.setattr(workers, "usable_memory", lambda: 2_000_000_000)
+    assert workers.number_of_workers(jobs=1252, images=1_281_167, indexed=1_281_167) == 2
+    assert workers.number_of_workers(jobs=100, images=100_000, indexed=100_000) == 3
 
 
 def test_the_memory_of_this_machine_is_read() -> None:
