@@ -1,4 +1,4 @@
-"""Pages of the site that do not lie in docs/: those in the root of the checkout, and the API reference."""
+"""Pages of the site that do not lie in docs/: those of the root and of release/, and the API reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "", "SECURITY.md": "", "CHANGELOG.md": ""}
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "",
+    "SECURITY.md": "",
+    "CHANGELOG.md": "",
+    "release/README.md": "release.md",
+}
 OTHERS = ("LICENSE", "CITATION.cff")
 
 
@@ -24,14 +30,15 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def in_docs(page: str) -> str:
-    """A page of the root with links as they must be in docs/, and without badges, which another server draws."""
+    """A page from elsewhere with links as they must be in docs/, and without badges, which another server draws."""
     page = "".join(line for line in page.splitlines(keepends=True) if "img.shields.io" not in line)
-    page = page.replace("](docs/", "](").replace("](README.md", "](index.md")
+    page = page.replace("](docs/", "](").replace("](../docs/", "](").replace("](README.md", "](index.md")
     return re.sub(rf"\]\(({'|'.join(map(re.escape, OTHERS))})\)", r"](\1.txt)", page)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    return markdown.replace("](../README.md", "](index.md").replace("](../", "](")
+    markdown = markdown.replace("](../README.md", "](index.md").replace("](../", "](")
+    return markdown.replace("](release/README.md", "](release.md")
 
 
 def api() -> str:

@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 from benchmarks import front_tables, results
 from condensenet import __version__
 
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in ("FAQ", "LIBRARY", "TUTORIAL", "OPERATORS"))]
+DOCS = ("FAQ", "LIBRARY", "TUTORIAL", "OPERATORS", "PAPER", "RESULTS")
+PAGES = ["README.md", "CONTRIBUTING.md", "release/README.md", *(f"docs/{name}.md" for name in DOCS)]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
