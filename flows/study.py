@@ -17,17 +17,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from condensenet.file_locks import lock, try_lock
 from condensenet.files import write_atomically
-from tasks import params, paths
+from condensenet.text import escaped, shown
+from tasks import params, paths, plain_yaml
 from tasks.errors import UserError
 from tasks.locks import lock_file
 
 Overrides = Mapping[str, Any] | Sequence[str] | None
 CONFIG = paths.STUDIES.parent
+OF_VALUES = (ValueError, TypeError, AttributeError, KeyError, RecursionError)  # which they let through for odd values
 ALONE_S = 1.0  # within which of several flows that begin together one writes the parameters of all
 
 
@@ -61,7 +62,7 @@ def params_in_use(text: str, *, composed: bool) -> Iterator[list[str]]:
     Raises ``UserError`` if that would replace uncommitted edits (``composed``) or the parameters of another running
     flow. The previous file is kept in ``state/params/``.
     """
-    wanted = YAML(typ="safe", pure=True).load(text)
+    wanted = plain_yaml.parse(text)
     with lock_file("params.lock").open("w") as file:
         lock(file, shared=True)  # held by every running flow
         changed = remaining = changed_keys(_parsed(paths.PARAMS), wanted)
@@ -116,6 +117,8 @@ def _compose(file: Path, study: str | None, overrides: list[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    if study is None:
+        params.read(paths.PARAMS)  # DVC bounds neither the time nor the memory that a file takes
     try:
         if study is None:
             shutil.copyfile(paths.PARAMS, file)
@@ -126,9 +129,9 @@ def _compose(file: Path, study: str | None, overrides: list[str]) -> None:
             )
     except FileNotFoundError:
         raise UserError(f"{paths.PARAMS} is missing: run from the folder that holds it") from None
-    except (DvcException, HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ or error
-        raise UserError(f"overrides {overrides}: {' '.join(str(cause).split())}") from None
+    except (DvcException, HydraException, OmegaConfBaseException, YAMLError, *OF_VALUES) as error:
+        reason = escaped(" ".join(str(error.__cause__ or error).split()))[: plain_yaml.MAX_REASON]
+        raise UserError(f"overrides {shown(overrides)}: {reason or type(error).__name__}") from None
 
 
 def _hydra_value(value: object) -> str:
@@ -144,10 +147,10 @@ def _has_uncommitted_edits() -> bool:
     """Whether the file differs both from the last commit and from what we wrote last."""
     if not paths.PARAMS.exists():
         return False
-    current = paths.PARAMS.read_text()
-    if any(path.is_file() and path.read_text() == current for path in _written()):
+    current = paths.PARAMS.read_bytes()
+    if any(path.is_file() and path.read_bytes() == current for path in _written()):
         return False
-    committed = subprocess.run(["git", "show", f"HEAD:./{paths.PARAMS}"], capture_output=True, text=True, check=False)
+    committed = subprocess.run(["git", "show", f"HEAD:./{paths.PARAMS}"], capture_output=True, check=False)
     return committed.returncode != 0 or committed.stdout != current
 
 
@@ -170,6 +173,6 @@ def _written() -> tuple[Path, Path]:
 
 def _parsed(path: Path) -> object:
     try:
-        return YAML(typ="safe", pure=True).load(path)
-    except (OSError, YAMLError):
+        return plain_yaml.load(path)
+    except (OSError, ValueError):
         return None

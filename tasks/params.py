@@ -275,8 +275,17 @@ def load(path: Path = paths.PARAMS) -> Params:
 
     Raises ``UserError``, whose one line names the key, its value and what is allowed.
     """
+    raw = read(path)
     try:
-        return parse(plain_yaml.load(path))
+        return parse(raw)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def read(path: Path) -> Any:
+    """The plain data in ``path``, of limited size and depth, not yet checked. Raises ``UserError``."""
+    try:
+        return plain_yaml.load(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run from the folder that holds it") from None
     except OSError as error:

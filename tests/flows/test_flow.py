@@ -300,6 +300,10 @@ def test_parameters_that_a_killed_flow_was_replacing_are_nobodys_edits(inside: W
         (None, ["train.epochs=many"], "train.epochs='many' is not allowed"),
         (None, {"settings.g4-c2.condensation_factor": 3}, "condensation_factor=3 does not divide"),
         ("digits", ["train.epoch=3"], "train.epoch"),
+        (None, ["train.epochs=range(1,1000000000)"], "train.epochs=range"),
+        (None, ["train.epochs=" + "[" * 500 + "]" * 500], "overrides .*RecursionError|overrides .*recursion"),
+        (None, ["train.epochs=" + "9" * 5000], r"overrides .*\.\.\.: .*digits"),
+        ("digits", ["train.epochs=" + "9" * 5000], r"overrides .*\.\.\.: .*digits"),
     ],
 )
 def test_wrong_parameters_are_refused_in_one_line(
@@ -310,6 +314,29 @@ def test_wrong_parameters_are_refused_in_one_line(
         studies.compose_params(study, overrides)
     assert "\n" not in str(error.value)
     assert (inside.path / "params.yaml").read_text() == before
+
+
+BROKEN = {  # whose parsing by DVC alone would take minutes and gigabytes, or end with a traceback
+    "more than 10000 values": "a0: &a0 [1]\n"
+    + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
+    "nested too deeply": "z: " + "[" * 3000 + "]" * 3000,
+    "digits": "z: " + "9" * 5000,
+    "int": "z: !!int foo",
+    "utf-8": "# caf\xe9",
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_a_broken_file_is_refused_before_dvc_reads_it_and_is_no_study_to_replace(
+    inside: Workspace, message: str
+) -> None:
+    text = studies.compose_params("cifar10", None)
+    (inside.path / "params.yaml").write_bytes(BROKEN[message].encode("latin-1"))
+    with pytest.raises(UserError, match=f"params.yaml: .*{message}") as error:
+        studies.compose_params(None, ["train.epochs=7"])
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="uncommitted edits"), studies.params_in_use(text, composed=True):
+        pass
 
 
 def test_trainings_share_the_machine(inside: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
