@@ -25,7 +25,7 @@ class Part:
     """One split of a source. ``location`` names its file or folder in errors.
 
     ``identity`` and ``state`` of the images with given indices change when the images do, as far as that can be told
-    without reading them.
+    without reading them. ``sizes`` are the bytes of those encoded images, where they are known without reading.
     """
 
     location: str
@@ -33,6 +33,7 @@ class Part:
     images: np.ndarray | Select  # all pixels, uint8 (N, C, S, S), or what opens streams of encoded images
     identity: str = ""
     state: Callable[[np.ndarray], str] = lambda indices: ""
+    sizes: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ def read(data: DataParams) -> Source:
     for name in (data.train, data.test):
         files, labels, skipped = _files(root / name, classes)
         select, state = partial(_select, root / name, files), partial(_state, root / name, files)
-        parts.append(Part(str(root / name), labels, select, identity(files), state))
+        sizes = partial(_sizes, root / name, files)
+        parts.append(Part(str(root / name), labels, select, identity(files), state, sizes))
         facts[name] = {"images": len(files), "other_files": skipped}
     return Source(classes=classes, train=parts[0], test=parts[1], facts={"folders": facts})
 
@@ -83,6 +84,13 @@ def _relative_files(folder: Path, name: str) -> Iterator[str]:
 def _state(folder: Path, files: list[str], indices: np.ndarray) -> str:
     """Changes when an image is replaced by another under its name."""
     return identity(file_state(folder / files[index]) for index in indices.tolist())
+
+
+def _sizes(folder: Path, files: list[str], indices: np.ndarray) -> np.ndarray:
+    try:
+        return np.array([(folder / files[index]).stat().st_size for index in indices.tolist()], dtype=np.int64)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
 
 
 def is_image(file: str) -> bool:

@@ -92,7 +92,13 @@ def read(data: DataParams) -> Source:
 
 
 def _part(archive: Path, labels: np.ndarray, places: Places) -> Part:
-    return Part(str(archive), labels, partial(_select, archive, places), identity([file_state(archive)]))
+    return Part(
+        str(archive),
+        labels,
+        partial(_select, archive, places),
+        identity([file_state(archive)]),
+        sizes=lambda indices: places.bytes_N[indices],
+    )
 
 
 def _select(archive: Path, places: Places, indices: np.ndarray) -> Stream:

@@ -25,9 +25,7 @@ FEW_IMAGES = 2048  # for which starting processes would take longer than the wor
 AHEAD = 2  # jobs for each worker
 # Measured: this process and the one that forks take 0.4 GB each, a worker under 0.15, and the one large image 0.55.
 BASE_BYTES, WORKER_BYTES = 1_400_000_000, 150_000_000
-INDEXED_BYTES = (
-    200  # for each image: its name, place and label, in the source and its job; 141 were counted, before rounding
-)
+INDEXED_BYTES = 200  # for each image: name, place and label, in the source and in its job; 141 were counted
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # man 7 cgroups
 
 

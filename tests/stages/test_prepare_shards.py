@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from tasks.errors import UserError
 from tasks.params import DataParams, RayParams
 from tasks.sources import imagefolder
 from tasks.sources import write_streams as write_streams_module
-from tasks.sources.base import split_training_images
-from tasks.sources.space import check_space
+from tasks.sources.base import Part, split_training_images
+from tasks.sources.space import INDEX_BYTES, MARGIN, check_space, sampled_bytes
 from tasks.sources.workers import WORKERS
 from tasks.sources.write_streams import write_streams
 
@@ -313,10 +314,51 @@ def test_a_bad_number_of_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_does_not_fit_is_refused_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the prepared images need about 1.05 EB, but .* is free: make room") as caught:
+    with pytest.raises(UserError, match=r"the prepared images need about 1.1 EB, but .* is free: make room") as caught:
         check_space(tmp_path, 1e18)
     assert "\n" not in str(caught.value)
     check_space(tmp_path, 1.0)
+
+
+AS_IS = DataParams(source="imagefolder", path=".", image_size=64)
+
+
+def padded(count: int, size: int) -> Iterator[bytes]:
+    """Intact images of ``size`` bytes: what follows the end of a JPEG is not read."""
+    yield from (made.encoded(made.picture(0, 100, 100)).ljust(size, b"\0") for _ in range(count))
+
+
+def part_of(folder: Path, few: int, many: int) -> Part:
+    """``many`` images of 4,000 bytes in ten classes and, in every other class, ``few`` of 12,000 at the end."""
+    files = {}
+    for name in range(10):
+        small, large = padded(many, 4_000), padded(few if name % 2 else 0, 12_000)
+        files |= {f"{name}/{index:04d}.jpg": image for index, image in enumerate((*small, *large))}
+    made.tree(folder / "train", files)
+    classes = {path.split("/")[0] for path in files}
+    made.tree(folder / "test", {f"{name}/0.jpg": next(padded(1, 4_000)) for name in classes})
+    return imagefolder.read(replace(AS_IS, path=str(folder))).train
+
+
+def test_the_sizes_of_images_that_stay_as_they_are_are_summed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 of 4,000 bytes and 50 of 12,000; nothing is read."""
+    part = part_of(tmp_path, few=10, many=100)
+    monkeypatch.setattr("tasks.sources.space.examine", None)
+    expected = (1_000 * 4_000 + 50 * 12_000) / 1_050 + INDEX_BYTES
+    assert sampled_bytes([part], AS_IS, "encoded") == pytest.approx(expected)
+
+
+def test_a_part_of_many_images_weighs_more(tmp_path: Path) -> None:
+    large, small = part_of(tmp_path / "large", few=100, many=0), part_of(tmp_path / "small", few=0, many=1)
+    expected = (500 * 12_000 + 10 * 4_000) / 510 + INDEX_BYTES
+    assert sampled_bytes([large, small], AS_IS, "encoded") == pytest.approx(expected)
+
+
+def test_sizes_that_are_not_known_are_sampled_within_the_margin(tmp_path: Path) -> None:
+    """Large images lie together at the end of every other class: a third of all."""
+    part = replace(part_of(tmp_path, few=100, many=100), sizes=None)
+    expected = (1_000 * 4_000 + 500 * 12_000) / 1_500 + INDEX_BYTES
+    assert sampled_bytes([part], AS_IS, "encoded") == pytest.approx(expected, rel=MARGIN - 1)
 
 
 def test_a_small_disk_is_refused_at_once(small_disk: Path) -> None:
