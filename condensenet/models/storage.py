@@ -20,6 +20,7 @@ from condensenet.config import ModelConfig, require
 from condensenet.files import write_atomically
 from condensenet.models.condensenet import CondenseNet
 from condensenet.models.layers import Form
+from condensenet.models.pickles import check_pickles
 from condensenet.models.schema import check_state, content_digest
 from condensenet.preprocessing import Preprocessing
 from condensenet.text import escaped, shown
@@ -130,6 +131,7 @@ def parse_plain(data: bytes, path: Path | str) -> Any:
     """Like ``read_plain``, from a file's content in memory; ``path`` names it in errors."""
     try:
         _refuse_compressed(data)
+        check_pickles(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that are rejected anyway
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

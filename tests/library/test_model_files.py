@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
+import subprocess
+import sys
 import zipfile
 from typing import Any
 
@@ -112,6 +115,41 @@ def test_a_compressed_file_is_refused(tmp_path):
         target.writestr("archive/data/bomb", bytes(10**7))
     with pytest.raises(ValueError, match="is not a file of plain tensors, or is incomplete"):
         load_model(path)
+
+
+def nested(count: int) -> bytes:
+    """A pickled dictionary whose key is a tuple of tuples, so many inside each other."""
+    return b"\x80\x02}" + b")" + b"\x85" * count + b"K\x01s."
+
+
+def remembered(count: int) -> bytes:
+    """The same by way of the unpickler's memo."""
+    return b"\x80\x02)q\x00" + b"h\x00\x85q\x00" * count + b"}h\x00K\x01s."
+
+
+@pytest.mark.parametrize("make", [nested, remembered])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tuples_deep_inside_each_other_do_not_end_the_process(tmp_path, make, legacy):
+    path = tmp_path / "deep.pt"
+    if legacy:
+        torch.save({}, path, _use_new_zipfile_serialization=False)
+        path.write_bytes(path.read_bytes().replace(pickle.dumps({}, 2), make(200_000), 1))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", make(200_000))
+            archive.writestr("archive/version", "3")
+    code = "import sys; from condensenet.models.storage import read_plain; read_plain(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.endswith("deep.pt is not a file of plain tensors, or is incomplete\n")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_plain_data_with_few_tuples_is_read(zipped):
+    content = {"a": [(1, (2, (3,)))] * 1000, (1, ("b",)): {"c": torch.ones(2)}}
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
+    assert str(parse_plain(buffer.getvalue(), "plain.pt")) == str(content)
 
 
 def test_a_whole_network_in_another_type_comes_back(tmp_path):
