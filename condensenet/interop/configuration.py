@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from math import comb, floor, gcd, lcm, log10
+from math import floor, gcd, isqrt, lcm, lgamma, log, log10
 from statistics import mode
 from typing import Any
 
 from torch import Tensor
 
-from condensenet.config import ModelConfig
+from condensenet.config import MAX_CHANNELS, MAX_CLASSES, ModelConfig
 from condensenet.interop.layout import Layers, dense_layer, form_of, layers_by_block, require, transition
 
 MAX_CHANCE = 1e-6  # masks that repeat with a smaller probability do not repeat by chance
@@ -55,8 +55,13 @@ def infer_groups(masks: Iterable[Tensor]) -> tuple[int, bool]:
         if kept < mask.shape[1]:
             period = _period(mask)
             groups = lcm(groups, period)
-            log_chance -= period * log10(max(1, comb(mask.shape[1], kept)))
+            log_chance -= period * _log10_choices(mask.shape[1], kept)
     return groups, log_chance < log10(MAX_CHANCE)
+
+
+def _log10_choices(inputs: int, kept: int) -> float:
+    """The logarithm of the binomial coefficient, without its digits."""
+    return (lgamma(inputs + 1) - lgamma(kept + 1) - lgamma(inputs - kept + 1)) / log(10)
 
 
 def _period(mask: Tensor) -> int:
@@ -111,6 +116,8 @@ def _size(layers: Layers, layer: str, name: str, axis: int) -> int:
     require(name in layers[layer], layer, f"{name} is missing")
     shape, rank = tuple(layers[layer][name].shape), 2 if layer == "classifier" else 4
     require(len(shape) == rank and min(shape) > 0, layer, f"{name} has shape {shape}, not of {rank} dimensions")
+    limit = MAX_CLASSES if layer == "classifier" else MAX_CHANNELS
+    require(max(shape) <= limit, layer, f"{name} has shape {shape}: {limit} is the largest size allowed")
     return shape[axis]
 
 
@@ -138,7 +145,8 @@ def _groups_of_masks(layers: Layers, missing: dict[str, str]) -> dict[str, int]:
     if not masks:
         return _groups_of_densenet(layers)
     for name, mask in masks.items():
-        require(mask.dim() == 4 and mask.numel() > 0, name, f"_mask has shape {tuple(mask.shape)}, not of 4 dimensions")
+        shape = tuple(_size(layers, name, "conv.weight", axis) for axis in range(4))
+        require(tuple(mask.shape) == shape, name, f"_mask has shape {tuple(mask.shape)}, conv.weight {shape}")
     kept = {name: mask.flatten(1) != 0 for name, mask in masks.items()}
     fields: dict[str, int] = {}
     groups, certain = infer_groups(kept.values())
@@ -219,4 +227,5 @@ def _with_reduction(layers: Layers, config: ModelConfig) -> ModelConfig:
 
 
 def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    small = [divisor for divisor in range(1, isqrt(number) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small)})

@@ -123,6 +123,8 @@ def _state_dict(source: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[s
 def _plain_tensor(layer: str, name: str, value: Tensor) -> Tensor:
     dense = value.layout is torch.strided and not value.is_quantized and not value.is_meta
     require(dense, layer, f"{name} is not an ordinary dense tensor")
+    whole = value.numel() * value.itemsize <= value.untyped_storage().nbytes()
+    require(whole, layer, f"{name} of shape {tuple(value.shape)} repeats some of its values")
     integral = not (value.is_floating_point() or value.is_complex() or value.dtype is torch.bool)
     if name.endswith(INTEGERS):
         require(integral, layer, f"{name} is of type {value.dtype}, not of integers")

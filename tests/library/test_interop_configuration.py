@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import authors_forward, configs, random_network, relative_difference
 
@@ -41,7 +42,6 @@ def _of_file(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, dropout=0.0, reduction=reduction)
 
 
-@settings(max_examples=40, deadline=None)
 @given(configs(), st.booleans())
 @torch.no_grad()
 def test_a_converted_checkpoint_alone_leads_to_the_same_network(config, halved):
@@ -55,7 +55,6 @@ def test_a_converted_checkpoint_alone_leads_to_the_same_network(config, halved):
     assert torch.equal(loaded(_images(config)), grouped(_images(config)))
 
 
-@settings(max_examples=40, deadline=None)
 @given(configs(), st.data())
 @torch.no_grad()
 def test_a_training_form_leads_to_the_same_network_or_asks(config, data):
@@ -220,7 +219,6 @@ def test_a_truncated_checkpoint_is_refused_with_the_first_layer_that_does_not_fi
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_no_broken_tensor_leads_to_anything_but_one_clear_line(data):
     model = _at(CIFAR, data.draw(st.sampled_from([0, 2, 3])))
@@ -252,4 +250,31 @@ def test_a_broken_mask_is_named_also_if_it_looks_like_more_groups():
     layer = "features.denseblock_2.denselayer_1.conv_1"
     state[f"{layer}._mask"][5] = state[f"{layer}._mask"][5].flip(0)  # one filter unlike the others of its group
     with pytest.raises(ValueError, match=f"^{layer} does not fit: its masks are those of 32 groups, .* has 4"):
+        load_authors_checkpoint(state)
+
+
+def test_a_mask_of_another_shape_than_its_weights_is_named():
+    state = authors_state_dict(_at(CIFAR, 3))
+    state[f"{FIRST}._mask"] = torch.arange(2 * 10**6).remainder(2).float().reshape(1, -1, 1, 1)
+    with pytest.raises(ValueError, match=rf"^{FIRST} does not fit: _mask has shape \(1, 2000000, 1, 1\), conv.weight "):
+        load_authors_checkpoint(state)
+    state[f"{FIRST}.conv.weight"] = state[f"{FIRST}._mask"]
+    with pytest.raises(
+        ValueError, match=rf"^{FIRST} does not fit: conv.weight has shape .*: 65536 is the largest size"
+    ):
+        load_authors_checkpoint(state)
+
+
+def test_a_mask_of_many_inputs_takes_no_time():
+    mask = torch.arange(2 * 10**6).remainder(2).bool()[None]
+    started = time.monotonic()
+    assert infer_groups([mask]) == (1, True)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("count", [2 * 10**8, 10**13])
+def test_a_tensor_that_repeats_its_values_is_refused_before_it_is_converted(count):
+    state = authors_state_dict(_at(CIFAR, 3))
+    state[f"{FIRST}.conv.weight"] = torch.zeros(1, dtype=torch.float16).expand(count)
+    with pytest.raises(ValueError, match=rf"^{FIRST} does not fit: conv.weight of shape \({count},\) repeats some"):
         load_authors_checkpoint(state)
