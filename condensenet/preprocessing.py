@@ -6,7 +6,6 @@ Nothing here imports torch. ``condensenet.data.preprocess`` applies it.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from condensenet.config import between, check_types, require
 from condensenet.text import escaped, shown
 
 MAX_PIXELS = 4096  # a side of the input, as in the pipeline's parameters
+MAX_NORM = 10**6  # of mean and std: pixels are in [0, 1]
 EVALUATION_MARGIN = 256 / 224  # shorter side before the centre crop / size of the crop
 
 
@@ -48,8 +48,9 @@ class Preprocessing:
             values = getattr(self, name)
             require(
                 len(values) == self.channels
-                and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values),
-                f"{name}={list(values)} is not allowed: a finite number for each of the {self.channels} channels",
+                and all(isinstance(value, (int, float)) and -MAX_NORM <= value <= MAX_NORM for value in values),
+                f"{name}={shown(list(values))} is not allowed: a number in [-{MAX_NORM}, {MAX_NORM}] for each of the "
+                f"{self.channels} channels",
             )
         texts = all(isinstance(name, str) for name in self.classes)
         require(texts, f"classes={shown(self.classes)} is not allowed: the names must be texts")

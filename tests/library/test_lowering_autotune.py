@@ -74,9 +74,12 @@ def test_the_cache_saves_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 NAN = b'{"format": "condensenet lowering times 1", "times_us": {"a": {"b": NaN}}}'
+HUGE = NAN.replace(b"NaN", b"1" + b"0" * 400)
 
 
-@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"\xff", b'{"format": "other"}', b'{"times_us": {"a": 1}}', NAN])
+@pytest.mark.parametrize(
+    "junk", [b"", b"{", b"[]", b"\xff", b'{"format": "other"}', b'{"times_us": {"a": 1}}', NAN, HUGE]
+)
 def test_a_damaged_cache_is_ignored_with_a_warning(tmp_path: Path, junk: bytes) -> None:
     cache = tmp_path / "times.json"
     cache.write_bytes(junk)

@@ -56,7 +56,7 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
         }
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
         warnings.warn(f"{path} is ignored, it is not a timing cache: {' '.join(str(error).split())}", stacklevel=4)
         return {}
 
