@@ -22,9 +22,11 @@ from condensenet.machine import usable_cores
 from tasks import outputs, params, paths, tracking
 from tasks.console import say
 from tasks.errors import UserError
+from tasks.locks import owned
 
 __all__ = ["Options", "run"]
 
+IN_USE = ".in-use"  # a folder in the workspace, locked by the training that works there
 HEADER = (
     "# Written by `condensenet train`. Its stages read it; to change a value, run the command with other options.\n"
 )
@@ -34,12 +36,15 @@ def run(folder: Path, out: Path | None, options: Options) -> None:
     """Train, convert, export and evaluate. Raises ``UserError`` before work starts; a stage that fails ends us."""
     started = time.monotonic()
     workspace = (out or Path("runs") / recipe.study_name(folder)).resolve()
-    loaded, text = prepare_workspace(workspace, folder, options)
-    (setting,) = loaded.settings.values()
-    os.environ.update(environment())
-    with chdir(workspace), tracking.uploader():  # else every stage would import MLflow
-        _run_stages(workspace, text, loaded, setting.name)
-    _conclude(workspace, folder, loaded, setting, time.monotonic() - started)
+    _check_workspace(workspace, folder.resolve())  # before the lock makes it
+    busy = f"--out {workspace} is in use by another training: wait until it ends, or give another folder"
+    with owned(workspace / IN_USE, busy):
+        loaded, text = prepare_workspace(workspace, folder, options)
+        (setting,) = loaded.settings.values()
+        os.environ.update(environment())
+        with chdir(workspace), tracking.uploader():  # else every stage would import MLflow
+            _run_stages(workspace, text, loaded, setting.name)
+        _conclude(workspace, folder, loaded, setting, time.monotonic() - started)
 
 
 def _run_stages(workspace: Path, text: str, loaded: params.Params, setting: str) -> None:
@@ -55,20 +60,30 @@ def _run_stages(workspace: Path, text: str, loaded: params.Params, setting: str)
 def prepare_workspace(workspace: Path, folder: Path, options: Options) -> tuple[params.Params, str]:
     """Find the images, choose what is not given and write ``params.yaml``; a mistake leaves no new folder behind."""
     _check_workspace(workspace, folder.resolve())
-    initial = None if options.start is None else _initial(options.start)
     is_new = not (workspace / paths.PARAMS).exists()
     try:
         if is_new:
             outputs.write_text(workspace / paths.PARAMS, HEADER)
+        initial = None if options.start is None else _initial(options.start)
         dataset = find(folder, workspace)
         loaded, text = _compose(folder, dataset, options, initial)
         _write(workspace, text, None if initial is None else initial.content)
     except BaseException:
         if is_new:
-            shutil.rmtree(workspace)
+            _remove(workspace)
         raise
     _announce(dataset, loaded)
     return loaded, text
+
+
+def _remove(workspace: Path) -> None:
+    """The lock last: from then on another training may make the folder anew."""
+    for entry in workspace.iterdir():
+        if entry.is_dir() and entry.name != IN_USE:
+            shutil.rmtree(entry)
+        elif entry.name != IN_USE:
+            entry.unlink()
+    shutil.rmtree(workspace, ignore_errors=True)
 
 
 def _check_workspace(workspace: Path, folder: Path) -> None:
@@ -77,8 +92,12 @@ def _check_workspace(workspace: Path, folder: Path) -> None:
         raise UserError(f"--out {workspace} is not allowed: it is in the folder of the images; give another folder")
     file = workspace / paths.PARAMS
     is_ours = file.is_file() and file.read_text().startswith(HEADER)
-    if workspace.exists() and not is_ours and (not workspace.is_dir() or any(workspace.iterdir())):
+    if workspace.exists() and not is_ours and (not workspace.is_dir() or _holds_something(workspace)):
         raise UserError(f"--out {workspace} is not allowed: it exists and is no workspace of `condensenet train`")
+
+
+def _holds_something(workspace: Path) -> bool:
+    return any(entry.name != IN_USE for entry in workspace.iterdir())
 
 
 @dataclass(frozen=True)

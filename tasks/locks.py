@@ -13,8 +13,9 @@ folders of local Ray clusters (``ray_local``), a training's folder and the ``loc
 ``<fingerprint>.lock`` of all who use them, ``<fingerprint>.download`` of the one of these who downloads them and
 ``making-room``, the folder of prepared images in the making (``condensenet.data.writing``) and ``large-image.lock`` in
 it (``sources/examine.py``), ``state/tracking/.lock`` and the folder of a database in the making (``tracking``),
-``server.lock`` in Prefect's home (``flows/server.py``), ``up.lock`` and ``supervisor.lock`` in the folder of a local
-cluster (``cluster/local.py``, ``cluster/supervisor.py``).
+``.in-use`` in the workspace of ``condensenet train`` (``cli/training.py``), ``server.lock`` in Prefect's home
+(``flows/server.py``), ``up.lock`` and ``supervisor.lock`` in the folder of a local cluster (``cluster/local.py``,
+``cluster/supervisor.py``).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from condensenet.file_locks import Open, is_at, lock, try_lock, unlock
 from tasks import paths
 from tasks.console import say
+from tasks.errors import UserError
 
 MACHINE = "machine.lock"
 
@@ -58,11 +60,16 @@ def _machine(*, shared: bool, waiting: str) -> Iterator[None]:
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Make ``folder`` and hold it alone; waits for another process that does. The owner may remove it."""
+def owned(folder: Path, busy: str | None = None) -> Iterator[None]:
+    """Make ``folder`` and hold it alone. The owner may remove it.
+
+    Waits for another process that holds it, or with ``busy`` raises ``UserError`` with that message.
+    """
     while True:
         descriptor = _made(folder)
         try:
+            if busy is not None and not try_lock(descriptor):
+                raise UserError(busy)
             _lock_and_tell(descriptor, shared=False, waiting=f"waiting for another process that works in {folder}")
             if is_at(folder, descriptor):
                 yield

@@ -275,6 +275,32 @@ def test_a_workspace_is_never_a_folder_with_other_things(photos, tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+def test_a_workspace_in_use_is_left_as_it_is(photos, tmp_path, monkeypatch):
+    """The first training still looks at its images; it then fails, and removes only what is its own."""
+    workspace, others = tmp_path / "run", []
+
+    def find_while_another_begins(folder: Path, into: Path) -> Dataset:
+        if not others:
+            others.append(into)
+            with pytest.raises(UserError, match="run is in use by another training") as error:
+                training.run(photos, workspace, Options(epochs=3))
+            assert "\n" not in str(error.value)
+            assert (workspace / "params.yaml").read_text() == training.HEADER
+        return find(folder, into)
+
+    monkeypatch.setattr(training, "find", find_while_another_begins)
+    with pytest.raises(UserError, match="--model resnet is not allowed"):
+        training.run(photos, workspace, Options(model="resnet"))
+    assert others == [workspace]
+    assert not workspace.exists()
+
+
+def test_a_missing_model_to_start_from_leaves_nothing(photos, tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        training.run(photos, tmp_path / "run", Options(start=tmp_path / "none.pt"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_fine_tuning_takes_the_network_of_the_checkpoint(photos, tmp_path):
     model = create_model("condensenet-50", num_classes=10)
     save_model(model, tmp_path / "model.pt")
