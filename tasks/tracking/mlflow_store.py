@@ -297,8 +297,8 @@ class Store:
         from mlflow.models import infer_signature
 
         model = onnx.load(file)
-        shape = [axis.dim_value or 1 for axis in model.graph.input[0].type.tensor_type.shape.dim]
-        example = np.zeros(shape, dtype=np.float32)
+        output = model.graph.output[0]
+        example, logits = (np.zeros(_shape(value), dtype=np.float32) for value in (model.graph.input[0], output))
         logged = self._client.create_logged_model(
             self._experiment(run["study"]),
             name=run["setting"],
@@ -313,12 +313,17 @@ class Store:
             model_id=logged.model_id,
             run_id=run_id,
             step=max((point.step for point in epochs), default=0),  # the last epoch
-            signature=infer_signature(example, {model.graph.output[0].name: example[:, 0, 0, 0]}),
+            signature=infer_signature(example, {output.name: logits}),
             input_example=example,
             pip_requirements=["onnx", "onnxruntime"],  # else MLflow finds them by loading the model in a new process
             save_as_external_data=False,
         )
         return self._client.get_logged_model(logged.model_id)
+
+
+def _shape(value: Any) -> list[int]:
+    """Of an input or output of an ONNX graph, for a batch of one."""
+    return [axis.dim_value or 1 for axis in value.type.tensor_type.shape.dim]
 
 
 def _fullest_first(run: Any) -> tuple[int, str]:

@@ -374,7 +374,9 @@ def test_a_model_is_loaded_by_pyfunc_and_answers_its_example(workspace: Path, cl
     finally:
         mlflow.set_tracking_uri(None)
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-    assert [each.shape for each in loaded.metadata.signature.inputs] == [(-1, *np.asarray(example).shape[1:])]
+    signature = loaded.metadata.signature
+    assert [each.shape for each in signature.inputs] == [(-1, *np.asarray(example).shape[1:])]
+    assert [(each.name, each.shape) for each in signature.outputs] == [("logits", (-1, 3))]
 
 
 def test_settings_are_below_the_run_of_their_study(workspace: Path, client, tmp_path: Path) -> None:
