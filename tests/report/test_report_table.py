@@ -14,6 +14,7 @@ from tasks import paths
 from tasks.errors import UserError
 from tasks.headline_metrics import final_metrics
 from tasks.outputs import write_csv, write_json
+from tasks.params import Params
 from tasks.report import formats
 from tasks.report.figures import saving
 from tasks.report.figures.scatter import error_figures
@@ -99,10 +100,31 @@ def test_the_comparison_says_what_got_worse(study_folder: Path, checkout: Path) 
     )
     params = digits(checkout)
     for name, error_pct in (("g4-c4", 2.0), ("g1-c1", 2.5)):
-        metrics = {"images": 360, "pytorch": {}, "onnxruntime": {"top1_error_pct": error_pct}, "disagreements": 0}
-        write_json(params.paths.setting("evaluate", name) / paths.METRICS, metrics)
-        (params.paths.setting("benchmark", name) / paths.LATENCY).unlink()
+        write_error(params, name, error_pct)
+    dense = params.paths.setting("benchmark", "g1-c1") / paths.LATENCY
+    (params.paths.setting("benchmark", "g4-c4") / paths.LATENCY).write_bytes(dense.read_bytes())
     assert comparison(read_study(params)).endswith("Neither its error nor its latency is worse.")
+
+
+@pytest.mark.parametrize("unmeasured", [["g4-c4"], ["g4-c4", "g1-c1"]])
+def test_the_comparison_does_not_judge_a_latency_that_was_not_measured(
+    study_folder: Path, checkout: Path, unmeasured: list[str]
+) -> None:
+    params = digits(checkout)
+    for name in unmeasured:
+        (params.paths.setting("benchmark", name) / paths.LATENCY).unlink()
+    assert comparison(read_study(params)).endswith(
+        f"What got worse: 0.83 percentage points more error. Latency was not measured for {' and '.join(unmeasured)}."
+    )
+    write_error(params, "g4-c4", 2.0)
+    assert comparison(read_study(params)).endswith(
+        f"Its error is not worse. Latency was not measured for {' and '.join(unmeasured)}."
+    )
+
+
+def write_error(params: Params, setting: str, error_pct: float) -> None:
+    metrics = {"images": 360, "pytorch": {}, "onnxruntime": {"top1_error_pct": error_pct}, "disagreements": 0}
+    write_json(params.paths.setting("evaluate", setting) / paths.METRICS, metrics)
 
 
 @pytest.mark.parametrize(("classes", "has_top5"), [(5, False), (6, True)])

@@ -121,9 +121,17 @@ def comparison(study: Study) -> str:
         f"{small.name} needs {100 * min(macs) / max(macs):.0f}% of the multiply-adds of {large.name}, at a test error "
         f"of {small.metrics['test_error_pct']:.2f}% against {large.metrics['test_error_pct']:.2f}%"
     )
+    return f"{sentence}{_overlap_note(small, large)}. {_price(small, large)}"
+
+
+def _price(small: SettingResult, large: SettingResult) -> str:
     worse = _what_got_worse(small, large)
-    price = f"What got worse: {'; '.join(worse)}." if worse else "Neither its error nor its latency is worse."
-    return f"{sentence}{_overlap_note(small, large)}. {price}"
+    unmeasured = [result.name for result in (small, large) if result.metrics.get("latency_ratio") is None]
+    if worse:
+        price = f"What got worse: {'; '.join(worse)}."
+    else:
+        price = "Its error is not worse." if unmeasured else "Neither its error nor its latency is worse."
+    return f"{price} Latency was not measured for {' and '.join(unmeasured)}." if unmeasured else price
 
 
 def _what_got_worse(small: SettingResult, large: SettingResult) -> list[str]:
