@@ -34,7 +34,9 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("settings", nargs="*", metavar="SETTING", help="of the study in params.yaml; default: all")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the folders are made; default: %(default)s")
     return parser.parse_args()

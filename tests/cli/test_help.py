@@ -14,6 +14,12 @@ from cli.app import app
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 STAGES = ["prepare", "yardstick", "train", "convert", "export", "evaluate", "benchmark", "report", "tables", "track"]
+MODULES = [
+    *(f"tasks.{name}" for name in (*STAGES, "choose", "release")),
+    "flows.reproduce",
+    "flows.plan",
+    "condensenet.deploy.latency",
+]
 HELP_S = 1.0
 
 
@@ -45,13 +51,13 @@ def test_help_of_the_command_leaves_no_trace(checkout: Path, tmp_path: Path, nam
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
-def test_help_of_a_stage_runs_nothing(checkout: Path, tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize("module", MODULES)
+def test_help_of_a_module_runs_nothing(checkout: Path, tmp_path: Path, module: str) -> None:
     """In a folder with parameters, in which the stage would run."""
     (tmp_path / "params.yaml").write_bytes((checkout / "params.yaml").read_bytes())
-    done = run(checkout, tmp_path, "-m", f"tasks.{stage}", "--help")
+    done = run(checkout, tmp_path, "-m", module, "--help")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"usage: python -m tasks.{stage}")
+    assert done.stdout.startswith(f"usage: python -m {module}")
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
