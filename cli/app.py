@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from condensenet.models.presets import presets
+from condensenet.preprocessing import MAX_PIXELS
 
 app = typer.Typer(
     name="condensenet",
@@ -58,7 +59,8 @@ def train(
     ],
     out: Annotated[Path | None, typer.Option(help="Workspace for all that is made. (default: runs/FOLDER)")] = None,
     size: Annotated[
-        int | None, typer.Option(help="Input size in pixels. (default: by the images, or --from)", min=1)
+        int | None,
+        typer.Option(help="Input size in pixels. (default: by the images, or --from)", min=1, max=MAX_PIXELS),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="A network by name. (default: by the size)", autocompletion=_names)
@@ -114,7 +116,7 @@ def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="model.pt, a folder or hf-hub:OWNER/NAME.")],
     out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
     form: Annotated[Form, typer.Option(help="docs/LIBRARY.md says which runtime wants which.")] = Form.LOWERED,
-    size: Annotated[int | None, typer.Option(help="Input size. (default: the model's)", min=1)] = None,
+    size: Annotated[int | None, typer.Option(help="Input size. (default: the model's)", min=1, max=MAX_PIXELS)] = None,
     runtime: Annotated[
         str, typer.Option(help="For the lowered form: onnxruntime, openvino, litert, mnn or ncnn.")
     ] = "onnxruntime",
@@ -129,7 +131,7 @@ def export(
 @app.command()
 def bench(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="ONNX files, model.pt or network names.")],
-    size: Annotated[int | None, typer.Option(help="Input size. (default: the model's)", min=1)] = None,
+    size: Annotated[int | None, typer.Option(help="Input size. (default: the model's)", min=1, max=MAX_PIXELS)] = None,
     threads: Annotated[list[int], typer.Option(help="Threads; 0: all cores. Repeatable.", min=0)] = [1],  # noqa: B006
     runs: Annotated[int, typer.Option(help="Measured rounds.", min=50)] = 50,
     as_json: Json = False,
@@ -146,7 +148,7 @@ def cost(
         str, typer.Argument(metavar="NAME_OR_FILE", help="A network's name or a model file.", autocompletion=_names)
     ],
     size: Annotated[
-        int | None, typer.Option(help="Input size. (default: the model's or its data set's)", min=1)
+        int | None, typer.Option(help="Input size. (default: the model's or its data set's)", min=1, max=MAX_PIXELS)
     ] = None,
     groups: Annotated[int | None, typer.Option(help="G, for a name.", min=1)] = None,
     condensation: Annotated[int | None, typer.Option(help="C, for a name.", min=1)] = None,

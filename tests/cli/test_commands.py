@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
 from condensenet import (
     ModelConfig,
@@ -57,6 +58,12 @@ def test_cost_of_a_name_is_the_papers(command, capsys):
     assert "224x224 pixels, G=8, C=8" in capsys.readouterr().out
     command("cost", "condensenet-86", "--condensation", "8", "--json")
     assert json.loads(capsys.readouterr().out)["macs"] < facts["macs"]
+
+
+@pytest.mark.parametrize("arguments", [["cost", "a"], ["export", "a", "b"], ["bench", "a"], ["train", "a"]])
+def test_a_size_beyond_all_images_is_refused_by_every_command(command, arguments):
+    with pytest.raises(typer.BadParameter, match="4096"):
+        command(*arguments, "--size", 100_000)
 
 
 def test_cost_of_a_file_is_at_its_own_size(command, capsys, model_file):

@@ -177,7 +177,7 @@ def test_what_cannot_be_counted_is_named_and_not_guessed():
 
 def test_a_size_that_cannot_be_is_refused():
     model = CondenseNet(presets["condensenet-50"])
-    for size in ("32", 32.0, (32, 32, 32), 0, None):
+    for size in ("32", 32.0, (32, 32, 32), 0, None, 100_000, (32, 4097), 10**5000):
         with pytest.raises(ValueError, match=r"input_size=.* is not allowed: it must be height and width in pixels"):
             count_cost(model, size)
     assert count_cost(model, 4).macs > 0
