@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -19,15 +20,17 @@ from PIL import Image
 
 from condensenet.data.image_files import RAISED
 from tasks import outputs, sources
+from tasks.console import say
 from tasks.errors import UserError
 from tasks.params import DataParams
 from tasks.sources import parquet
 from tasks.sources.base import Part, file_state, hold_out
-from tasks.sources.imagefolder import SUFFIXES, USUAL_NAMES, is_image
+from tasks.sources.imagefolder import SUFFIXES, USUAL_NAMES, is_image, relative_files
 
 TEST_SHARE = 0.2
 MAX_TEST_IMAGES = 10_000  # held out; more make a figure little better
 HOLD_OUT_KEY = "test"
+OTHER_FORMATS = (".avif", ".bmp", ".dng", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".tif", ".tiff")  # of photographs
 SAMPLED = 64  # images that are looked at
 IMBALANCE = 10  # the largest class over the smallest, beyond which a warning is due
 
@@ -60,6 +63,7 @@ def find(folder: Path, workspace: Path) -> Dataset:
     train, test = _split_folders(folder)
     if test is None:
         return _held_out(folder / train if train else folder, workspace)
+    _tell_what_is_left_out(file for name in (train or "train", test) for file in relative_files(folder, name))
     return _described("imagefolder", folder, train or "train", test)
 
 
@@ -82,11 +86,14 @@ def _split_folders(folder: Path) -> tuple[str | None, str | None]:
     """
     names = {entry.name.lower(): entry.name for entry in os.scandir(folder) if entry.is_dir()}
 
-    def first(key: str) -> str | None:
-        found = (names[name] for name in USUAL_NAMES[key] if name in names)
-        return next((name for name in found if _has_folders(folder / name) or len(names) == 1), None)
+    def found(key: str) -> list[str]:
+        usual = [names[name] for name in USUAL_NAMES[key] if name in names]
+        return [name for name in usual if _has_folders(folder / name) or len(names) == 1]
 
-    train, test = first("train"), first("test")
+    train, tests = next(iter(found("train")), None), found("test")
+    test = next(iter(tests), None)
+    if train and tests[1:]:
+        say(f"{', '.join(tests[1:])} is not used: the test images are those in {test}")
     if train is None and test is not None and len(names) < 3:
         raise UserError(f"{folder}: there is {test}, but no train: put the training images into {folder / 'train'}")
     return (train, test) if train else (None, None)
@@ -121,7 +128,9 @@ def _files_by_class(folder: Path) -> dict[str, list[Path]]:
         )
     if len(classes) == 1:
         raise UserError(f"{folder} has one class only, {classes[0].name}: a classifier needs two or more folders")
-    files = {path.name: sorted(file for file in path.rglob("*") if is_image(file.name)) for path in classes}
+    listing = {path.name: list(relative_files(folder, path.name)) for path in classes}
+    _tell_what_is_left_out(file for each in listing.values() for file in each)
+    files = {name: sorted(folder / file for file in each if is_image(file)) for name, each in listing.items()}
     for name, found_files in files.items():
         if len(found_files) < 2:
             kinds = ", ".join(SUFFIXES)
@@ -130,6 +139,16 @@ def _files_by_class(folder: Path) -> dict[str, list[Path]]:
                 "each class needs two or more, or remove its folder"
             )
     return files
+
+
+def _tell_what_is_left_out(files: Iterable[str]) -> None:
+    """A line about photographs in formats that are not read."""
+    suffixes = (os.path.splitext(file)[1].lower() for file in files if not os.path.basename(file).startswith("."))
+    counts = Counter(suffix for suffix in suffixes if suffix in OTHER_FORMATS)
+    if counts:
+        kinds = ", ".join(f"{suffix} {count}" for suffix, count in counts.most_common())
+        are = "file is" if counts.total() == 1 else "files are"
+        say(f"{counts.total()} {are} left out ({kinds}): JPEG, PNG, GIF and WebP are read")
 
 
 def _hold_out(labels: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def _files(folder: Path, classes: tuple[str, ...]) -> tuple[list[str], np.ndarra
     files: list[str] = []
     counts, skipped = [], 0
     for name in progress(classes, len(classes), f"listing {folder.name}", units="classes"):
-        class_files = list(_relative_files(folder, name))
+        class_files = list(relative_files(folder, name))
         images = sorted(file for file in class_files if is_image(file))
         files += images
         counts.append(len(images))
@@ -73,7 +73,7 @@ def _files(folder: Path, classes: tuple[str, ...]) -> tuple[list[str], np.ndarra
     return files, np.repeat(np.arange(len(classes), dtype=np.int64), counts), skipped
 
 
-def _relative_files(folder: Path, name: str) -> Iterator[str]:
+def relative_files(folder: Path, name: str) -> Iterator[str]:
     """All files of a class, but for those in hidden folders: copies that tools keep, such as ``.ipynb_checkpoints``."""
     for parent, folders, names in os.walk(folder / name):
         folders[:] = [each for each in folders if not each.startswith(".")]

@@ -138,6 +138,38 @@ def test_hidden_files_of_macos_are_no_images(photos, tmp_path):
     assert (len(read.train.labels), len(read.test.labels)) == (19, 5)
 
 
+def test_folders_called_like_images_and_hidden_folders_hold_no_image_more(photos, tmp_path):
+    """As in an ``imagefolder`` that is split already."""
+    (photos / "red/0.jpg").unlink()
+    for name in ("red/0.jpg", "red/.ipynb_checkpoints"):
+        (photos / name).mkdir()
+        shutil.copy(photos / "blue/0.jpg", photos / name / "copy.jpg")
+    read = sources_of(find(photos, tmp_path / "run"))
+    assert len(read.train.labels) + len(read.test.labels) == 24  # with the one in the folder red/0.jpg
+    assert not list((tmp_path / "run").rglob(".ipynb_checkpoints"))
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_photographs_in_other_formats_are_counted(photos, tmp_path, capsys, split):
+    for name in ("blue/a.heic", "red/b.HEIC", "red/c.bmp", "red/._d.bmp", "red/notes.txt"):
+        (photos / name).touch()
+    root = photos
+    if split:
+        root = tmp_path / "split"
+        shutil.copytree(photos, root / "train")
+        shutil.copytree(photos, root / "test", ignore=shutil.ignore_patterns("*.heic", "*.HEIC", "*.bmp"))
+    find(root, tmp_path / "run")
+    line = "3 files are left out (.heic 2, .bmp 1): JPEG, PNG, GIF and WebP are read\n"
+    assert capsys.readouterr().out == line
+
+
+def test_a_folder_val_beside_train_and_test_is_named(photos, tmp_path, capsys):
+    for name in ("train", "test", "val"):
+        shutil.copytree(photos, tmp_path / "split" / name)
+    assert find(tmp_path / "split", tmp_path / "run").test == "test"
+    assert capsys.readouterr().out == "val is not used: the test images are those in test\n"
+
+
 def test_parquet_files_that_are_split_give_no_warning(photos, tmp_path, capsys):
     write_parquet(photos, tmp_path / "one/images.parquet")
     find(tmp_path / "one", tmp_path / "run")
