@@ -13,7 +13,7 @@ from typing import Any
 
 from cli.dataset import Dataset
 from cli.finished import INITIAL
-from condensenet.config import ModelConfig
+from condensenet.config import MAX_BATCH, ModelConfig
 from condensenet.models.presets import presets
 from tasks import paths
 from tasks.errors import UserError
@@ -134,7 +134,7 @@ def parameters(
         "train": {
             "epochs": options.epochs or _epochs(images, fine_tuning),
             "batch_size": batch_size,
-            "learning_rate": 0.1 * batch_size / 64 / (10 if fine_tuning else 1)
+            "learning_rate": 0.1 * min(batch_size, MAX_BATCH) / 64 / (10 if fine_tuning else 1)
             if options.learning_rate is None
             else options.learning_rate,
             "group_lasso_weight": 1e-5,

@@ -10,7 +10,7 @@ from threading import Semaphore
 
 from condensenet.machine import usable_cores
 from flows.stage_process import StageRunner
-from tasks.errors import UserError
+from tasks import environment
 from tasks.params import Params
 from tasks.ray_local import LocalRay
 
@@ -67,11 +67,9 @@ def trainings_at_once(params: Params) -> int:
 
     A cluster that ``RAY_ADDRESS`` names queues what it cannot place yet.
     """
-    value = os.environ.get(VARIABLE)
-    if value is not None:
-        if not value.isdecimal() or int(value) < 1:
-            raise UserError(f"{VARIABLE}={value!r} is not allowed: it must be 1 or more")
-        return int(value)
+    given = environment.count(VARIABLE)
+    if given is not None:
+        return given
     if os.environ.get("RAY_ADDRESS"):
         return UNLIMITED
     if params.ray.use_gpu:

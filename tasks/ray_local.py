@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from condensenet.file_locks import lock, try_lock, unlock
+from condensenet.text import shown
 from tasks import paths
 from tasks.errors import UserError
 from tasks.ray_head import kill_all
@@ -163,9 +164,8 @@ def join(folder: Path) -> str:
     deadline = time.monotonic() + ATTEMPTS * START_S
     while time.monotonic() < deadline and folder.exists() and not (folder / FAILED).exists():
         with suppress(OSError):
-            address = (folder / ADDRESS).read_text()
-            host, _, port = address.rpartition(":")
-            if listens(host, int(port)):
+            address = (folder / ADDRESS).read_text(errors="replace")
+            if _answers(address, folder):
                 return address
         with suppress(OSError):
             (folder / WANTED).touch()
@@ -173,6 +173,16 @@ def join(folder: Path) -> str:
     with suppress(OSError):
         raise UserError((folder / FAILED).read_text())
     raise UserError(f"no Ray is offered in {folder}, which {VARIABLE} names")
+
+
+def _answers(address: str, folder: Path) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        return listens(host, int(port))
+    except ValueError:  # also for a host that cannot be looked up
+        raise UserError(
+            f"{folder / ADDRESS} holds {shown(address)}, no HOST:PORT; {VARIABLE} names its folder"
+        ) from None
 
 
 def new_folder() -> Path:

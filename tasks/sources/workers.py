@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import psutil
 
 from condensenet.machine import usable_cores
+from tasks import environment
 from tasks.errors import UserError
 from tasks.sources.shard_work import Job, Result, make
 
@@ -34,11 +35,9 @@ def number_of_workers(jobs: int, images: int, indexed: int) -> int:
 
     ``images`` are left to prepare, of ``indexed`` in the source.
     """
-    value = os.environ.get(WORKERS)
-    if value is not None:
-        if not value.isdecimal() or int(value) < 1:
-            raise UserError(f"{WORKERS}={value} is not allowed: it must be 1 or more")
-        return min(int(value), max(1, jobs))
+    given = environment.count(WORKERS)
+    if given is not None:
+        return min(given, max(1, jobs))
     fitting = (usable_memory() - BASE_BYTES - indexed * INDEXED_BYTES) // WORKER_BYTES
     return 1 if images <= FEW_IMAGES else max(1, min(usable_cores(), jobs, fitting))
 

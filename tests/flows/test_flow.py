@@ -354,8 +354,10 @@ def test_trainings_share_the_machine(inside: Workspace, monkeypatch: pytest.Monk
     monkeypatch.setenv("CONDENSENET_TRAININGS", "3")
     assert trainings_at_once(loaded) == 3
     monkeypatch.setenv("CONDENSENET_TRAININGS", "none")
-    with pytest.raises(UserError, match="CONDENSENET_TRAININGS='none' is not allowed"):
-        trainings_at_once(loaded)
+    for wrong in ("none", "0", "9" * 5000):
+        monkeypatch.setenv("CONDENSENET_TRAININGS", wrong)
+        with pytest.raises(UserError, match=f"CONDENSENET_TRAININGS='{wrong[:9]}.* is not allowed: it must be 1 to"):
+            trainings_at_once(loaded)
 
 
 def test_the_trainings_of_a_flow_share_one_ray_that_they_start(

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from condensenet.data.image_files import check_header
+from tasks.errors import UserError
 from tasks.sources import workers
 
 CAP = 2_000_000_000  # bytes
@@ -94,6 +95,13 @@ def test_the_index_of_many_images_takes_the_memory_of_a_process(monkeypatch: pyt
     monkeypatch.setattr(workers, "usable_memory", lambda: 2_000_000_000)
     assert workers.number_of_workers(jobs=1252, images=1_281_167, indexed=1_281_167) == 2
     assert workers.number_of_workers(jobs=100, images=100_000, indexed=100_000) == 3
+
+
+@pytest.mark.parametrize("value", ["none", "0", "9" * 5000])
+def test_a_wrong_number_of_processes_is_one_line(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(workers.WORKERS, value)
+    with pytest.raises(UserError, match=f"{workers.WORKERS}='{value[:9]}.* is not allowed: it must be 1 to"):
+        workers.number_of_workers(jobs=20, images=60_000)
 
 
 def test_the_memory_of_this_machine_is_read() -> None:

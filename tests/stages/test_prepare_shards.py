@@ -306,7 +306,7 @@ class _opened:
 def test_a_bad_number_of_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     source()
     monkeypatch.setenv(WORKERS, "none")
-    with pytest.raises(UserError, match=f"{WORKERS}=none is not allowed: it must be 1 or more"):
+    with pytest.raises(UserError, match=f"{WORKERS}='none' is not allowed: it must be 1 to"):
         prepare()
 
 

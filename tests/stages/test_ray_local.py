@@ -17,7 +17,7 @@ import pytest
 from processes import command_line
 
 from tasks.errors import UserError
-from tasks.ray_local import FAILED, HOST, TOKEN, VARIABLE, LocalRay, ask, join
+from tasks.ray_local import ADDRESS, FAILED, HOST, TOKEN, VARIABLE, LocalRay, ask, join
 
 WAIT_S = 400
 TRAINING = """
@@ -97,6 +97,14 @@ def test_nothing_is_started_before_it_is_asked_for(local: LocalRay) -> None:
 def test_a_folder_without_an_offer_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"no Ray is offered in .*gone, which {VARIABLE} names"):
         join(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("content", [b"nonsense", b"host:port", b"a:" + b"9" * 5000, b"\xff\0:1", b"x" * 100 + b":1"])
+def test_a_folder_with_a_wrong_address_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ADDRESS).write_bytes(content)
+    with pytest.raises(UserError, match=rf"address holds .*, no HOST:PORT; {VARIABLE} names its folder") as error:
+        join(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_one_that_cannot_start_says_why_and_is_tried_again_for_the_next() -> None:
