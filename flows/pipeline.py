@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Cancelled, Failed
@@ -38,6 +38,8 @@ class FlowContext:
     display: Display
     runner: StageRunner
 
+
+TAG = "condensenet"  # of flow runs, by which Prefect's UI can filter; prefect.yaml gives it to deployments
 
 context: ContextVar[FlowContext] = ContextVar("context")
 display: ContextVar[Display] = ContextVar("display")
@@ -152,20 +154,25 @@ def run_pipeline(
             own, lifeline = (ray.variables, ray.lifeline) if ray else ({}, None)
             runner = StageRunner({**variables(), **own}, lifeline, ["--pull"] if remote else [])
             context.set(FlowContext(StageSlots.for_machine(loaded, graph, at_once), screen, runner))
-            errors = _run_graph(graph)
+            errors = _run_graph(graph, loaded.study)
         if remote:
             errors += push_results(log.info)
         yield loaded, graph, errors
 
 
-def _run_graph(graph: Graph) -> list[str]:
-    """Run all stages and return an error line for each that failed. Only stages that need a failed one are skipped."""
+def _run_graph(graph: Graph, study: str) -> list[str]:
+    """Run all stages and return an error line for each that failed. Only stages that need a failed one are skipped.
+
+    The tags of a stage's run are its study and its setting.
+    """
     futures: dict[str, PrefectFuture[Any]] = {}
     try:
         for stage, upstream in graph.items():
-            futures[stage] = run_stage.submit(
-                stage=stage, wait_for=[futures[name] for name in sorted(upstream)], return_state=False
-            )
+            setting = setting_of(stage)
+            with tags(study, *([setting] if setting else [])):
+                futures[stage] = run_stage.submit(
+                    stage=stage, wait_for=[futures[name] for name in sorted(upstream)], return_state=False
+                )
         wait(list(futures.values()))
     except BaseException:
         with signals_ignored():  # a second one would cut the stop short and leave stages running

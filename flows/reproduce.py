@@ -41,13 +41,15 @@ def main() -> None:
 
 
 def _run(options: argparse.Namespace) -> Any:
-    from flows.pipeline import display, reproduce
+    from prefect import tags
+
+    from flows.pipeline import TAG, display, reproduce
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that child processes end with us
     for handler in logging.getLogger().handlers:  # stage output goes to the flow's log; the display shows progress
         handler.setLevel(logging.CRITICAL)
     ensure_server()
-    with terminal_display() as screen:
+    with terminal_display() as screen, tags(TAG):
         display.set(screen)
         return reproduce(
             study=options.study,
@@ -75,7 +77,12 @@ def _print_results(loaded: params.Params, settings: list[str], duration_s: float
         say(f"{', '.join(settings)} in {duration_s:.0f} s; the report needs all settings. Where to look next:")
     say("  make ui            every run's parameters, metrics, models and figures, in the MLflow UI")
     say("  make prefect-ui    the flow's graph, logs and artifacts, in the Prefect UI")
-    say("  dvc metrics show   the same figures from DVC; also dvc plots show, dvc params diff")
+    say(f"  dvc metrics show   the same figures from DVC; also {dvc_commands()}")
+
+
+def dvc_commands() -> str:
+    """DVC's commands that have something to show; a difference of parameters needs an edit."""
+    return "dvc plots show, dvc params diff" if studies.differs_from_commit() else "dvc plots show"
 
 
 def _arguments() -> argparse.Namespace:

@@ -150,8 +150,13 @@ def _has_uncommitted_edits() -> bool:
     current = paths.PARAMS.read_bytes()
     if any(path.is_file() and path.read_bytes() == current for path in _written()):
         return False
+    return differs_from_commit()
+
+
+def differs_from_commit() -> bool:
+    """Whether ``params.yaml`` is not what the last commit has, or there is no commit."""
     committed = subprocess.run(["git", "show", f"HEAD:./{paths.PARAMS}"], capture_output=True, check=False)
-    return committed.returncode != 0 or committed.stdout != current
+    return committed.returncode != 0 or committed.stdout != paths.PARAMS.read_bytes()
 
 
 def _replace(text: str) -> None:

@@ -21,6 +21,7 @@ from flows import study as studies
 from flows.artifacts import artifact_key
 from flows.concurrency import POLL_S, StageSlots, own_ray, trainings_at_once
 from flows.graph import keep_settings, read_graph, without
+from flows.reproduce import dvc_commands
 from flows.server import ensure_server
 from flows.stage_process import StageFailed, StageRunner, Stopped
 from tasks import params
@@ -90,12 +91,19 @@ def test_the_flow_does_what_dvc_repro_does(served_stub: Workspace, stub_origin: 
     assert "g2-c2" in done.stdout.rpartition("setting")[2]  # the table
     assert "make ui" in done.stdout
     assert "didn't change" not in done.stdout
+    assert "dvc plots show\n" in done.stdout
     by_flow = served_stub.read("dvc.lock")
     assert "up to date" in served_stub.dvc("repro")
     (served_stub.path / "dvc.lock").unlink()
     served_stub.run("rm", "-r", "out", ".dvc/cache")
     served_stub.dvc("repro")
     assert served_stub.read("dvc.lock") == by_flow
+
+
+def test_a_difference_of_parameters_is_pointed_to_only_if_there_is_one(inside: Workspace) -> None:
+    assert "dvc params diff" not in dvc_commands()
+    inside.edit("batch_size: 64", "batch_size: 32")
+    assert "dvc params diff" in dvc_commands()
 
 
 def test_a_failed_stage_stops_its_dependants_alone_and_is_named(served_stub: Workspace) -> None:
@@ -134,7 +142,15 @@ def test_the_server_of_the_command_keeps_its_history_and_ends_with_it(stub: Work
         later = stub.with_variables(**variables)
         (run,) = ask(later, "flow_runs")
         assert run["state_type"] == "COMPLETED"
-        assert [task["state_type"] for task in ask(later, "task_runs")] == ["COMPLETED"] * len(GRAPH)
+        assert "condensenet" in run["tags"]
+        tasks = ask(later, "task_runs")
+        assert [task["state_type"] for task in tasks] == ["COMPLETED"] * len(GRAPH)
+        assert {task["name"]: sorted(set(task["tags"]) - {"condensenet"}) for task in tasks} == {
+            "prepare": ["digits"],
+            "train@g2-c2": ["digits", "g2-c2"],
+            "train@g4-c2": ["digits", "g4-c2"],
+            "report": ["digits"],
+        }
         lines = {str(line["message"]) for line in ask(later, "logs", limit=200)}
         assert {"g2-c2 epoch 1 of 1", "g4-c2 epoch 1 of 1"} <= lines
         assert any("Finished in state Completed" in line for line in lines)  # the last line of the flow
