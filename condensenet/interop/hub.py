@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from condensenet.deploy.cost import count_cost
-from condensenet.files import write_atomically
+from condensenet.files import read_regular, write_atomically
 from condensenet.models.condensenet import CondenseNet
-from condensenet.models.storage import checked_model
+from condensenet.models.storage import MAX_BYTES, checked_model
 from condensenet.preprocessing import Preprocessing
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+MAX_CONFIG_BYTES = 2**28  # the names of a million classes take a tenth of it
 HUB_PREFIX = "hf-hub:"
 
 
@@ -55,8 +56,8 @@ def from_pretrained(name_or_folder: str | Path, *, revision: str | None = None) 
         files = [CONFIG, WEIGHTS]
         folder = Path(hub.snapshot_download(str(name_or_folder), revision=revision, allow_patterns=files))
     try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        weights = (folder / WEIGHTS).read_bytes()
+        content = json.loads(read_regular(folder / CONFIG, MAX_CONFIG_BYTES))
+        weights = read_regular(folder / WEIGHTS, MAX_BYTES)
         model = checked_model(content["config"], content["form"], safetensors.load(weights), len(weights))
     except FileNotFoundError as error:
         raise ValueError(f"{folder} holds no model: {Path(str(error.filename)).name} is missing") from None

@@ -16,8 +16,8 @@ from typing import Any, cast
 
 import torch
 
-from condensenet.config import ModelConfig, require
-from condensenet.files import write_atomically
+from condensenet.config import MAX_WEIGHTS, ModelConfig, require
+from condensenet.files import read_regular, write_atomically
 from condensenet.models.condensenet import CondenseNet
 from condensenet.models.layers import Form
 from condensenet.models.pickles import check_pickles
@@ -28,6 +28,7 @@ from condensenet.text import escaped, shown
 KEYS = {"form", "config", "condensing_stage", "state_dict"}
 PREPROCESSING = "preprocessing"
 CHECKSUM = "sha256"
+MAX_BYTES = 32 * MAX_WEIGHTS  # of a file: a checkpoint holds the weights several times
 MIN_ITEMSIZE = 2  # bytes of a weight
 CODE = re.compile(r"(?<=GLOBAL )[\w.]+|TorchScript")  # in torch's error for a pickle that contains code
 
@@ -66,7 +67,7 @@ def load_model(path: Path | str) -> CondenseNet:
 
     Raises ``OSError`` if the file cannot be read, and ``ValueError``, in one line, if it is not such a model.
     """
-    return parse_model(Path(path).read_bytes(), path)
+    return parse_model(read_regular(path, MAX_BYTES), path)
 
 
 def parse_model(data: bytes, path: Path | str) -> CondenseNet:
@@ -124,7 +125,7 @@ def _config(values: object) -> ModelConfig:
 
 def read_plain(path: Path | str) -> Any:
     """Read a ``torch.save`` file, on the CPU; raises ``ValueError`` unless it holds only plain data and tensors."""
-    return parse_plain(Path(path).read_bytes(), path)
+    return parse_plain(read_regular(path, MAX_BYTES), path)
 
 
 def parse_plain(data: bytes, path: Path | str) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from condensenet.deploy.lowering.network import Network, Pointwise, Size
-from condensenet.files import write_atomically
+from condensenet.files import read_regular, write_atomically
 from condensenet.text import escaped, shown
 
 Kind = Literal["portable", "measured"]
@@ -46,11 +46,8 @@ class Plan:
     @classmethod
     def load(cls, path: str | Path) -> Plan:
         """Raises a one-line ``ValueError`` for a file that is not a plan, ``OSError`` for one that cannot be read."""
-        text = Path(path).read_bytes()
         try:
-            if len(text) > MAX_BYTES:
-                raise ValueError(f"it has more than {MAX_BYTES} bytes")
-            return cls.from_json(text.decode())
+            return cls.from_json(read_regular(path, MAX_BYTES).decode())
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a plan: {escaped(' '.join(str(error).split()))}") from None
 
