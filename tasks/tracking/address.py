@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from tasks import paths
+from tasks.errors import UserError
 
 URI = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
@@ -36,9 +37,14 @@ class UnknownRun(Exception):
 
 
 def uri() -> str:
-    """``MLFLOW_TRACKING_URI``, else a SQLite file in the checkout; a relative SQLite path is taken from there too."""
+    """``MLFLOW_TRACKING_URI``, else a SQLite file in the checkout; a relative SQLite path is taken from there too.
+
+    Raises ``UserError`` where such an address would name a file elsewhere.
+    """
     given = os.environ.get(URI) or f"{SQLITE}mlflow.db"
     if given.startswith(SQLITE) and not given.startswith(f"{SQLITE}/") and given != SQLITE:
+        if "?" in str(paths.checkout()):  # where the path ends in an address
+            raise UserError(f"{paths.checkout()}: no ? is allowed in the path of mlflow.db: rename it, or set {URI}")
         return f"{SQLITE}{paths.checkout() / given.removeprefix(SQLITE)}"
     return given
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from tasks.console import say
-from tasks.tracking import reconcile, snapshots
+from tasks.tracking import address, reconcile, snapshots
 
 PAUSE_S = 1.0  # between two attempts
 END_S = 120.0
@@ -31,8 +31,10 @@ CODE = str(Path(__file__).resolve().parents[2])  # the flow's own code, wherever
 def uploader(emit: Callable[[str], None] = say) -> Iterator[None]:
     """Have an uploader on duty for this checkout; its messages go to ``emit``, line by line.
 
-    At the end it uploads what is left, unless an exception ends the work, and is gone when this returns.
+    At the end it uploads what is left, unless an exception ends the work, and is gone when this returns. Raises
+    ``UserError`` for an address that cannot be.
     """
+    address.uri()
     process = subprocess.Popen(
         [sys.executable, "-m", "tasks.track", "--serve"],
         stdin=subprocess.PIPE,

@@ -765,6 +765,19 @@ stages:
         tracking.dvc_hashes("g4-c2", write(tmp_path / "half", lock.read_text()[:end]))  # no exception
 
 
+def test_a_checkout_whose_path_would_end_early_in_an_address_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "was?x").mkdir()
+    monkeypatch.chdir(tmp_path / "was?x")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match=r"was\?x: no \? is allowed") as error, tracking.uploader():
+        pass
+    assert "\n" not in str(error.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    assert address.uri() == "http://localhost:5000"
+
+
 def test_the_default_store_is_the_checkouts_also_in_a_temporary_experiment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
