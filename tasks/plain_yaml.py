@@ -13,6 +13,7 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 
 from condensenet.config import require
 from condensenet.text import MAX_BITS, escaped, shown
+from tasks import regular_files
 
 MAX_BYTES = 2**18  # the parser reads some 200 kB in a second; the largest study in conf/ has 4 kB
 MAX_VALUES = 10_000  # aliases count as often as they are used
@@ -24,9 +25,7 @@ MAX_REASON = 300  # characters of the parser's own message
 
 def load(path: Path) -> Any:
     """The content of the file at ``path``; raises ``OSError`` and, in one line, ``ValueError``."""
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    return parse(content)
+    return parse(regular_files.read(path, MAX_BYTES + 1))
 
 
 def parse(content: bytes | str) -> Any:

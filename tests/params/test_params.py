@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,9 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path, raw: Raw) -> None:
     YAML().dump(raw, path)
     path.write_text(path.read_text().replace("RATE", "1e-1"))
     assert params.load(path).setting("g1-c1").train.learning_rate == 0.1
+
+
+def test_a_pipe_in_place_of_the_file_is_one_line(tmp_path):
+    os.mkfifo(tmp_path / "params.yaml")
+    with pytest.raises(UserError, match=r"params.yaml cannot be read: it is no regular file"):
+        params.load(tmp_path / "params.yaml")

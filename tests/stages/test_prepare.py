@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -415,6 +416,17 @@ def test_corrupt_image_files_are_named() -> None:
     Path("raw/test/cat/2.jpg").write_bytes(b"")
     manifest = prepared(CLASSES, source="imagefolder", path="raw", image_size=8, max_corrupt=2)
     assert manifest.corrupt == ("bee/1.jpg", "cat/2.jpg")
+
+
+def test_what_is_no_file_or_too_large_for_an_image_is_corrupt() -> None:
+    made.image_tree(Path("raw"))
+    pipe, device, huge = (Path(f"raw/train/bee/{number}.jpg") for number in (7, 8, 9))
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    with huge.open("wb") as file:
+        file.truncate(40 << 30)  # takes no space
+    manifest = prepared(CLASSES, source="imagefolder", path="raw", image_size=8, max_corrupt=3)
+    assert manifest.corrupt == ("bee/7.jpg", "bee/8.jpg", "bee/9.jpg")
 
 
 # Real images
