@@ -101,7 +101,7 @@ def test_the_index_of_many_images_takes_the_memory_of_a_process(monkeypatch: pyt
 def test_a_wrong_number_of_processes_is_one_line(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(workers.WORKERS, value)
     with pytest.raises(UserError, match=f"{workers.WORKERS}='{value[:9]}.* is not allowed: it must be 1 to"):
-        workers.number_of_workers(jobs=20, images=60_000)
+        workers.number_of_workers(jobs=20, images=60_000, indexed=0)
 
 
 def test_the_memory_of_this_machine_is_read() -> None:
