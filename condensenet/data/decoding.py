@@ -17,6 +17,8 @@ from condensenet.data.augment import resized_crop_box
 from condensenet.data.image_files import decode_png, is_png
 from condensenet.preprocessing import EVALUATION_MARGIN
 
+MAX_AT_ONCE = 2**25  # pixels of a resized image, twice the largest square: a side may be 40 times the other
+
 
 def decode(content: np.ndarray | bytes, channels: int) -> Tensor:
     """uint8 (channels, H, W) from the content of a JPEG, PNG, GIF or WebP file whose header is believed.
@@ -53,19 +55,52 @@ def resize_shorter(image_CHW: Tensor, shorter_side: int) -> Tensor:
 
     The longer side is rounded down, as in torchvision's ``Resize``.
     """
+    return resize(image_CHW, *_resized_sides(image_CHW, shorter_side))
+
+
+def _resized_sides(image_CHW: Tensor, shorter_side: int) -> tuple[int, int]:
     height, width = image_CHW.shape[1:]
     longer_side = shorter_side * max(height, width) // min(height, width)
-    return resize(image_CHW, *((shorter_side, longer_side) if height <= width else (longer_side, shorter_side)))
+    return (shorter_side, longer_side) if height <= width else (longer_side, shorter_side)
 
 
 def evaluation_view(image_CHW: Tensor, size: int, shorter_side: int | None = None) -> Tensor:
     """The centre crop for evaluation, after resizing the shorter side to ``shorter_side`` (default: size * 256 / 224).
 
-    For 224 the same pixels as torchvision's ``Resize(256)`` and ``CenterCrop(224)`` give for a tensor.
+    For 224 the same pixels as torchvision's ``Resize(256)`` and ``CenterCrop(224)`` give for a tensor. The crop keeps
+    none of the rest in memory, and what the resized image takes at a time is bounded.
     """
-    image_CHW = resize_shorter(image_CHW, shorter_side or round(size * EVALUATION_MARGIN))
-    top, left = (round((side - size) / 2) for side in image_CHW.shape[1:])  # a half to the even number
-    return image_CHW[:, top : top + size, left : left + size]
+    height, width = _resized_sides(image_CHW, shorter_side or round(size * EVALUATION_MARGIN))
+    top, left = (round((side - size) / 2) for side in (height, width))  # a half to the even number
+    rows, columns = slice(top, top + size), slice(left, left + size)
+    if height * width <= MAX_AT_ONCE:
+        return resize(image_CHW, height, width)[:, rows, columns].clone()
+    return _resized_part(image_CHW, height, width, rows, columns)
+
+
+def _resized_part(image_CHW: Tensor, height: int, width: int, rows: slice, columns: slice) -> Tensor:
+    """``resize(image_CHW, height, width)[:, rows, columns]``, made of strips.
+
+    torch, too, resizes every row first, rounds to uint8 and resizes the columns. No strip is cut off along the side
+    that is being resized, since a pixel's position would be rounded differently there.
+    """
+    needed = _read_rows(image_CHW.shape[1], height, rows)
+    strips = image_CHW[:, needed].split(max(1, MAX_AT_ONCE // width), dim=1)
+    wide = torch.cat([resize(strip, strip.shape[1], width)[:, :, columns] for strip in strips], dim=1)
+    at_once = max(2, min(wide.shape[2], MAX_AT_ONCE // height))  # torch repeats a column's first pixel without AVX2
+    parts = []
+    for strip in wide.split(at_once, dim=2):
+        tall = image_CHW.new_zeros((len(strip), image_CHW.shape[1], at_once))
+        tall[:, needed, : strip.shape[2]] = strip
+        parts.append(resize(tall, height, at_once)[:, rows, : strip.shape[2]].clone())
+    return torch.cat(parts, dim=2)
+
+
+def _read_rows(rows_in: int, rows_out: int, wanted: slice) -> slice:
+    """The rows of an image from which antialiasing makes the ``wanted`` ones of its resized version, and a few more."""
+    scale = rows_in / rows_out
+    reach = max(scale, 1) + 2
+    return slice(max(0, int(wanted.start * scale - reach)), min(rows_in, int(wanted.stop * scale + reach) + 1))
 
 
 def training_view(image_CHW: Tensor, size: int, uniforms_A4: np.ndarray) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
+MAX_BYTES = 2**28  # of a file: the pixels that are believed, three bytes each
 MAX_RATIO = 40  # of an image's sides: the resize for evaluation would blow up a longer one
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_BITS = 24  # where the file tells the bits of a channel
@@ -53,9 +54,14 @@ def check_header(content: bytes) -> int:
         raise ValueError(f"it is no whole {', '.join(FORMATS)} file{reason}") from None
     if is_animated:
         raise ValueError("it is animated")
-    if max(width, height) > MAX_RATIO * min(width, height):
-        raise ValueError(f"{width}x{height} pixels: one side is more than {MAX_RATIO} times the other")
+    check_sides(width, height)
     return width * height
+
+
+def check_sides(width: int, height: int) -> None:
+    """Raise ``ValueError`` for no pixels, and for a side more than 40 times as long as the other."""
+    if min(width, height) < 1 or max(width, height) > MAX_RATIO * min(width, height):
+        raise ValueError(f"{width}x{height} pixels: one side is more than {MAX_RATIO} times the other")
 
 
 def is_png(content: np.ndarray | bytes) -> bool:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from condensenet.data.decoding import decode, evaluation_view
-from condensenet.data.image_files import check_header
+from condensenet.data.image_files import MAX_BYTES, check_header, check_sides
 from condensenet.data.prepared import normalise
+from condensenet.files import read_regular
 from condensenet.preprocessing import Preprocessing
 
 Image = str | Path | bytes | Tensor
@@ -35,8 +36,9 @@ def _pixels(image: Image, preprocessing: Preprocessing) -> Tensor:
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != preprocessing.channels:
             allowed = f"uint8 ({preprocessing.channels}, height, width)"
             raise ValueError(f"an image of {image.dtype} {tuple(image.shape)} is not allowed: {allowed}")
+        check_sides(image.shape[2], image.shape[1])
         return image
-    content = image if isinstance(image, bytes) else Path(image).read_bytes()
+    content = image if isinstance(image, bytes) else read_regular(image, MAX_BYTES)
     try:
         check_header(content)
         return decode(content, preprocessing.channels)

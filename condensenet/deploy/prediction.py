@@ -17,6 +17,7 @@ from condensenet.models.condensenet import CondenseNet
 from condensenet.preprocessing import Preprocessing
 
 BATCH_SIZE = 32
+BATCH_PIXELS = 2**23  # of a batch: its images are 96 MiB, and what a network makes of them many times that
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ def predict(
         raise ValueError('images must be a list, for example ["photo.jpg"]')
     preprocessing = preprocessing or preprocessing_of(model)
     predictions = []
-    for first in range(0, len(images), BATCH_SIZE):
-        batch = load_images(images[first : first + BATCH_SIZE], preprocessing)
+    batch_size = max(1, min(BATCH_SIZE, BATCH_PIXELS // preprocessing.image_size**2))
+    for first in range(0, len(images), batch_size):
+        batch = load_images(images[first : first + batch_size], preprocessing)
         logits_NK = _logits(model, batch)
         if preprocessing.classes and logits_NK.shape[1] != len(preprocessing.classes):
             raise ValueError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from condensenet.data import PreparedData, PreparedWriter, evaluation_batches
-from condensenet.data.decoding import decode, evaluation_view
+from condensenet.data import PreparedData, PreparedWriter, decoding, evaluation_batches
+from condensenet.data.decoding import decode, evaluation_view, resize_shorter
 from condensenet.data.preprocess import load_images
 from condensenet.preprocessing import Preprocessing
 
@@ -46,6 +48,44 @@ def test_every_pixel_of_real_photographs_is_torchvisions(shared: Path) -> None:
     assert len({image.shape for image in images}) > 10
     for image in images:
         assert torch.equal(evaluation_view(image, 224), STANDARD(image))
+
+
+@pytest.mark.parametrize(("width", "height"), [*SIZES, (40, 1), (2, 79), (79, 2), (5, 150), (31, 30)])
+@pytest.mark.parametrize("at_once", [1, 3_000, 25_000])
+def test_a_view_made_of_strips_has_the_same_pixels(
+    width: int, height: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = photograph(width, height)
+    rows, columns = resize_shorter(image, 40).shape[1:]
+    top, left = round((rows - 33) / 2), round((columns - 33) / 2)
+    monkeypatch.setattr(decoding, "MAX_AT_ONCE", at_once)
+    strips = evaluation_view(image, 33, 40)
+    assert torch.equal(strips, resize_shorter(image, 40)[:, top : top + 33, left : left + 33])
+
+
+@pytest.mark.parametrize("size", [(300, 40), (1, 40)])
+def test_a_view_keeps_nothing_else_in_memory(size: tuple[int, int]) -> None:
+    view = evaluation_view(photograph(*size), 32)
+    assert view.untyped_storage().nbytes() == view.numel() == 3 * 32 * 32
+
+
+PEAK = """
+import resource, sys, torch
+from condensenet.data.decoding import evaluation_view
+peak_mib = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+evaluation_view(torch.zeros(3, 60, 60, dtype=torch.uint8), 32)
+before = peak_mib()
+for size in (1, 40), (40, 1):
+    view = evaluation_view(torch.zeros(3, *size, dtype=torch.uint8), 1024)
+    assert view.shape == (3, 1024, 1024), view.shape
+print(peak_mib() - before)
+"""
+
+
+def test_a_long_image_takes_no_more_memory_than_twice_a_square_one() -> None:
+    """It is 1170 x 46800 pixels after resizing: 164 MB, and torch needs as much again and a third for itself."""
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 350
 
 
 @pytest.mark.parametrize("others", [False, True])

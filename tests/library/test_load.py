@@ -269,6 +269,9 @@ def test_predictions_that_cannot_be_made_are_errors(model, tmp_path):
         predict(model, [], top=0)
     with pytest.raises(ValueError, match=r"uint8 \(3, height, width\)"):
         predict(model, [torch.zeros(1, 4, 4, dtype=torch.uint8)])
+    for shape in ((3, 0, 4), (3, 1, 41), (3, 10**6, 1)):
+        with pytest.raises(ValueError, match=f"{shape[2]}x{shape[1]} pixels: one side is more than 40 times the other"):
+            predict(model, [torch.zeros(shape, dtype=torch.uint8)])
     model.preprocessing = None
     with pytest.raises(ValueError, match="does not say how images are prepared"):
         predict(model, [tmp_path / "text.jpg"])

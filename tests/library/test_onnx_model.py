@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def write(
     axes: tuple[int, ...] = (2, 3),
     to: int = FLOAT,
     nodes: Sequence[Any] = (),
+    size: int = 8,
 ) -> Path:
     """The image's mean over ``axes`` as type ``to``: the colours' means are the logits of three classes."""
     make = onnx.helper
@@ -46,7 +48,7 @@ def write(
     values = [make.make_tensor_value_info("image", kind, shape), make.make_tensor_value_info("logits", to, None)]
     graph = make.make_graph(nodes, "g", values[:1], values[1:], [axes_value])
     proto = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=8)
-    about = PREPROCESSING.as_dict().items()
+    about = dataclasses.replace(PREPROCESSING, image_size=size, resize_shorter=size).as_dict().items()
     make.set_model_props(proto, {key: value if isinstance(value, str) else json.dumps(value) for key, value in about})
     path.write_bytes(proto.SerializeToString())
     return path
@@ -57,6 +59,20 @@ def test_what_fits_gives_the_logits_that_its_graph_says(tmp_path: Path) -> None:
     images = torch.rand(5, 3, 8, 8)
     torch.testing.assert_close(model(images), images.mean(dim=(2, 3)))
     assert len(predict(model, [IMAGE, IMAGE])) == 2
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(8, [32, 1]), (1024, [8, 1]), (4096, [1, 1])])
+def test_a_batch_has_at_most_as_many_images_as_fit_into_memory(tmp_path: Path, size: int, sizes: list[int]) -> None:
+    found = []
+
+    class Recorded(OnnxModel):
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            found.append(len(images))
+            return super().__call__(images)
+
+    model = Recorded(write(tmp_path / "model.onnx", ("batch", 3, size, size), size=size))
+    assert len(predict(model, [IMAGE] * sum(sizes))) == sum(sizes)
+    assert found == sizes
 
 
 @pytest.mark.parametrize(
