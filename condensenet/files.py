@@ -1,4 +1,4 @@
-"""Atomic writes: a file is either complete or absent. Where files are kept: a folder, or whatever is like one.
+"""Atomic writes: a file is either complete or absent. Bounded reads. Where files are kept: a folder, or the like.
 
 Nothing here imports torch.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+MAX_BYTES = 2**35  # of a file in a storage: the largest checkpoint of condensenet.config.MAX_WEIGHTS
 PERMANENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -48,7 +49,10 @@ class Folder:
         return str(self.path)
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        try:
+            return read_regular(self.path / name, MAX_BYTES)
+        except ValueError as error:
+            raise OSError(errno.EINVAL, str(error)) from None
 
     def write(self, name: str, content: bytes) -> None:
         write_atomically(self.path / name, content)

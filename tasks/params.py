@@ -291,7 +291,7 @@ def read(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(str(error)) from None
 
 
 def parse(raw: Any) -> Params:

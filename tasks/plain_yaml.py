@@ -12,8 +12,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent
 
 from condensenet.config import require
+from condensenet.files import read_regular
 from condensenet.text import MAX_BITS, escaped, shown
-from tasks import regular_files
 
 MAX_BYTES = 2**18  # the parser reads some 200 kB in a second; the largest study in conf/ has 4 kB
 MAX_VALUES = 10_000  # aliases count as often as they are used
@@ -24,8 +24,12 @@ MAX_REASON = 300  # characters of the parser's own message
 
 
 def load(path: Path) -> Any:
-    """The content of the file at ``path``; raises ``OSError`` and, in one line, ``ValueError``."""
-    return parse(regular_files.read(path, MAX_BYTES + 1))
+    """The content of the file at ``path``; raises ``OSError`` and, in one line that names it, ``ValueError``."""
+    content = read_regular(path, MAX_BYTES)
+    try:
+        return parse(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def parse(content: bytes | str) -> Any:

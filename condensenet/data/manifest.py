@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from condensenet.config import ModelConfig
+from condensenet.files import read_regular
 from condensenet.preprocessing import Preprocessing, resize_shorter
 from condensenet.text import escaped
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+MAX_BYTES = 2**28  # the names of a million classes take a tenth of it
 SPLITS = ("train", "validation", "test")
 Encoding = Literal["raw", "encoded", "pixels"]
 
@@ -97,7 +99,7 @@ class Manifest:
     def load(cls, path: Path) -> Manifest:
         """Read a manifest; raises ``OSError`` if there is no file, ``ValueError`` if it is not a manifest."""
         try:
-            raw = json.loads(path.read_text())
+            raw = json.loads(read_regular(path, MAX_BYTES))
             version = raw["format"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{path} is not a manifest of prepared images") from None

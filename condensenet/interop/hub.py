@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from condensenet.deploy.cost import count_cost
-from condensenet.files import read_regular, write_atomically
+from condensenet.files import MAX_BYTES, read_regular, write_atomically
 from condensenet.models.condensenet import CondenseNet
-from condensenet.models.storage import MAX_BYTES, checked_model
+from condensenet.models.storage import checked_model
 from condensenet.preprocessing import Preprocessing
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"

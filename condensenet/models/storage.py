@@ -16,8 +16,8 @@ from typing import Any, cast
 
 import torch
 
-from condensenet.config import MAX_WEIGHTS, ModelConfig, require
-from condensenet.files import read_regular, write_atomically
+from condensenet.config import ModelConfig, require
+from condensenet.files import MAX_BYTES, read_regular, write_atomically
 from condensenet.models.condensenet import CondenseNet
 from condensenet.models.layers import Form
 from condensenet.models.pickles import check_pickles
@@ -28,7 +28,6 @@ from condensenet.text import escaped, shown
 KEYS = {"form", "config", "condensing_stage", "state_dict"}
 PREPROCESSING = "preprocessing"
 CHECKSUM = "sha256"
-MAX_BYTES = 32 * MAX_WEIGHTS  # of a file: a checkpoint holds the weights several times
 MIN_ITEMSIZE = 2  # bytes of a weight
 CODE = re.compile(r"(?<=GLOBAL )[\w.]+|TorchScript")  # in torch's error for a pickle that contains code
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import regular_files
+from condensenet.data.image_files import MAX_BYTES
+from condensenet.files import read_regular
 from tasks.console import progress
 from tasks.errors import UserError
 from tasks.params import DataParams
 from tasks.sources.base import Part, Source, Stream, data_path, file_state, identity
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")  # in any case; others, and hidden ones, are skipped and counted
-MAX_BYTES = 2**28  # of an image file
 USUAL_NAMES = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation", "testing")}
 
 
@@ -112,5 +112,7 @@ def _stream(folder: Path, files: list[str]) -> Iterator[tuple[str, bytes]]:
 
 def _content(path: Path) -> bytes:
     """Nothing, which is no image, for what is no regular file or too large for one."""
-    is_image_file = path.is_file() and path.stat().st_size <= MAX_BYTES
-    return regular_files.read(path, MAX_BYTES) if is_image_file or not path.exists() else b""
+    try:
+        return read_regular(path, MAX_BYTES) if path.is_file() or not path.exists() else b""
+    except ValueError:
+        return b""

@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from condensenet import load_model
+from condensenet.data.manifest import Manifest
+from condensenet.data.preprocess import load_images
 from condensenet.deploy.lowering.plan import Plan
-from condensenet.files import read_regular, write_atomically
+from condensenet.deploy.lowering.timing_cache import TimingCache
+from condensenet.files import Folder, read_regular, write_atomically
+from condensenet.models.storage import read_plain
+from condensenet.preprocessing import Preprocessing
 
 
 def test_threads_that_write_one_file_leave_one_of_their_contents_whole(tmp_path: Path) -> None:
@@ -31,3 +37,32 @@ def test_pipes_devices_and_large_files_are_refused_before_they_are_read(tmp_path
     assert read_regular(tmp_path / "file", 4) == b"four"
     with pytest.raises(ValueError, match=r"file has 4 bytes: at most 3 are allowed$"):
         read_regular(tmp_path / "file", 3)
+
+
+PREPROCESSING = Preprocessing(image_size=8, resize_shorter=8, channels=1, mean=(0.5,), std=(0.5,))
+
+
+@pytest.mark.parametrize(
+    ("read", "limit"),
+    [
+        (lambda path: Folder(path.parent).read(path.name), 2**35),
+        (load_model, 2**35),
+        (read_plain, 2**35),
+        (Plan.load, 2**24),
+        (TimingCache, 2**26),
+        (lambda path: load_images([path], PREPROCESSING), 2**28),
+        (Manifest.load, 2**28),
+    ],
+    ids=["folder", "model", "plain", "plan", "timing-cache", "image", "manifest"],
+)
+def test_what_is_larger_than_any_such_file_is_not_read(tmp_path: Path, read: Any, limit: int) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(limit + 1)  # no byte of it is on the disk
+    message = f"file has {limit + 1} bytes: at most {limit} are allowed|file is not a manifest of prepared images"
+    if read is TimingCache:
+        with pytest.warns(UserWarning, match=message):
+            read(path)
+        return
+    with pytest.raises((ValueError, OSError), match=message):
+        read(path)

@@ -9,7 +9,6 @@ other file is needed. The pipeline's benchmark reports its latencies by the same
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from condensenet.deploy.latency.measure import MIN_RUNS, WARMUP, Latency, check_protocol, measure_latency
 from condensenet.deploy.latency.mobilenet import NAME, write_mobilenet_v1
 from condensenet.deploy.runtime import open_session, versions
+from condensenet.files import sha256
 from condensenet.machine import hardware
 from condensenet.preprocessing import MAX_PIXELS as MAX_SIDE
 from condensenet.text import shown
@@ -103,11 +103,10 @@ def _describe_file(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is missing")
     session = open_session(path, 1)
     shape, classes = _image_and_classes(path, session)
-    content = path.read_bytes()
     metadata = session.get_modelmeta().custom_metadata_map
     return {
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": path.stat().st_size,
+        "sha256": sha256(path),
         "input_shape": shape,
         "classes": classes,
         "metadata": {key: value for key, value in sorted(metadata.items()) if len(value) <= MAX_METADATA},
