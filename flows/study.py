@@ -29,6 +29,7 @@ from tasks.locks import lock_file
 Overrides = Mapping[str, Any] | Sequence[str] | None
 CONFIG = paths.STUDIES.parent
 OF_VALUES = (ValueError, TypeError, AttributeError, KeyError, RecursionError)  # which they let through for odd values
+MAX_OVERRIDES = 2**13  # characters of all of them: Hydra's parser takes four times as long for twice as many
 ALONE_S = 1.0  # within which of several flows that begin together one writes the parameters of all
 
 
@@ -85,14 +86,25 @@ def params_in_use(text: str, *, composed: bool) -> Iterator[list[str]]:
 
 
 def as_hydra(overrides: Overrides) -> list[str]:
-    """``{"train.epochs": 7}`` or ``["train.epochs=7"]`` as Hydra's override strings."""
+    """``{"train.epochs": 7}`` or ``["train.epochs=7"]`` as Hydra's override strings; raises ``UserError``.
+
+    Those that refer to other values, ``${...}``, are refused: a few can stand for billions of values, or for a secret
+    in the environment of a worker.
+    """
     if overrides is None:
         return []
     if isinstance(overrides, Mapping):
-        return [f"{key}={_hydra_value(value)}" for key, value in overrides.items()]
+        try:
+            overrides = [f"{key}={_hydra_value(value)}" for key, value in overrides.items()]
+        except RecursionError:
+            raise UserError("overrides are nested too deeply") from None
+    if sum(map(len, overrides)) > MAX_OVERRIDES:
+        raise UserError(f"overrides of more than {MAX_OVERRIDES} characters are not allowed: write a study")
     for item in overrides:
         if "=" not in item:
-            raise UserError(f"override {item!r} is not allowed: key=value, for example train.epochs=7")
+            raise UserError(f"override {shown(item)} is not allowed: key=value, for example train.epochs=7")
+        if plain_yaml.REFERENCE in item:
+            raise UserError(f"override {shown(item)} is not allowed: ${{...}} is not replaced, give the value itself")
     return list(overrides)
 
 
@@ -118,7 +130,7 @@ def _compose(file: Path, study: str | None, overrides: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     if study is None:
-        params.read(paths.PARAMS)  # DVC bounds neither the time nor the memory that a file takes
+        _check_plain(params.read(paths.PARAMS))  # DVC bounds neither the time nor the memory that a file takes
     try:
         if study is None:
             shutil.copyfile(paths.PARAMS, file)
@@ -132,6 +144,13 @@ def _compose(file: Path, study: str | None, overrides: list[str]) -> None:
     except (DvcException, HydraException, OmegaConfBaseException, YAMLError, *OF_VALUES) as error:
         reason = escaped(" ".join(str(error.__cause__ or error).split()))[: plain_yaml.MAX_REASON]
         raise UserError(f"overrides {shown(overrides)}: {reason or type(error).__name__}") from None
+
+
+def _check_plain(raw: object) -> None:
+    try:
+        plain_yaml.check_plain(raw)
+    except ValueError as error:
+        raise UserError(f"{paths.PARAMS}: {error}") from None
 
 
 def _hydra_value(value: object) -> str:

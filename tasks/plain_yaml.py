@@ -20,6 +20,7 @@ MAX_VALUES = 10_000  # aliases count as often as they are used
 MAX_DEPTH = 32  # of lists and mappings within one another
 MAX_NAME = 100  # characters of a key
 MAX_TEXT = 4_096  # characters of any other text, among them paths (Linux: PATH_MAX)
+REFERENCE = "${"  # to another value or the environment: Hydra would replace it where the file is overridden
 MAX_REASON = 300  # characters of the parser's own message
 
 
@@ -96,5 +97,6 @@ def check_plain(raw: object) -> None:
         elif isinstance(value, str):
             fits = value.isprintable() and len(value) <= MAX_TEXT
             require(fits, f"{key}={shown(value)} is not allowed: at most {MAX_TEXT} characters, all printable")
+            require(REFERENCE not in value, f"{key}={shown(value)} is not allowed: ${{...}} is not replaced here")
         elif isinstance(value, int):
             require(value.bit_length() <= MAX_BITS, f"{key}={shown(value)} is not allowed: it is too large")

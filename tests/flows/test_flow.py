@@ -308,6 +308,11 @@ def test_parameters_that_a_killed_flow_was_replacing_are_nobodys_edits(inside: W
         assert params.load().study == "cifar100"
 
 
+NESTED: list[object] = []
+for _ in range(2_000):
+    NESTED = [NESTED]
+
+
 @pytest.mark.parametrize(
     ("study", "overrides", "message"),
     [
@@ -317,6 +322,19 @@ def test_parameters_that_a_killed_flow_was_replacing_are_nobodys_edits(inside: W
         (None, {"settings.g4-c2.condensation_factor": 3}, "condensation_factor=3 does not divide"),
         ("digits", ["train.epoch=3"], "train.epoch"),
         (None, ["train.epochs=range(1,1000000000)"], "train.epochs=range"),
+        (
+            None,
+            ["train.epochs=${train.batch_size}"],
+            r"'train.epochs=\${train.batch_size}' is not allowed: \${...} is not",
+        ),
+        ("digits", {"data.path": "${oc.env:HOME}"}, r"path=\"\${oc.env:HOME}\"' is not allowed: \${...} is not"),
+        (
+            "digits",
+            ["+a=1", *(f"+{x}=[{y},{y}]" for x, y in (("b", "${a}"), ("c", "${b}")))],
+            r"'\+b=\[\${a},.* is not",
+        ),
+        (None, ["train.epochs=[" + "1," * 5000 + "1]"], "overrides of more than 8192 characters are not allowed"),
+        (None, {"train.epochs": NESTED}, "overrides are nested too deeply"),
         (None, ["train.epochs=" + "[" * 500 + "]" * 500], "overrides .*RecursionError|overrides .*recursion"),
         (None, ["train.epochs=" + "9" * 5000], r"overrides .*\.\.\.: .*digits"),
         ("digits", ["train.epochs=" + "9" * 5000], r"overrides .*\.\.\.: .*digits"),

@@ -214,9 +214,10 @@ MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 
         ("!!python/object/apply:os.system [ls]", "it is not valid YAML: could not determine a constructor"),
         ('a: "\\e[31m\\u202e"', r"a='\x1b[31m\u202e' is not allowed: at most 4096 characters, all printable"),
         ("a: " + "x" * 300_000, "params.yaml has 300003 bytes: at most 262144 are allowed"),
+        ("a: ${oc.env:HOME}", "a='${oc.env:HOME}' is not allowed: ${...} is not replaced here"),
         ("a: \0", "it is not valid YAML: unacceptable character #x0000"),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_a_broken_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "params.yaml"
