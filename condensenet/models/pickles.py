@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import pickletools
-import zipfile
 from typing import BinaryIO
 
 from condensenet.config import require
+from condensenet.models.archives import open_archive
 
 MAX_TUPLES = 100  # inside each other: those of a tensor are three
 LEGACY_PICKLES = 5  # of torch's format before 1.6: magic number, version, system, the content, names of storages
@@ -17,18 +17,18 @@ WRITES = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
 
 
 def check_pickles(data: bytes) -> None:
-    """Raise ``ValueError`` for a ``torch.save`` file whose tuples are too deep or whose pickle is broken.
+    """Raise ``ValueError`` for a ``torch.save`` file whose archive or pickle is broken, or whose tuples are too deep.
 
     A tuple of tuples 200,000 deep is 200 kB, and its hash recurses in C until the stack ends, and the process with it.
     """
-    file = io.BytesIO(data)
-    if not zipfile.is_zipfile(file):
-        file.seek(0)
+    archive = open_archive(data)
+    if archive is None:
+        file = io.BytesIO(data)
         for _ in range(LEGACY_PICKLES):
             if file.tell() < len(data):
                 check_pickle(file)
         return
-    with zipfile.ZipFile(file) as archive:
+    with archive:
         for entry in archive.infolist():
             if entry.filename.lower().endswith("data.pkl"):  # torch's reader of archives ignores case
                 with archive.open(entry) as inner:

@@ -10,7 +10,6 @@ import dataclasses
 import io
 import re
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -130,7 +129,6 @@ def read_plain(path: Path | str) -> Any:
 def parse_plain(data: bytes, path: Path | str) -> Any:
     """Like ``read_plain``, from a file's content in memory; ``path`` names it in errors."""
     try:
-        _refuse_compressed(data)
         check_pickles(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that are rejected anyway
@@ -142,13 +140,6 @@ def parse_plain(data: bytes, path: Path | str) -> Any:
                 f"{path} contains code ({code[0]}), which is never run: only tensors and plain data are read"
             ) from None
         raise ValueError(f"{path} is not a file of plain tensors, or is incomplete") from None
-
-
-def _refuse_compressed(data: bytes) -> None:
-    """torch never compresses, but would read what stands for a thousand times its size."""
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            require(sum(entry.file_size for entry in archive.infolist()) <= len(data), "it is compressed")
 
 
 def build_model(config: ModelConfig, form: Form, state_dict: dict[str, Any]) -> CondenseNet:

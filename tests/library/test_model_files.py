@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import struct
 import subprocess
 import sys
 import zipfile
@@ -142,6 +143,71 @@ def test_tuples_deep_inside_each_other_do_not_end_the_process(tmp_path, make, le
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.endswith("deep.pt is not a file of plain tensors, or is incomplete\n")
+
+
+def archive(content: bytes) -> bytes:
+    """An archive as torch reads it, whose pickle is ``content``."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("archive/data.pkl", content)
+        file.writestr("archive/version", "3")
+    return buffer.getvalue()
+
+
+def end_64(entries: int, size: int, offset: int) -> bytes:
+    return struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, entries, entries, size, offset)
+
+
+def with_two_directories(seen: bytes, unseen: bytes) -> bytes:
+    """Two archives in one: Python's reader finds the directory of ``seen``, torch's that of ``unseen``."""
+    parts = []
+    for content in (unseen, seen):
+        start, end = content.index(b"PK\1\2"), content.rindex(b"PK\5\6")
+        parts.append((content[:start], bytearray(content[start:end])))
+    (records, directory), (seen_records, seen_directory) = parts
+    entries, at = 2, 0
+    for _ in range(entries):  # its records come after those of the other
+        name, extra, comment = struct.unpack_from("<3H", seen_directory, at + 28)
+        (offset,) = struct.unpack_from("<L", seen_directory, at + 42)
+        struct.pack_into("<L", seen_directory, at + 42, offset + len(records))
+        at += 46 + name + extra + comment
+    body = records + seen_records
+    located = len(body) + len(directory)
+    body += directory + end_64(entries, len(directory), len(body))
+    body += seen_directory + end_64(entries, len(seen_directory), len(body))
+    body += struct.pack("<4sLQL", b"PK\6\7", 0, located, 1)
+    return body + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1, 0)
+
+
+def legacy(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({}, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue().replace(pickle.dumps({}, 2), content, 1)
+
+
+HARMLESS, DEEP = nested(1), nested(300)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        archive(DEEP),
+        with_two_directories(seen=archive(HARMLESS), unseen=archive(DEEP)),
+        legacy(DEEP) + archive(HARMLESS),
+        archive(DEEP) + archive(HARMLESS),
+    ],
+    ids=["deep", "two-directories", "legacy-and-archive", "two-archives"],
+)
+def test_a_file_that_two_readers_read_differently_is_refused(content):
+    with pytest.raises(ValueError, match="is not a file of plain tensors, or is incomplete"):
+        parse_plain(content, "model.pt")
+
+
+@pytest.mark.parametrize(
+    "content", [archive(HARMLESS), with_two_directories(archive(HARMLESS), archive(HARMLESS)), legacy(HARMLESS)]
+)
+def test_what_those_files_are_made_of_is_what_torch_reads(content):
+    assert torch.load(io.BytesIO(content), weights_only=True) == {((),): 1}
 
 
 @pytest.mark.parametrize("zipped", [False, True])
