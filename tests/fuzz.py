@@ -28,9 +28,15 @@ FUZZED = (
     "tests/library/test_image_files.py",
     "tests/library/test_interop_configuration.py",
     "tests/stages/test_parquet_fuzzed.py",
+    "tests/library/test_convert.py",
+    "tests/library/test_data_resident.py",
+    "tests/library/test_interop.py",
+    "tests/library/test_interop_saving.py",
+    "tests/library/test_lowering.py",
+    "tests/library/test_models.py",
 )
-FUZZED_COMPILED = "tests/library/test_onnx_fuzzed.py"
-COMPILED = ("tests/library/test_native.py", "tests/library/test_fused.py", FUZZED_COMPILED)
+FUZZED_COMPILED = ("tests/library/test_onnx_fuzzed.py", "tests/library/test_native.py")
+COMPILED = ("tests/library/test_fused.py", *FUZZED_COMPILED)
 AT_ONCE = 2
 USED = """
 import sys
@@ -54,7 +60,7 @@ def main() -> None:
     if subprocess.run([*PYTEST, f"-opythonpath={options.sanitized}", *COMPILED], env=compiled, check=False).returncode:
         sys.exit("error: the sanitizers or the tests found something")
     tests = [(each, dict(os.environ)) for each in generating(FUZZED)]
-    tests += [(each, compiled) for each in generating((FUZZED_COMPILED,))]
+    tests += [(each, compiled) for each in generating(FUZZED_COMPILED)]
     share_s = options.seconds * AT_ONCE / len(tests)
     print(f"{len(tests)} tests that generate their input, {share_s:.0f} s for each", flush=True)
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -23,6 +24,11 @@ SMALL = ModelConfig(
     num_classes=5,
     condense_classifier=True,
 )
+
+
+def share_of_examples(share: float) -> settings:
+    """So many of the examples that the profile asks for, for a test that is slow; an example may take any time."""
+    return settings(max_examples=round(share * settings.default.max_examples), deadline=None)
 
 
 def random_network(config: ModelConfig, seed: int = 0) -> CondenseNet:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from networks import share_of_examples
 from PIL import Image
 from training_example import TRAIN, bits, new_model, without_time, write_stripes
 
@@ -103,7 +104,7 @@ def test_an_empty_split_has_no_batches(data: PreparedData) -> None:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=50)
+@share_of_examples(1.25)
 def test_crop_and_flip_pads_crops_and_mirrors_each_image(draw: st.DataObject) -> None:
     count, height, width, channels = (draw.draw(st.integers(1, 5)) for _ in range(4))
     pad = draw.draw(st.integers(0, 3))

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from networks import authors_drop, authors_forward, configs, random_network, relative_difference
+from networks import authors_drop, authors_forward, configs, random_network, relative_difference, share_of_examples
 
 from condensenet import ModelConfig, convert, load_authors_checkpoint
 from condensenet.interop import authors_state_dict, halve_classifier
@@ -28,7 +28,7 @@ def _checkpoint(config: ModelConfig, stage: int = 0, seed: int = 0) -> dict[str,
     return authors_state_dict(model)
 
 
-@settings(max_examples=20, deadline=None)
+@share_of_examples(0.5)
 @given(configs(), st.data())
 @torch.no_grad()
 def test_every_form_and_stage_loads_and_computes_as_theirs(config, data):

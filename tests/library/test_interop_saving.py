@@ -7,9 +7,9 @@ import pickletools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from networks import authors_forward, configs, random_network, relative_difference
+from networks import authors_forward, configs, random_network, relative_difference, share_of_examples
 from torch import nn
 
 from condensenet import CondenseNet, ModelConfig, convert, load_authors_checkpoint, save_authors_checkpoint
@@ -41,7 +41,7 @@ def _converted(config: ModelConfig) -> CondenseNet:
     return convert(model if config.condense_classifier else halve_classifier(model))
 
 
-@settings(max_examples=30, deadline=None)
+@share_of_examples(0.75)
 @given(configs(), st.data())
 @torch.no_grad()
 def test_every_form_and_stage_computes_as_theirs_from_the_file(tmp_path_factory, config, data):

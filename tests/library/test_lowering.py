@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from networks import SMALL, condensed, configs, images, set_scales
+from networks import SMALL, condensed, configs, images, set_scales, share_of_examples
 from torch import nn
 
 from condensenet import CondenseNet, ModelConfig, convert
@@ -42,7 +42,7 @@ def plan_of(model: CondenseNet, size: tuple[int, int], variant: str) -> Plan:
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@share_of_examples(0.75)
 @given(configs(), st.integers(0, 3), st.sampled_from([(16, 16), (9, 13), (7, 8)]), st.sampled_from([1, 8]))
 def test_any_network_keeps_its_logits(
     tmp_path_factory: pytest.TempPathFactory, config: ModelConfig, seed: int, size: tuple[int, int], count: int

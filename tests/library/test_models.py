@@ -8,9 +8,9 @@ from math import sqrt
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from networks import configs, random_network
+from networks import configs, random_network, share_of_examples
 from torch import nn
 
 from condensenet import CondenseNet, ModelConfig, group_lasso, presets
@@ -76,7 +76,7 @@ def test_condensing_stage_by_stage():
     assert model.is_condensed
 
 
-@settings(max_examples=25, deadline=None)
+@share_of_examples(0.625)
 @given(configs(), st.data())
 def test_skipped_stages_are_caught_up_to_the_same_masks(config, data):
     stepwise, skipping = random_network(config, seed=1), random_network(config, seed=1)
