@@ -18,7 +18,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# What is generated must be dealt with in 10 s each. `make fuzz` tries many more: HYPOTHESIS_PROFILE=fuzz.
+# What is generated must be dealt with in 10 s each, and what may be hostile in 2 GB (bounds.py). `make fuzz` tries many
+# more: HYPOTHESIS_PROFILE=fuzz.
 settings.register_profile("suite", deadline=10_000, max_examples=40)
 settings.register_profile("fuzz", deadline=10_000, max_examples=20_000, print_blob=True)
 settings.register_profile("found", parent=settings.get_profile("fuzz"), phases=[Phase.explicit, Phase.reuse])

@@ -27,6 +27,7 @@ FUZZED = (
     "tests/library/test_text.py",
     "tests/library/test_image_files.py",
     "tests/library/test_interop_configuration.py",
+    "tests/library/test_authors_files_fuzzed.py",
     "tests/stages/test_parquet_fuzzed.py",
     "tests/library/test_convert.py",
     "tests/library/test_data_resident.py",

@@ -13,13 +13,16 @@ from torch import Tensor, nn
 
 from condensenet.models.condensenet import CondenseNet, Form
 from condensenet.models.storage import read_plain
+from condensenet.text import escaped
 
 State = dict[str, Tensor]
 Layers = dict[str, State]  # tensors by the authors' name of their layer, in the order of the forward pass
 LAYER = re.compile(
     r"(features\.init_conv|features\.denseblock_\d+\.denselayer_\d+\.conv_[12]"
-    r"|features\.transition_\d+\.conv|features\.norm_last|classifier)\.(.+)"
+    r"|features\.transition_\d+\.conv|features\.norm_last|classifier)\.(.+)",
+    re.ASCII,
 )
+MAX_NAME = 200  # characters; theirs have fifty
 INTEGERS = ("index", "num_batches_tracked")
 
 
@@ -39,8 +42,9 @@ def read_layers(source: Mapping[str, Any] | str | os.PathLike[str]) -> Layers:
     for name, value in _state_dict(source).items():
         plain = ".".join(part for part in name.split(".") if part != "module")
         match = LAYER.fullmatch(plain)
-        if match is None:
-            raise ValueError(f"{name} is not a name of the authors' CondenseNet, DenseNet_LGC or DenseNet")
+        if match is None or not name.isprintable() or len(name) > MAX_NAME:
+            shortened = escaped(name[:MAX_NAME])
+            raise ValueError(f"{shortened} is not a name of the authors' CondenseNet, DenseNet_LGC or DenseNet")
         tensors = layers.setdefault(match[1], {})
         require(match[2] not in tensors, match[1], f"{match[2]} is there twice, with and without a prefix")
         tensors[match[2]] = value

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from bounds import within_bounds
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import authors_forward, configs, random_network, relative_difference
@@ -240,9 +241,17 @@ def test_no_broken_tensor_leads_to_anything_but_one_clear_line(data):
     if breakage == "none" or (name.endswith("_stage") and breakage in ("scalar", "flat")):
         assert load_authors_checkpoint(state, **asked).config == CIFAR
         return
-    with pytest.raises(ValueError, match=r" does not fit: |does not tell stem") as caught:
+    with within_bounds(), pytest.raises(ValueError, match=r" does not fit: |does not tell stem") as caught:
         load_authors_checkpoint(state, **asked)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["\x1b[31m", "x" * 100_000, "classifier.\u202e", "classifier." + "x" * 300])
+def test_a_name_that_would_disturb_the_message_is_shown_escaped_and_cut_off(name):
+    with pytest.raises(ValueError, match="is not a name of the authors' CondenseNet") as caught:
+        load_authors_checkpoint({name: torch.zeros(1)})
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
 
 
 def test_a_broken_mask_is_named_also_if_it_looks_like_more_groups():

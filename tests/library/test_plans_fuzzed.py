@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bounds import within_bounds
 from hypothesis import example, given
 from hypothesis import strategies as st
 from networks import SMALL, condensed
@@ -31,7 +32,8 @@ def outcome(folder: Path, content: bytes) -> str:
     path = folder / "plan.json"
     path.write_bytes(content)
     try:
-        lower(GROUPED, folder / "model.onnx", 12, plan=Plan.load(path))
+        with within_bounds():
+            lower(GROUPED, folder / "model.onnx", 12, plan=Plan.load(path))
     except ValueError as error:
         return str(error)
     return "lowered"
