@@ -4,10 +4,10 @@ python board_predict.py model.onnx IMAGE...
 """
 
 import json
+import os
 import sys
 
 import numpy as np
-import onnxruntime
 from PIL import Image
 
 
@@ -24,6 +24,9 @@ def prepare(path, about):
 
 
 def main():
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime reports to Microsoft
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     names = ("image_size", "resize_shorter", "channels", "mean", "std", "classes")

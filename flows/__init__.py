@@ -5,6 +5,7 @@ import os
 for name, value in {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }.items():
     os.environ.setdefault(name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -30,7 +31,11 @@ def _properties(values: Mapping[str, object]) -> dict[str, str]:
 
 
 def import_optional(module: str, purpose: str = "writing an ONNX file") -> Any:
-    """``module``, of a package that only ``purpose`` needs. Raises an ``ImportError`` that says what to install."""
+    """``module``, of a package that only ``purpose`` needs. Raises an ``ImportError`` that says what to install.
+
+    ONNX Runtime's telemetry (since 1.29) is then off in the whole process unless ``ORT_DISABLE_TELEMETRY`` is set.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported: later it has sent something
     try:
         return import_module(module)
     except ImportError as error:

@@ -54,6 +54,5 @@ def open_session(model: str | Path | bytes, threads: int = 0) -> Any:
 
 def versions() -> dict[str, str]:
     """The versions of the software that a latency depends on."""
-    import onnxruntime
-
+    onnxruntime = import_optional("onnxruntime", "running an ONNX file")
     return {"python": platform.python_version(), "numpy": np.__version__, "onnxruntime": onnxruntime.__version__}

@@ -14,6 +14,7 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 # Before MLflow is imported: no telemetry, no bars, no chatter; a server that is gone is noticed in seconds.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "ORT_DISABLE_TELEMETRY": "1",  # it imports ONNX Runtime
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -142,3 +143,16 @@ def test_measuring_does_not_import_torch(checkout: Path) -> None:
     code = "import sys, condensenet.deploy.latency; from condensenet.deploy.runtime import versions; versions(); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=checkout, check=False).returncode == 0
+
+
+def test_the_runtime_reports_to_nobody(tmp_path: Path, checkout: Path) -> None:
+    """With its telemetry on, it leaves an identifier of the machine and a queue of reports at home."""
+    home = tmp_path / "home"
+    home.mkdir()
+    write_model(tmp_path / "model.onnx")
+    code = "import sys; from condensenet.deploy.runtime import open_session; open_session(sys.argv[1])"
+    quiet = ("CI", "ORT_", "XDG_")  # in a CI it would be off by itself
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(quiet)}
+    environment |= {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(checkout)}
+    subprocess.run([sys.executable, "-c", code, tmp_path / "model.onnx"], env=environment, check=True)
+    assert list(home.rglob("*")) == []
