@@ -6,16 +6,22 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
+import secrets
 import stat
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
+
+from condensenet.file_locks import is_at, try_lock
 
 MAX_BYTES = 2**35  # of a file in a storage: the largest checkpoint of condensenet.config.MAX_WEIGHTS
 PERMANENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+TEMPORARY = ".tmp"  # ends the name of a file that is being written
 
 
 class Storage(Protocol):
@@ -104,15 +110,49 @@ def _open_at_once(path: str, flags: int) -> int:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary file beside ``path``, flush it to disk and rename it. Creates the folder if necessary.
 
-    Concurrent readers see either the old content or the new, never a part of it.
+    Concurrent readers see either the old content or the new, never a part of it. What a killed process had written so
+    far goes with the next file of the same name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    _remove_abandoned(path)
+    with _temporary_file(path) as (temporary, file):
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _temporary_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside ``path``, locked while its writer lives; it is removed at the end if it is still there.
+
+    Until it is locked, another writer takes it for abandoned: then this one makes another.
+    """
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+        with open(temporary, "xb") as file:  # which follows no link that lies in wait
+            try:
+                if _is_ours(temporary, file):
+                    yield temporary, file
+                    return
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def _is_ours(temporary: Path, file: BinaryIO) -> bool:
+    try:
+        return try_lock(file) and is_at(temporary, file.fileno())
+    except OSError:  # a file system without locks, where nobody can take it for abandoned
+        return True
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of ``path`` whose writers were killed. Living ones lock theirs."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????{TEMPORARY}"):
+        with suppress(OSError):  # its writer has renamed it just now; no locks here; another user's
+            descriptor = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if try_lock(descriptor) and is_at(left, descriptor):
+                    left.unlink()
+            finally:
+                os.close(descriptor)

@@ -140,6 +140,9 @@ def _spoil_writing(place: str) -> None:
                 file.flush()
                 die()
 
+            def fileno(self) -> int:
+                return file.fileno()
+
             def __enter__(self) -> Half:
                 return self
 

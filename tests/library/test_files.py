@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from condensenet import load_model
+from condensenet import file_locks, files, load_model
 from condensenet.data.manifest import Manifest
 from condensenet.data.preprocess import load_images
 from condensenet.deploy.lowering.plan import Plan
@@ -66,3 +69,33 @@ def test_what_is_larger_than_any_such_file_is_not_read(tmp_path: Path, read: Any
         return
     with pytest.raises((ValueError, OSError), match=message):
         read(path)
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_file_of_that_name(tmp_path: Path) -> None:
+    path, killed = tmp_path / "file[1].txt", "import condensenet.files as f; f.os.replace = lambda *_: f.os.kill(0, 9)"
+    code = f"{killed}; f.write_atomically(f.Path({str(path)!r}), b'half')"
+    assert (
+        subprocess.run([sys.executable, "-c", code], start_new_session=True, check=False).returncode == -signal.SIGKILL
+    )
+    (left,) = tmp_path.iterdir()
+    write_atomically(tmp_path / "another", b"")
+    assert left.exists()
+    with left.open("r+b") as writer:  # one that lives
+        assert file_locks.try_lock(writer)
+        write_atomically(path, b"whole")
+        assert left.exists()
+    write_atomically(path, b"whole")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {path.name: b"whole", "another": b""}
+
+
+def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As others can leave one in /tmp, if they guess the name."""
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "12345678")
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / ".file.12345678.tmp").symlink_to(tmp_path / "mine")
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "file", b"written")
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+    assert len(list(tmp_path.iterdir())) == 2
