@@ -17,6 +17,7 @@ from typing import Any
 
 from cluster.mlflow_server import write_private
 from cluster.settings import BUCKET, HOST, POOL, RAY_HOST, USER, Cluster
+from tasks import ray_local
 from tasks.errors import UserError, first_line
 from tasks.server_addresses import listens
 
@@ -27,6 +28,7 @@ QUIET = {
     "ORT_DISABLE_TELEMETRY": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
+    **ray_local.QUIET,
     "PYTHONUNBUFFERED": "1",
 }
 PYTHON = sys.executable

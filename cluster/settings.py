@@ -8,13 +8,13 @@ import os
 import secrets
 import socket
 import sys
-import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Self
 
 from cluster.mlflow_server import write_private
 from tasks.errors import UserError
+from tasks.ray_local import parent_of
 
 HOST = "127.0.0.1"
 # `ray start` replaces 127.0.0.1 by an address that others can reach; other addresses of the loopback it takes as given.
@@ -114,9 +114,9 @@ class Cluster:
 
     @property
     def ray_folder(self) -> Path:
-        """Beside other temporary folders: paths of sockets are limited to some hundred characters."""
-        name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]
-        return Path(tempfile.gettempdir()) / f"cn-cluster-{os.getuid()}-{name}"
+        """Beside other temporary folders: the paths of sockets must be short."""
+        name = f"cn-cluster-{os.getuid()}-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]}"
+        return parent_of(name) / name
 
     @property
     def token_file(self) -> Path:

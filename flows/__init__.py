@@ -2,6 +2,8 @@
 
 import os
 
+os.environ["PYTHONUTF8"] = "1"  # of what is started: else DVC cannot name files beyond ASCII in the locale C
+
 for name, value in {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",

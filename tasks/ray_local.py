@@ -29,6 +29,12 @@ from tasks.ray_head import kill_all
 from tasks.server_addresses import listens
 
 VARIABLE = "CONDENSENET_RAY"
+NOWHERE = "http://127.0.0.1:9"  # the discard port of the loopback
+QUIET = {  # with its statistics off, Ray's head still reports that they are, and asks three clouds if it runs there
+    "RAY_USAGE_STATS_REPORT_URL": NOWHERE,
+    "http://169.254.169.254_proxy": NOWHERE,  # as `requests` reads it: a proxy for that host alone
+    "http://metadata.google.internal_proxy": NOWHERE,
+}
 ENVIRONMENT = {  # read by Ray when it is imported and by the processes that it starts
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",  # else messages of several nodes are held back, and printed when Ray is left
@@ -37,6 +43,7 @@ ENVIRONMENT = {  # read by Ray when it is imported and by the processes that it 
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a busy machine starts processes slowly
     "RAY_USAGE_STATS_ENABLED": "0",
+    **QUIET,
     "RAY_enable_worker_prestart": "0",  # workers of a training need an environment of their own
     "RAY_prestart_worker_first_driver": "0",
 }
@@ -50,6 +57,8 @@ OPTIONS = (
 PREFIX = "cn-ray-"
 START_LOCK = "ray-start.lock"
 SESSION = "r"  # Ray's own folder, which it opens to everybody: the one above is closed to others
+SOCKET = f"{SESSION}/session_2026-01-02_03-04-05_678901_1234567/sockets/plasma_store"  # of Ray; its longest
+MAX_SOCKET = 107  # bytes in the path of a socket
 WANTED, ADDRESS, FAILED, TOKEN, LOG = "wanted", "address", "failed", "token", "head.log"
 ATTEMPTS = 3
 START_S = 90.0
@@ -186,11 +195,9 @@ def _answers(address: str, folder: Path) -> bool:
 
 
 def new_folder() -> Path:
-    """A new folder, locked while this process lives. Its path is short because it holds sockets.
-
-    Folders of processes that were killed are removed.
-    """
-    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    """A new folder, locked while this process lives. Folders of processes that were killed are removed."""
+    parent = parent_of(f"{PREFIX}12345678")
+    for old in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):  # another user's, or another process is at the same
             descriptor = os.open(old, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a pipe would keep us waiting
             try:
@@ -198,9 +205,15 @@ def new_folder() -> Path:
                     shutil.rmtree(old, ignore_errors=True)
             finally:
                 os.close(descriptor)
-    folder = tempfile.mkdtemp(prefix=PREFIX)
+    folder = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
     lock(os.open(folder, os.O_RDONLY))
     return Path(folder)
+
+
+def parent_of(name: str) -> Path:
+    """Where temporary files go; /tmp if paths there are too long for Ray's sockets in a folder called ``name``."""
+    usual = Path(tempfile.gettempdir())
+    return usual if len(os.fsencode(usual / name / SOCKET)) <= MAX_SOCKET else Path("/tmp")
 
 
 def write_token(path: Path) -> None:

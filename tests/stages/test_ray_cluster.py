@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tasks import ray_local
 from tasks.errors import UserError
 from tasks.params import RayParams
 
@@ -29,20 +32,25 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch
                 pass
 
 
-def test_folders_of_killed_processes_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks import ray_local
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a short path, in which temporary files are made."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
-    monkeypatch.setattr(ray_local.tempfile, "tempdir", str(tmp_path))
+
+def test_folders_of_killed_processes_are_removed(temporary: Path) -> None:
     living = ray_local.new_folder()
-    abandoned, young, other = (tmp_path / name for name in ("cn-ray-abandoned", "cn-ray-young", "another"))
+    abandoned, young, other = (temporary / name for name in ("cn-ray-abandoned", "cn-ray-young", "another"))
     for folder in (abandoned, young, other):
         (folder / "session").mkdir(parents=True)
-    pipe = tmp_path / "cn-ray-pipe"
+    pipe = temporary / "cn-ray-pipe"
     os.mkfifo(pipe)  # another user's: opening it would wait for a writer
     for folder in (living, abandoned, other):
         os.utime(folder, (0, 0))
     new = ray_local.new_folder()
-    assert set(tmp_path.iterdir()) == {living, young, other, pipe, new}
+    assert set(temporary.iterdir()) == {living, young, other, pipe, new}
 
 
 def test_ray_says_one_sentence_and_others_what_they_like(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,3 +67,18 @@ def test_ray_says_one_sentence_and_others_what_they_like(capsys: pytest.CaptureF
     said = capsys.readouterr()
     assert said.out == f"The node 10.0.0.2 is dead\n{text}\n"
     assert said.err == f"The node 10.0.0.2 is dead\n{text}\n"
+
+
+def test_where_a_path_leaves_no_room_for_sockets_another_is_taken(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the TMPDIR that a batch system gives to a job."""
+    assert ray_local.new_folder().parent == temporary
+    long = tmp_path / "of-a-batch-system" / "job-1234567"
+    long.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    made = ray_local.new_folder()
+    made.rmdir()
+    assert made.parent == Path("/tmp")
+    with socket.socket(socket.AF_UNIX) as probe, pytest.raises(FileNotFoundError):  # not: AF_UNIX path too long
+        probe.connect(str(made / ray_local.SOCKET))
