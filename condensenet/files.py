@@ -10,7 +10,9 @@ import glob
 import hashlib
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -132,16 +134,51 @@ def _temporary_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
         with open(temporary, "xb") as file:  # which follows no link that lies in wait
             try:
-                if _is_ours(temporary, file):
+                if _is_ours(temporary, file.fileno()):
                     yield temporary, file
                     return
             finally:
                 temporary.unlink(missing_ok=True)
 
 
-def _is_ours(temporary: Path, file: BinaryIO) -> bool:
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A folder among the temporary files, which is removed at the end, and with it those that killed processes left."""
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with suppress(OSError), _opened(left, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+            if os.fstat(descriptor).st_uid == os.geteuid() and try_lock(descriptor):
+                shutil.rmtree(left, ignore_errors=True)
+    folder, descriptor = _new_folder(prefix)
     try:
-        return try_lock(file) and is_at(temporary, file.fileno())
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _new_folder(prefix: str) -> tuple[Path, int]:
+    """A folder and what keeps it locked; until it is, another process takes it for abandoned."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix))
+        with suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            if _is_ours(folder, descriptor):
+                return folder, descriptor
+            os.close(descriptor)
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_ours(temporary: Path, descriptor: int) -> bool:
+    try:
+        return try_lock(descriptor) and is_at(temporary, descriptor)
     except OSError:  # a file system without locks, where nobody can take it for abandoned
         return True
 
@@ -149,10 +186,6 @@ def _is_ours(temporary: Path, file: BinaryIO) -> bool:
 def _remove_abandoned(path: Path) -> None:
     """Remove the temporary files of ``path`` whose writers were killed. Living ones lock theirs."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.????????{TEMPORARY}"):
-        with suppress(OSError):  # its writer has renamed it just now; no locks here; another user's
-            descriptor = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                if try_lock(descriptor) and is_at(left, descriptor):
-                    left.unlink()
-            finally:
-                os.close(descriptor)
+        with suppress(OSError), _opened(left, os.O_RDWR) as descriptor:  # renamed just now; no locks here; not ours
+            if try_lock(descriptor) and is_at(left, descriptor):
+                left.unlink()

@@ -12,10 +12,11 @@ folders of local Ray clusters (``ray_local``), a training's folder and the ``loc
 ``train_worker``; in an object store leases, ``tasks/lease.py``), in a node's cache of images (``node_data``)
 ``<fingerprint>.lock`` of all who use them, ``<fingerprint>.download`` of the one of these who downloads them and
 ``making-room``, the folder of prepared images in the making (``condensenet.data.writing``) and ``large-image.lock`` in
-it (``sources/examine.py``), ``state/tracking/.lock`` and the folder of a database in the making (``tracking``),
-``.in-use`` in the workspace of ``condensenet train`` (``cli/training.py``), ``server.lock`` in Prefect's home
-(``flows/server.py``), ``up.lock`` and ``supervisor.lock`` in the folder of a local cluster (``cluster/local.py``,
-``cluster/supervisor.py``).
+it (``sources/examine.py``), ``state/tracking/.lock`` and ``.drafting``, and the folder of a database in the making
+(``tracking``), ``.in-use`` in the workspace of ``condensenet train`` (``cli/training.py``), ``server.lock`` in
+Prefect's home (``flows/server.py``), ``up.lock`` and ``supervisor.lock`` in the folder of a local cluster
+(``cluster/local.py``, ``cluster/supervisor.py``), and temporary files and folders while their process lives
+(``condensenet/files.py``).
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Only convolutions and matrix products are quantized: with other operators too, f
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from condensenet.deploy.onnx_file import INPUT, import_optional, write_onnx
+from condensenet.files import temporary_folder
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
 PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # our files need no preprocessing: no warning about it
@@ -49,8 +49,8 @@ def write_int8(
     onnx, quantization = (import_optional(name, "write_int8") for name in ("onnx", "onnxruntime.quantization"))
     proto = _read(onnx, Path(path_fp32))
     calibration = _CalibrationReader(batches, _image_shape(proto))
-    with tempfile.TemporaryDirectory(prefix="condensenet-int8-") as folder:
-        prepared, quantized = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+    with temporary_folder("condensenet-int8-") as folder:
+        prepared, quantized = folder / "fp32.onnx", folder / "int8.onnx"
         old_metadata = {entry.key: entry.value for entry in proto.metadata_props if not entry.key.startswith("plan")}
         onnx.helper.set_model_props(proto, PREPROCESSED)
         onnx.save(proto, prepared)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
-from condensenet.files import sha256
+from condensenet.files import sha256, temporary_folder
 from tasks import locks, outputs, paths, tracking
 from tasks.console import say
 from tasks.errors import run_main
@@ -55,10 +54,10 @@ def write(study: Study, published: Published, figures: Figures) -> None:
 
 def complete_runs(study: Study, figures: Figures) -> None:
     """Give every setting's MLflow run its headline figures, the hashes of its files and its images."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder("condensenet-report-") as folder:
         images = {}
         for figure in (figure for section in figures.values() for figure in section):
-            images[figure.key] = Path(folder) / f"{figure.key}.png"
+            images[figure.key] = folder / f"{figure.key}.png"
             saving.to_png(figure.figure, images[figure.key])
         report = study.params.paths.report / paths.REPORT_HTML
         for result in study.results:
@@ -66,7 +65,7 @@ def complete_runs(study: Study, figures: Figures) -> None:
                 continue
             shown = [f for section in figures.values() for f in section if f.setting in ("", result.name)]
             artifacts = [(images[figure.key], "report/figures") for figure in shown]
-            hashes = Path(folder) / result.name / "dvc.json"
+            hashes = folder / result.name / "dvc.json"
             outputs.write_json(hashes, tracking.dvc_hashes(result.name))
             tracking.record(
                 result.run,

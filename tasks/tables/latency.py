@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from condensenet.deploy import latency
 from condensenet.deploy.latency.measure import measure_latency
+from condensenet.files import temporary_folder
 from tasks import locks
 from tasks.errors import one_line
 from tasks.networks import MOBILENET
@@ -24,10 +23,10 @@ CHANNELS = 3
 def time_networks(params: TablesParams) -> dict[str, Any]:
     """Machine, protocol, and a row for each network and form, MobileNetV1 first; batch 1 on one thread."""
     size = params.image_size
-    with tempfile.TemporaryDirectory(prefix="condensenet-tables-") as folder, one_line():
+    with temporary_folder("condensenet-tables-") as folder, one_line():
         with locks.shared_machine():
             names = dict.fromkeys((MOBILENET, *params.networks))
-            reference, *files = (file for name in names for file in files_of(name, Path(folder), size, FORMS))
+            reference, *files = (file for name in names for file in files_of(name, folder, size, FORMS))
         with locks.quiet_machine():
             timed = measure_latency(
                 {MOBILENET: reference.path, **{file.path.stem: file.path for file in files}},

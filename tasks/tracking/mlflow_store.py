@@ -153,11 +153,10 @@ class Store:
         """The run that has all settings of a study below it, made if need be."""
         whole = desired.study_execution(run["study"], run["started_at"])
         found, *doubles = self._runs_of(whole) or [None]
-        if found is None:
-            time_ms = desired.milliseconds(run["started_at"])
-            snapshot = Snapshot(run=whole, stage=snapshots.STUDY, time_ms=time_ms, workspace="", status="FINISHED")
-            found = self._create_run(snapshot)
-            self._set_status(found, snapshot)
+        time_ms = desired.milliseconds(run["started_at"])
+        snapshot = Snapshot(run=whole, stage=snapshots.STUDY, time_ms=time_ms, workspace="", status="FINISHED")
+        found = found or self._create_run(snapshot)
+        self._set_status(found, snapshot)  # also after a kill between the two
         self._delete_empty([double for double in doubles if not self._has_children(double)])
         return found
 

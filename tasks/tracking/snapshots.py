@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from condensenet.file_locks import try_lock
+from condensenet.file_locks import lock, try_lock
 from condensenet.files import write_atomically
 from tasks import paths
 from tasks.tracking.address import Rejected
@@ -32,7 +31,7 @@ LIVE, TRAIN, RESTORED, TABLES, SWEEP_STAGE, STUDY = "live", "train", "restored",
 WHOLE = (LIVE, TRAIN, RESTORED, TABLES, SWEEP_STAGE, STUDY)  # a run can be made from them; later stages add to one
 REJECTED = ".rejected"
 DRAFT = ".draft-"
-OLD_S = 86400.0
+DRAFTING = ".drafting"  # a file that is locked by all who make snapshots, or by one who tidies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +59,24 @@ def put(snapshot: Snapshot, artifacts: Sequence[tuple[Path, str]] = (), onnx_mod
 
     ``artifacts`` are pairs of a file or folder and the artifact folder it goes to ("" for the top).
     """
-    draft = root() / f"{DRAFT}{uuid.uuid4().hex}"
-    draft.mkdir(parents=True)
-    try:
-        for source, target in artifacts:
-            _copy(source, draft / ARTIFACTS / target / source.name)
-        if onnx_model is not None:
-            _copy(onnx_model, draft / ONNX / paths.ONNX)
-        write_atomically(draft / SNAPSHOT, json.dumps(dataclasses.asdict(snapshot), indent=1).encode())
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)  # a full disk needs the room
-        raise
-    unique = draft.name.removeprefix(DRAFT)
-    return draft.rename(root() / f"{snapshot.time_ms:013d}-{snapshot.run['execution_id']}-{snapshot.stage}-{unique}")
+    unique = uuid.uuid4().hex
+    draft = root() / f"{DRAFT}{unique}"
+    root().mkdir(parents=True, exist_ok=True)
+    tidy()
+    with open(root() / DRAFTING, "w") as file:
+        lock(file, shared=True)
+        draft.mkdir()
+        try:
+            for source, target in artifacts:
+                _copy(source, draft / ARTIFACTS / target / source.name)
+            if onnx_model is not None:
+                _copy(onnx_model, draft / ONNX / paths.ONNX)
+            write_atomically(draft / SNAPSHOT, json.dumps(dataclasses.asdict(snapshot), indent=1).encode())
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)  # a full disk needs the room
+            raise
+        name = f"{snapshot.time_ms:013d}-{snapshot.run['execution_id']}-{snapshot.stage}-{unique}"
+        return draft.rename(root() / name)
 
 
 def pending() -> list[Path]:
@@ -133,10 +137,12 @@ def noted_run_id(execution_id: str) -> str | None:
 
 
 def tidy() -> None:
-    """Remove what killed processes left behind."""
-    for folder in root().glob(f"{DRAFT}*"):
-        with suppress(FileNotFoundError):  # complete or removed just now
-            if time.time() - folder.stat().st_mtime > OLD_S:
+    """Remove what killed processes left behind, unless another process is making a snapshot just now."""
+    if not root().is_dir():
+        return
+    with open(root() / DRAFTING, "w") as file:
+        if try_lock(file):
+            for folder in root().glob(f"{DRAFT}*"):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

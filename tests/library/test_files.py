@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,20 @@ def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(
         write_atomically(tmp_path / "file", b"written")
     assert (tmp_path / "mine").read_bytes() == b"mine"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_temporary_folder_goes_and_those_of_killed_processes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "cn-link").symlink_to(tmp_path / "mine")
+    code = "import os, condensenet.files as f\nwith f.temporary_folder('cn-'): os.kill(0, 9)"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, start_new_session=True, check=False)
+    assert len(list(tmp_path.glob("cn-*"))) == 2
+    with files.temporary_folder("cn-") as living:
+        (living / "file").touch()
+        with files.temporary_folder("cn-") as another:
+            assert {living, another, tmp_path / "cn-link"} == set(tmp_path.glob("cn-*"))
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "cn-link"}

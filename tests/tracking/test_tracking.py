@@ -315,13 +315,26 @@ def test_a_snapshot_that_cannot_be_written_leaves_no_draft(workspace: Path) -> N
 
 
 def test_what_killed_processes_left_behind_is_removed(workspace: Path, client) -> None:
+    run = start()
+    left = Path(f"{snapshots.DRAFT}0") / snapshots.ARTIFACTS
+    for tidying in (reconcile.upload_everything, lambda: tracking.record(run, "evaluate")):
+        (snapshots.root() / left).mkdir(parents=True)
+        assert snapshots.completed() == []
+        tidying()
+        assert [folder for folder in snapshots.root().iterdir() if folder.is_dir()] == snapshots.pending()
+
+
+def test_the_run_of_a_study_ends_though_the_process_that_made_it_was_killed(workspace: Path, client) -> None:
     start()
-    draft = snapshots.root() / f"{snapshots.DRAFT}0"
-    draft.mkdir()
-    os.utime(draft, (0, 0))
-    assert snapshots.completed() == []
-    assert reconcile.upload_everything().startswith("0 snapshots uploaded to sqlite:")
-    assert [folder for folder in snapshots.root().iterdir() if folder.is_dir()] == snapshots.pending()
+    (experiment,) = [each for each in client.search_experiments() if each.name == "digits"]
+
+    def whole():
+        found = client.search_runs([experiment.experiment_id])
+        return next(run.info for run in found if run.info.run_name == "all settings")
+
+    client.update_run(whole().run_id, "RUNNING")  # as it is made
+    start("g2-c2")
+    assert whole().status == "FINISHED"
 
 
 def test_tidying_while_others_put_and_remove_snapshots(workspace: Path) -> None:
