@@ -31,7 +31,7 @@ from tasks import outputs, paths
 from tasks.params import Params
 
 TIMEOUT_S = 300
-KILLS = int(os.environ.get("CONDENSENET_KILLS", "3"))
+KILLS = int(os.environ.get("CONDENSENET_KILLS", "2"))
 SEED = int(os.environ.get("CONDENSENET_SEED", "0"))
 STAGES = ("convert", "yardstick", "export", "evaluate", "benchmark", "report")
 WITHOUT_SETTING = ("yardstick", "report")
