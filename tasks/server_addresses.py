@@ -8,12 +8,14 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 PROBE_S = 1.0
+USER = re.compile(r"(?<=://)(?:[^/\s]*|[^/\s:@]+:(?!\d+[/?#\s])[^\s@]*)@")  # with a password, which may have a slash
+IN_QUERY = re.compile(r"(?<=[?&])(\w*(?:pass|pwd|secret|token)\w*)=[^&\s]+", re.IGNORECASE)
 PORTS = {"http": 80, "https": 443}
 
 
 def shown(text: str) -> str:
     """``text``, an address or what quotes one, without user names and passwords in addresses."""
-    return re.sub(r"(://)[^/\s]*@", r"\1***@", text)
+    return IN_QUERY.sub(r"\1=***", USER.sub("***@", text))
 
 
 def answers(address: str) -> bool:

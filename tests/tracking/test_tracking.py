@@ -802,6 +802,10 @@ def test_the_default_store_is_the_checkouts_also_in_a_temporary_experiment(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine.db")
     assert address.uri() == f"sqlite:///{tmp_path}/mine.db"
     assert server_addresses.shown("https://me:secret@host:5000/x") == "https://***@host:5000/x"
+    assert server_addresses.shown("https://me:se/cr:et@host:5000/x") == "https://***@host:5000/x"
+    assert server_addresses.shown("http://host:5000/a@b") == "http://host:5000/a@b"
+    in_query = "postgresql://host/runs?user=me&password=secret&sslmode=require"
+    assert server_addresses.shown(in_query) == "postgresql://host/runs?user=me&password=***&sslmode=require"
     quoting = "API request to http://me:se@cret@host/api failed: (Max retries at http://host/a@b)"
     assert (
         server_addresses.shown(quoting) == "API request to http://***@host/api failed: (Max retries at http://host/a@b)"
