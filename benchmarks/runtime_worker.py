@@ -10,6 +10,7 @@ and answers with the largest difference from the expected output, relative to it
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -239,6 +240,11 @@ def serve(runtime: str, folder: Path, threads: int, requests: TextIO, answers: T
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python benchmarks/runtime_worker.py", description=__doc__.splitlines()[0])
+    parser.add_argument("runtime", metavar="RUNTIME")
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("threads", type=int, metavar="THREADS")
+    options = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")  # converters print, so what they print goes to the log
     os.dup2(2, 1)
-    serve(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.stdin, answers)
+    serve(options.runtime, options.folder, options.threads, sys.stdin, answers)

@@ -7,19 +7,26 @@ The store and its keys come from ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID`` and
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Sequence
 
 from tasks.errors import UserError, run_main
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m cluster.bucket", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", metavar="NAME")
+    create(parser.parse_args().names)
+
+
+def create(names: Sequence[str]) -> None:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         store = boto3.client("s3")
         there = {bucket["Name"] for bucket in store.list_buckets()["Buckets"]}
-        for name in sys.argv[1:]:
+        for name in names:
             if name not in there:
                 store.create_bucket(Bucket=name)
     except (BotoCoreError, ClientError) as error:

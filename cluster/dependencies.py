@@ -7,8 +7,8 @@ Needs nothing but Python: it runs before anything is installed.
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +16,11 @@ from typing import Any
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python cluster/dependencies.py", description=__doc__.splitlines()[0])
+    parser.add_argument("extras", nargs="*", metavar="EXTRA")
+    extras = parser.parse_args().extras
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    print(*dict.fromkeys(dependencies(project, sys.argv[1:])), sep="\n")
+    print(*dict.fromkeys(dependencies(project, extras)), sep="\n")
 
 
 def dependencies(project: dict[str, Any], extras: list[str]) -> Iterator[str]:

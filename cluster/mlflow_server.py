@@ -8,6 +8,7 @@ All else comes from the environment: ``REQUIRED`` says what. The file is in a ne
 
 from __future__ import annotations
 
+import argparse
 import configparser
 import os
 import sys
@@ -33,12 +34,19 @@ MIN_PASSWORD = 12
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.mlflow_server",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _, passed_on = parser.parse_known_args()
     check(os.environ)
     given = os.environ.get(FILE)
     path = Path(given) if given else Path(tempfile.mkdtemp(prefix="cn-mlflow-")) / "auth.ini"
     write_private(path, auth_config(os.environ["MLFLOW_AUTH_DATABASE_URI"]))
     environment = {**os.environ, **FIXED, THEIRS: str(path)}
-    os.execve(sys.executable, [sys.executable, "-m", "mlflow", *COMMAND, *sys.argv[1:]], environment)
+    os.execve(sys.executable, [sys.executable, "-m", "mlflow", *COMMAND, *passed_on], environment)
 
 
 def check(environment: Mapping[str, str]) -> None:

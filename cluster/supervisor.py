@@ -8,6 +8,7 @@ process itself is killed, its services go on; ``end_leftovers`` finds them by th
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -89,6 +90,7 @@ class Supervised:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m cluster.supervisor", description=__doc__.splitlines()[0]).parse_args()
     stop = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: stop.set())

@@ -3,9 +3,9 @@
 python board_predict.py model.onnx IMAGE...
 """
 
+import argparse
 import json
 import os
-import sys
 
 import numpy as np
 from PIL import Image
@@ -24,14 +24,18 @@ def prepare(path, about):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", metavar="model.onnx")
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    options = parser.parse_args()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime reports to Microsoft
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(options.model, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     names = ("image_size", "resize_shorter", "channels", "mean", "std", "classes")
     about = {name: json.loads(metadata[name]) for name in names}
-    for path in sys.argv[2:]:
+    for path in options.images:
         (logits,) = session.run(["logits"], {"image": prepare(path, about)})
         exponents = np.exp(logits[0] - logits[0].max())
         best = int(exponents.argmax())

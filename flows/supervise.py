@@ -8,6 +8,7 @@ command that was killed has left.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -20,8 +21,12 @@ GRACE_S = {signal.SIGINT: 20.0, signal.SIGTERM: 4.0, signal.SIGKILL: 2.0}
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m flows.supervise", description=__doc__.splitlines()[0])
+    parser.add_argument("program", metavar="COMMAND")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, process_group=0)
+    child = subprocess.Popen([options.program, *options.arguments], stdin=subprocess.DEVNULL, process_group=0)
     input_closed = threading.Event()
     terminator = threading.Thread(target=_terminate_at_eof, args=(child.pid, input_closed), daemon=True)
     terminator.start()

@@ -462,9 +462,9 @@ def _field_names(kind: type, location: list[str]) -> list[str]:
 
 def no_arguments() -> None:
     """For a stage that has no setting: ``--help`` shows what it does, and any argument is an error."""
-    script = Path(sys.argv[0])
-    module = script.parent.name if script.stem == "__main__" else script.stem
-    usage = f"usage: python -m tasks.{module}"
+    names = Path(sys.argv[0]).with_suffix("").parts
+    inside = names[len(names) - names[::-1].index("tasks") :] if "tasks" in names else names[-1:]
+    usage = f"usage: python -m {'.'.join(('tasks', *inside)).removesuffix('.__main__')}"
     if set(sys.argv[1:]) & {"-h", "--help"}:
         print(f"{usage}\n\n{sys.modules['__main__'].__doc__}")
         sys.exit()

@@ -7,6 +7,7 @@ Those who use it keep the other end of the pipe, so a kill of any leaves nothing
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import threading
@@ -17,10 +18,14 @@ from typing import Any
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.ray_head", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
+    _, passed_on = parser.parse_known_args()
     threading.Thread(target=_end_at_eof, daemon=True).start()
     (ray,) = entry_points(group="console_scripts", name="ray")
     command = ray.load()
-    sys.argv = ["ray", "start", "--head", "--block", *sys.argv[1:]]
+    sys.argv = ["ray", "start", "--head", "--block", *passed_on]
     command()  # in this process and thread: Ray's processes end when the thread that started them does
 
 

@@ -1,4 +1,4 @@
-"""``python -m tasks.tables.terminal``: the latency table on a terminal or in a pipe."""
+"""The latency table of ``python -m tasks.tables`` on a terminal or in a pipe."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from rich.text import Text
 
 from tasks import outputs, paths
 from tasks.errors import run_main
+from tasks.params import no_arguments
 from tasks.report.published import read_published
 from tasks.report.terminal_table import PIPE_WIDTH
 from tasks.tables.content import latency_table
 
 
 def main() -> None:
+    no_arguments()
     print_latency(outputs.read_json(outputs.existing(paths.TABLES / paths.LATENCY, "tables")))
 
 

@@ -11,6 +11,7 @@ Emulation shows whether results are right. Its times say nothing about a real pr
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -220,6 +221,7 @@ def _fetch(state: Path, packages: Sequence[str], deadline: Deadline, architectur
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python tests/aarch64/emulation.py", description=__doc__.splitlines()[0]).parse_args()
     try:
         print(emulator(cache()), cross_compiler(cache()), sep="\n")
     except Unavailable as error:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +16,9 @@ import pytest
 from cli.app import app
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
-STAGES = ["prepare", "yardstick", "train", "convert", "export", "evaluate", "benchmark", "report", "tables", "track"]
-MODULES = [
-    *(f"tasks.{name}" for name in (*STAGES, "choose", "release")),
-    "flows.reproduce",
-    "flows.plan",
-    "condensenet.deploy.latency",
-]
+FOLDERS = ("benchmarks", "cli", "cluster", "condensenet", "docs", "flows", "tasks", "tests")
+SCRIPTS = ("benchmarks", "docs")  # run by their paths, all others by `python -m`
+WORKERS = {"tests/aarch64/run_kernels.py", "tests/aarch64/run_onnx.py", "tests/library/latency_worker.py"}  # of tests
 HELP_S = 1.0
 
 
@@ -50,15 +49,67 @@ def test_help_of_the_command_leaves_no_trace(checkout: Path, tmp_path: Path, nam
     assert list(tmp_path.iterdir()) == []
 
 
+def programs(checkout: Path) -> Iterator[Path]:
+    """The files that do something if they are run, relative to the checkout."""
+    for path in sorted(path for folder in FOLDERS for path in (checkout / folder).rglob("*.py")):
+        conditions = [ast.unparse(node.test) for node in ast.parse(path.read_text()).body if isinstance(node, ast.If)]
+        if path.name == "__main__.py" or "__name__ == '__main__'" in conditions:
+            yield path.relative_to(checkout)
+
+
+def stamps(checkout: Path) -> dict[Path, int]:
+    """When the files of the checkout were changed; what tools keep apart (.venv, .git, caches) is left out."""
+    hidden = (".", "__pycache__")
+    files = [path for path in checkout.iterdir() if not path.name.startswith(hidden)]
+    files += [path for folder in FOLDERS for path in (checkout / folder).rglob("*") if hidden[1] not in path.parts]
+    return {path: path.lstat().st_mtime_ns for path in files}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("module", MODULES)
-def test_help_of_a_module_runs_nothing(checkout: Path, tmp_path: Path, module: str) -> None:
-    """In a folder with parameters, in which the stage would run."""
+def test_help_of_any_program_runs_nothing(checkout: Path, tmp_path: Path) -> None:
+    """In a folder with parameters, in which a stage would run. One process asks all: the imports take most time."""
     (tmp_path / "params.yaml").write_bytes((checkout / "params.yaml").read_bytes())
-    done = run(checkout, tmp_path, "-m", module, "--help")
+    names = {
+        str(checkout / path) if path.parts[0] in SCRIPTS else ".".join(path.with_suffix("").parts): path
+        for path in programs(checkout)
+        if path.as_posix() not in WORKERS
+    }
+    before = stamps(checkout)
+    done = run(checkout, tmp_path, str(Path(__file__).with_name("ask_for_help.py")), *names)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"usage: python -m {module}")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {each["name"]: (each["status"], each["did"]) for each in answers} == dict.fromkeys(names, (0, []))
+    for each in answers:
+        usage, path = each["output"].strip().splitlines()[0], names[each["name"]]
+        own = ("condensenet", path.name, f"python -m {each['name'].removesuffix('.__main__')}")
+        assert usage.lower().startswith("usage: ")
+        assert any(name in usage for name in own), each["output"]
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    assert stamps(checkout) == before
+
+
+@pytest.mark.slow
+def test_work_in_place_of_help_is_seen(checkout: Path, tmp_path: Path) -> None:
+    """The test above could otherwise pass whatever the programs do."""
+    for name, line in {
+        "file": "Path('made').write_text('')",
+        "folder": "Path('made').mkdir()",
+        "process": "__import__('subprocess').run(['true'])",
+        "network": "__import__('socket').create_connection(('127.0.0.1', 1))",
+        "nothing": "print('usage: none')",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(f"from pathlib import Path\nif __name__ == '__main__': {line}\n")
+    scripts = sorted(map(str, tmp_path.glob("*.py")))
+    done = run(checkout, tmp_path, str(Path(__file__).with_name("ask_for_help.py")), *scripts)
+    did = {Path(each["name"]).stem: each["did"] for each in map(json.loads, done.stdout.splitlines())}
+    assert {name: [event.split()[0] for event in events] for name, events in did.items()} == {
+        "file": ["open"],
+        "folder": ["os.mkdir"],
+        "network": ["socket.connect"],
+        "nothing": [],
+        "process": ["subprocess.Popen"],
+    }
+    assert sorted(map(str, tmp_path.iterdir())) == scripts
 
 
 @pytest.mark.slow

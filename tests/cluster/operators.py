@@ -8,6 +8,7 @@ here is in ``LEFT_OUT`` with the reason, which is printed. An entry that no comm
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -197,8 +198,12 @@ def _end_of(log: Path) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster.operators", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "words", nargs="*", type=str.lower, metavar="WORD", help="only sections with one in their title"
+    )
+    words = parser.parse_args().words
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all ends that was started
-    words = [word.lower() for word in sys.argv[1:]]
     up_to_date = subprocess.run(["make", "--question", "env"], cwd=CHECKOUT, capture_output=True, check=False)
     if up_to_date.returncode != 0:
         sys.exit("error: the environment is not up to date: make env")

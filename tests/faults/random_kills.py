@@ -10,6 +10,7 @@ made again, and all results are those of the undisturbed sweep. About 15 minutes
 
 from __future__ import annotations
 
+import argparse
 import random
 import signal
 import sys
@@ -34,7 +35,9 @@ MOMENT_S = (2.0, 30.0)  # after the sweep is at work again
 
 
 def main() -> None:
-    seed = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.random_kills", description=__doc__.splitlines()[0])
+    parser.add_argument("seed", nargs="?", type=int, default=0)
+    seed = parser.parse_args().seed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the services end with us
     with cluster_of_its_own() as (workspace, cluster):
         calm = Sweep(workspace, cluster, "calm", GRID, POSSIBLE, 1)
