@@ -44,7 +44,7 @@ def convert(model: CondenseNet) -> CondenseNet:
     for prefix, module in learned.items():
         state.update({f"{prefix}.{name}": value for name, value in grouped_state(module).items()})
     grouped = build_model(model.config, "grouped", state).train(model.training)
-    grouped.preprocessing = model.preprocessing
+    grouped.preprocessing, grouped.global_pool = model.preprocessing, model.global_pool
     return grouped
 
 

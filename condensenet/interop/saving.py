@@ -108,7 +108,7 @@ def halve_classifier(model: CondenseNet) -> CondenseNet:
         weight = weight[:, mask[0]]
     state.update({"classifier.linear.weight": weight, "classifier.linear.bias": bias})
     halved = build_model(config, model.form, state).train(model.training)
-    halved.preprocessing = model.preprocessing
+    halved.preprocessing, halved.global_pool = model.preprocessing, model.global_pool
     return halved
 
 

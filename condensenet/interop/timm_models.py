@@ -5,9 +5,13 @@ timm is imported only there: ``pip install 'condensenet[timm]'``.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
+
+import torch
 
 from condensenet.config import ModelConfig
 from condensenet.models.condensenet import CondenseNet
@@ -68,23 +72,38 @@ def _build(
     in_chans: int = 3,
     global_pool: str = "avg",
     drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
     **config: Any,
 ) -> CondenseNet:
-    """``create_model`` with timm's names of options; those that the networks do not have must keep their default."""
-    if global_pool != "avg" or drop_rate != 0:
+    """``create_model`` with timm's names of options; those that the networks do not have must keep their default.
+
+    Raises ``TypeError`` for an option that neither has, as timm's networks do.
+    """
+    if unknown := sorted(set(config) - {field.name for field in dataclasses.fields(ModelConfig)}):
+        raise TypeError(f"{unknown[0]} is not an option of the network, nor a field of ModelConfig")
+    if drop_rate != 0 or drop_path_rate != 0:
         raise ValueError(
-            f"{global_pool=}, {drop_rate=} is not allowed: average pooling, no dropout before the classifier"
+            f"{drop_rate=}, {drop_path_rate=} is not allowed: no dropout before the classifier, no stochastic depth"
         )
-    return create_model(preset, num_classes=num_classes, in_channels=in_chans, **config)
+    with nullcontext() if device is None else torch.device(device):
+        model = create_model(preset, num_classes=num_classes, in_channels=in_chans, **config)
+        if global_pool != "avg":
+            model.reset_classifier(model.num_classes, global_pool)
+    return model.to(dtype=dtype)
 
 
 def _timm_cfg(config: ModelConfig) -> dict[str, Any]:
     """What timm records about a network: sizes and the names of the first and the last layer, no weights."""
     size, first = (32, "stem") if config.stem == "cifar" else (224, "stem.0" if config.stem == "densenet" else "stem")
+    with torch.device("meta"):
+        pooled = size // CondenseNet(config).feature_info[-1]["reduction"]  # pixels a side
     return {
         "url": "",
         "num_classes": config.num_classes,
         "input_size": (config.in_channels, size, size),
+        "pool_size": (pooled, pooled),
         "interpolation": "bilinear",
         "first_conv": first,
         "classifier": "classifier.linear" if config.condense_classifier else "classifier",

@@ -88,9 +88,10 @@ class CondenseNet(nn.Module):
     ``ValueError`` for any other form.
 
     It can be used as timm's networks are: ``forward_features``, ``forward_head``, ``forward_intermediates``,
-    ``reset_classifier``, ``num_features`` and ``feature_info``. With ``num_classes=0`` there is no classifier, and the
-    output is (N, ``num_features``). ``preprocessing`` says what images and class names the weights belong to, if that
-    is known; files keep it.
+    ``reset_classifier``, ``num_features`` and ``feature_info``. With ``num_classes=0`` there is no classifier, and
+    the output is (N, ``num_features``); after ``reset_classifier(0, "")`` it is that of ``forward_features``, which
+    files do not keep. ``preprocessing`` says what images and class names the weights belong to, if that is known;
+    files keep it.
 
     ``torch.compile``, ``torch.export``, ``torch.jit.trace``, ``copy.deepcopy``, channels last and frozen parameters
     work; ``torch.jit.script`` does not. Hooks are called, except on the convolution inside a learned layer of the
@@ -103,6 +104,7 @@ class CondenseNet(nn.Module):
             raise ValueError(f"{form=} is not allowed: training or grouped")
         self.config = config
         self.form: Form = form
+        self.global_pool = "avg"
         self.preprocessing: Preprocessing | None = None
         self.stem = _stem(config)
         self.blocks = nn.ModuleList()
@@ -132,7 +134,7 @@ class CondenseNet(nn.Module):
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits (N, num_classes) of what ``forward_features`` gives; ``pre_logits``: pooled (N, num_features)."""
-        pooled = F.adaptive_avg_pool2d(features, 1).flatten(1)
+        pooled = F.adaptive_avg_pool2d(features, 1).flatten(1) if self.global_pool else features
         return pooled if pre_logits else self.classifier(pooled)
 
     def forward_intermediates(
@@ -184,6 +186,11 @@ class CondenseNet(nn.Module):
         return self.config.num_classes
 
     @property
+    def in_chans(self) -> int:
+        """Channels of an image, by timm's name."""
+        return self.config.in_channels
+
+    @property
     def num_features(self) -> int:
         """The number of pooled features, which the classifier reads."""
         return self.config.num_features
@@ -206,16 +213,22 @@ class CondenseNet(nn.Module):
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new, untrained classifier in place; ``num_classes=0`` removes it.
+        """Put a new, untrained classifier in place; ``num_classes=0`` removes it, and ``global_pool=""`` the pooling.
 
         In training form a condensed classifier is condensed again by further training; in grouped form the new one
-        reads every feature. The names of the classes in ``preprocessing`` are forgotten. Raises ``ValueError`` for
-        another ``global_pool`` than ``avg``.
+        reads every feature. The names of the classes in ``preprocessing`` are forgotten. ``global_pool=None`` leaves
+        the pooling as it is, but a classifier brings it back. Raises ``ValueError`` for any other than ``avg`` and "",
+        and for "" with a classifier.
         """
-        if global_pool not in (None, "avg"):
-            raise ValueError(f"{global_pool=} is not allowed: the network has average pooling (avg)")
+        unchanged = self.global_pool if num_classes == 0 else "avg"
+        pool = unchanged if global_pool is None else global_pool
+        if pool not in ("avg", ""):
+            raise ValueError(f"global_pool={pool!r} is not allowed: the network has average pooling (avg)")
+        if pool == "" and num_classes > 0:
+            raise ValueError(f"global_pool='' is not allowed with {num_classes=}: a classifier needs avg")
         condense = self.config.condense_classifier and self.form == "training"
         self.config = dataclasses.replace(self.config, num_classes=num_classes, condense_classifier=condense)
+        self.global_pool = pool
         weight = next(self.parameters())
         self.classifier = _classifier(self.config, self.form).to(weight.device, weight.dtype).train(self.training)
         initialise(self.classifier)

@@ -114,8 +114,27 @@ def test_a_new_classifier_has_its_classes_and_leaves_the_features(form):
     model.reset_classifier(0)
     assert isinstance(model.get_classifier(), nn.Identity)
     assert torch.equal(model(x), model.forward_head(features, pre_logits=True))
-    with pytest.raises(ValueError, match="average pooling"):
-        model.reset_classifier(3, global_pool="max")
+    for options, message in (((3, "max"), "average pooling"), ((3, ""), "num_classes=3: a classifier needs avg")):
+        with pytest.raises(ValueError, match=message):
+            model.reset_classifier(*options)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pooling_can_be_removed_with_the_classifier(form):
+    model, x = network(form), images(SMALL, 2, SIZE)
+    features = model.forward_features(x)
+    model.reset_classifier(0, "")
+    assert torch.equal(model(x), features)
+    assert torch.equal(model.forward_head(features, pre_logits=True), features)
+    assert torch.equal(copy.deepcopy(model)(x), features)
+    if form == "training":
+        assert convert(model)(x).shape == features.shape
+    model.reset_classifier(0)
+    assert torch.equal(model(x), features)
+    model.reset_classifier(3)
+    assert model(x).shape == (2, 3)
+    model.reset_classifier(0)
+    assert model(x).shape == (2, model.num_features)
 
 
 def test_a_network_goes_on_from_another_with_other_classes():
@@ -257,7 +276,74 @@ def test_timm_makes_our_networks(timm, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("preset", ["condensenet-50", "condensenet-74-g8", "light-94", "densenet-121"])
+def test_a_network_of_each_kind_is_as_timms_own_tests_want_it(timm, preset):
+    """What its ``test_model_default_cfgs`` asserts of a network, in its words; without weights (device meta)."""
+    name = preset.replace("-", "_")
+    name = name if name.startswith("condensenet") else f"condensenet_{name}"
+    model = timm.create_model(name, device="meta", dtype=torch.float64).eval()
+    cfg, parameters = model.default_cfg, dict(model.named_parameters())
+    assert {(tensor.device.type, tensor.dtype) for tensor in parameters.values()} == {("meta", torch.float64)}
+    assert {f"{cfg[key]}.weight" for key in ("first_conv", "classifier")} <= set(parameters)
+    assert model.in_chans == cfg["input_size"][0]
+    x = torch.zeros(1, *cfg["input_size"], device="meta", dtype=torch.float64)
+    unpooled = (1, model.num_features, *cfg["pool_size"])
+    assert model.forward_features(x).shape == unpooled
+    model.requires_grad_(False)
+    model.reset_classifier(0)
+    assert model(x).shape == (1, model.head_hidden_size)
+    model.reset_classifier(0, "")
+    assert model(x).shape == unpooled
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    model.reset_classifier(2)
+    assert {(p.device.type, p.dtype) for p in model.get_classifier().parameters()} == {("meta", torch.float64)}
+    assert not model.get_classifier().training
+
+
+@pytest.mark.slow
+def test_timms_options_mean_what_they_mean_there(timm):
+    x = torch.zeros(1, 3, 32, 32)
+    bare = timm.create_model("condensenet_50", num_classes=0, global_pool="", drop_rate=0.0, drop_path_rate=0.0).eval()
+    assert bare(x).shape == (1, bare.num_features, 8, 8)
+    torch.manual_seed(0)
+    plain = timm.create_model("condensenet_50").eval()
+    torch.manual_seed(0)
+    neutral = timm.create_model("condensenet_50", drop_rate=0.0, drop_path_rate=0.0).eval()
+    assert torch.equal(neutral(x), plain(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["condensenet_50", "condensenet_densenet_121"])
+def test_every_parameter_has_a_gradient(timm, name):
+    """Before the first pruning, as in timm's ``test_model_backward``."""
+    model = timm.create_model(name, num_classes=4).train()
+    logits = model(torch.randn(2, 3, 64, 64))
+    logits.mean().backward()
+    assert logits.shape == (2, 4)
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    assert logits.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["getter", "hook"])
+def test_timms_extractors_give_the_blocks_outputs(timm, kind):
+    """By ``forward_intermediates`` and by hooks, with the same channels and sizes."""
+    torch.manual_seed(0)
+    model = timm.create_model("condensenet_light_94", features_only=True, out_indices=(0, 2), feature_cls=kind).eval()
+    x = torch.randn(1, 3, 32, 32)
+    torch.manual_seed(0)
+    expected = timm.create_model("condensenet_light_94").eval().forward_intermediates(x, intermediates_only=True)
+    outputs = model(x)
+    assert [output.shape[1] for output in outputs] == model.feature_info.channels()
+    assert all(torch.equal(*pair) for pair in zip(outputs, (expected[0], expected[2]), strict=True))
+
+
+@pytest.mark.slow
 def test_timm_names_what_our_networks_lack(timm):
+    with pytest.raises(TypeError, match="no_such is not an option of the network"):
+        timm.create_model("condensenet_50", no_such=1)
+    with pytest.raises(ValueError, match=r"drop_path_rate=0\.1 is not allowed"):
+        timm.create_model("condensenet_50", drop_path_rate=0.1)
     with pytest.raises(ValueError, match="no weights are published for condensenet-50"):
         timm.create_model("condensenet_50", pretrained=True)
     with pytest.raises(ValueError, match="average pooling"):
