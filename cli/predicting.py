@@ -12,6 +12,13 @@ from condensenet.text import escaped
 from tasks.console import say
 from tasks.errors import UserError
 
+HOW = (
+    "tell it once in Python, for ImageNet's images: from condensenet import Preprocessing, load, save_model; "
+    "model = load({name!r}); "
+    "model.preprocessing = Preprocessing(image_size=224, resize_shorter=256, channels=3, mean=(0.485, 0.456, 0.406), "
+    "std=(0.229, 0.224, 0.225), classes=[...]); save_model(model, 'named.pt')"
+)
+
 
 def run(name: str, images: Sequence[Path], top: int, as_json: bool) -> None:
     missing = [path for path in images if not path.is_file()]
@@ -20,8 +27,10 @@ def run(name: str, images: Sequence[Path], top: int, as_json: bool) -> None:
         raise UserError(f"{missing[0]} {why}")
     model = load(name)
     if model.preprocessing is None:
-        kind = "export it again from a model.pt that has it" if isinstance(model, OnnxModel) else "train it here"
-        raise UserError(f"{name} does not say how images are prepared for it, nor its classes: {kind}")
+        advice = (
+            "export it again from a model.pt that has it" if isinstance(model, OnnxModel) else HOW.format(name=name)
+        )
+        raise UserError(f"{name} does not say how images are prepared for it, nor its classes: {advice}")
     predictions = predict(model, images, top=top)
     if as_json:
         for path, best in zip(images, predictions, strict=True):

@@ -100,7 +100,7 @@ def test_predict_escapes_names_from_files(command, capsys, tmp_path, model_file,
     assert "gr\\x1b[2Jeen" in output
 
 
-def test_predict_names_what_is_missing(command, tmp_path, model_file, photos):
+def test_predict_names_what_is_missing(command, tmp_path, model_file, photos, monkeypatch):
     with pytest.raises(UserError, match=r"none.jpg does not exist"):
         command("predict", model_file, tmp_path / "none.jpg")
     with pytest.raises(UserError, match="is a folder: name the files in it"):
@@ -108,8 +108,13 @@ def test_predict_names_what_is_missing(command, tmp_path, model_file, photos):
     bare = load(model_file)
     bare.preprocessing = None
     save_model(bare, tmp_path / "bare.pt")
-    with pytest.raises(UserError, match="does not say how images are prepared"):
+    with pytest.raises(UserError, match="does not say how images are prepared") as error:
         command("predict", tmp_path / "bare.pt", photos / "red/0.jpg")
+    assert "\n" not in str(error.value)
+    monkeypatch.chdir(tmp_path)
+    advice = str(error.value).partition("for ImageNet's images: ")[2]
+    exec(advice.replace("[...]", str([*"abcdefghij"][: bare.num_classes])), {})
+    command("predict", "named.pt", photos / "red/0.jpg")
 
 
 def test_convert_goes_to_the_authors_format_and_back(command, capsys, tmp_path, model_file):
