@@ -186,11 +186,13 @@ def demo(context: typer.Context) -> None:
 
 
 @app.command()
-def report() -> None:
-    """Write the report of the study of this checkout anew, and say where it is."""
-    from cli.workspaces import run_in_checkout
+def report(
+    folder: Annotated[Path, typer.Argument(help="A checkout or the workspace of a training.")] = Path(),
+) -> None:
+    """Write the report of a checkout's study anew; or time what `train` made, write its report and register it."""
+    from cli.reporting import run
 
-    run_in_checkout("tasks.report", [])
+    run(folder)
 
 
 @app.command()

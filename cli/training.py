@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from cli import finished, recipe
 from cli.dataset import Dataset, find, listed, warning
 from cli.recipe import Options
-from cli.workspaces import environment, run_module
+from cli.workspaces import environment, run_module, shown
 from condensenet.config import ModelConfig
 from condensenet.machine import usable_cores
 from tasks import outputs, params, paths, tracking
@@ -90,10 +90,14 @@ def _check_workspace(workspace: Path, folder: Path) -> None:
     """It is new, empty or one of ours, and not where the images are."""
     if workspace == folder or folder in workspace.parents:
         raise UserError(f"--out {workspace} is not allowed: it is in the folder of the images; give another folder")
-    file = workspace / paths.PARAMS
-    is_ours = file.is_file() and file.read_text().startswith(HEADER)
-    if workspace.exists() and not is_ours and (not workspace.is_dir() or _holds_something(workspace)):
+    if workspace.exists() and not is_workspace(workspace) and (not workspace.is_dir() or _holds_something(workspace)):
         raise UserError(f"--out {workspace} is not allowed: it exists and is no workspace of `condensenet train`")
+
+
+def is_workspace(folder: Path) -> bool:
+    """Whether ``condensenet train`` made it."""
+    file = folder / paths.PARAMS
+    return file.is_file() and file.read_text().startswith(HEADER)
 
 
 def _holds_something(workspace: Path) -> bool:
@@ -175,13 +179,9 @@ def _conclude(workspace: Path, folder: Path, loaded: params.Params, setting: par
     shutil.copyfile(workspace / study.form(setting.name, paths.LOWERED), workspace / paths.ONNX)
     metrics = outputs.read_json(workspace / study.setting("evaluate", setting.name) / paths.METRICS)
     error_pct = metrics["onnxruntime"]["top1_error_pct"]
-    shown = _relative(workspace)
+    where = shown(workspace)
     say("")
     say(f"test error {error_pct:.1f}% on {metrics['images']} images, in {seconds:.0f} s")
-    say(f"  {shown / paths.ONNX}  for ONNX Runtime; {shown / paths.MODEL} for PyTorch and to go on from")
-    say(f"  condensenet predict {shown / paths.ONNX} IMAGE...")
-    say(f"  condensenet bench {shown / paths.MODEL};  condensenet ui {shown}")
-
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    say(f"  {where / paths.ONNX}  for ONNX Runtime; {where / paths.MODEL} for PyTorch and to go on from")
+    say(f"  condensenet predict {where / paths.ONNX} IMAGE...")
+    say(f"  condensenet bench {where / paths.MODEL};  condensenet report {where};  condensenet ui {where}")

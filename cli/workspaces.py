@@ -68,14 +68,20 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
             return process.wait()
 
 
-def run_in_checkout(module: str, arguments: Sequence[str]) -> None:
-    """Run ``module`` in the current folder, which must be a checkout."""
-    needed = (paths.PARAMS, Path("dvc.yaml"), paths.PUBLISHED)
-    if missing := [path for path in needed if not path.is_file()]:
-        raise UserError(f"{missing[0]} is missing here: run this in a checkout of the project")
+def run_in_checkout(module: str, arguments: Sequence[str], folder: Path = Path()) -> None:
+    """Run ``module`` in ``folder``, which must be a checkout."""
+    needed = (paths.PARAMS, paths.DVC_YAML, paths.PUBLISHED)
+    if missing := [path for path in needed if not (folder / path).is_file()]:
+        where = "here: run this in" if folder == Path() else f"in {folder}: give"
+        raise UserError(f"{missing[0]} is missing {where} a checkout of the project")
     if module == "flows.reproduce" and "PREFECT_API_URL" not in os.environ:
-        os.environ.setdefault("PREFECT_HOME", str(Path.cwd() / ".prefect"))
-    run_module(module, arguments, Path.cwd())
+        os.environ.setdefault("PREFECT_HOME", str(folder.resolve() / ".prefect"))
+    run_module(module, arguments, folder.resolve())
+
+
+def shown(path: Path) -> Path:
+    """``path`` as a user would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def serve_ui(folder: Path, port: int) -> None:

@@ -67,7 +67,7 @@ def describe(facts: dict[str, Any]) -> Iterator[str]:
     """The machine, then a line per row, and what to do where the machine was not quiet."""
     yield from latency.describe(facts, "form")
     if latency.is_unsteady(facts):
-        yield "to measure again: dvc repro -f -s STAGE"
+        yield f"to measure again: {'dvc repro -f -s STAGE' if paths.DVC_YAML.exists() else 'run the same command'}"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from condensenet.data import manifest
 
 PARAMS = Path("params.yaml")
+DVC_YAML = Path("dvc.yaml")  # not in the workspaces of `condensenet train`
 DVC_LOCK = Path("dvc.lock")
 STUDIES = Path("conf/study")
 PUBLISHED = Path("conf/published.yaml")

@@ -16,7 +16,7 @@ from tasks.report.figures.connection_maps import connection_figures
 from tasks.report.figures.curves import curve_figures
 from tasks.report.figures.saving import ReportFigure
 from tasks.report.figures.scatter import error_figures
-from tasks.report.published import Published, read_published
+from tasks.report.published import NOTHING, Published, read_published
 from tasks.report.results import SettingResult, Study, read_study
 
 Figures = dict[str, list[ReportFigure]]
@@ -24,7 +24,8 @@ Figures = dict[str, list[ReportFigure]]
 
 def main() -> None:
     no_arguments()
-    params, published = load(), read_published()
+    params = load()
+    published = read_published() if paths.PUBLISHED.parent.is_dir() else NOTHING  # `condensenet train` makes no conf
     with locks.shared_machine():
         study = read_study(params)
         figures = draw(study, published)

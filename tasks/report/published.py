@@ -71,6 +71,9 @@ class Published:
         return None
 
 
+NOTHING = Published(sources={}, models=())
+
+
 def dataset_of(params: Params) -> str | None:
     """The data set with published figures that a study is about, from its source or the start of its name."""
     if params.data.source in DATASETS:

@@ -21,9 +21,10 @@ COLUMNS = (
 )
 ORDER = "metrics.`cost/macs`"  # in the order of time the UI folds all settings away below the study's run
 NOTE = """Settings of the study **{study}**: one run is one real training of one setting; the stages that follow add to
-it. Open the saved view *Comparison* (Views) for the columns that settings are compared by. The run *all settings*,
-above them, has the table, the charts and the report; the registered model *condensenet-{study}* has their files, with
-the aliases `best-error`, `fastest` and `smallest`.
+it. Open the saved view *Comparison* (Views) for the columns that settings are compared by. The last stage, report
+(after `condensenet train FOLDER`: `condensenet report WORKSPACE`), makes the run *all settings* above them, with the
+table, the charts and the report, and the registered model *condensenet-{study}*, with their files and the aliases
+`best-error`, `fastest` and `smallest`.
 
 - `G` groups of the 1x1 convolutions, `C` condensation factor (each group keeps 1/C of its inputs).
 - `test/error_pct` top-1 error of the exported file on the whole test set.

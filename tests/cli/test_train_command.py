@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from tutorial import EPOCHS, Tutorial, condensenet
 
+from cli import reporting, training
 from condensenet import OnnxModel, load, predict
 from tasks import outputs
+from tasks.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,31 @@ def test_files_are_of_one_network_and_say_how_images_are_prepared(workspace: Pat
     assert metrics["images"] == 5
     history = outputs.read_history(workspace / "runs/photos/out/photos/train/g4-c4/history.csv")
     assert len(history) == EPOCHS
+
+
+def test_the_report_of_a_training_is_complete_and_its_model_registered(tutorial: Tutorial) -> None:
+    """And the experiment's note in MLflow says how to get there."""
+    output = tutorial.outputs["condensenet report runs/photos"]
+    assert "runs/photos/report.html is complete" in output
+    assert "dvc" not in output
+    page = (tutorial.folder / "runs/photos/report.html").read_text(encoding="utf-8")
+    assert ">not run<" not in page
+    assert "MobileNetV1" in page
+    client = MlflowClient(f"sqlite:///{tutorial.folder / 'runs/photos/mlflow.db'}")
+    (model,) = client.search_registered_models()
+    assert (model.name, set(model.aliases)) == ("condensenet-photos", {"best-error", "fastest", "smallest"})
+    (experiment,) = client.search_experiments(filter_string="name = 'photos'")
+    assert "`condensenet report WORKSPACE`" in experiment.tags["mlflow.note.content"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.run_name: run.info.status for run in runs} == dict.fromkeys(("all settings", "g4-c4"), "FINISHED")
+
+
+def test_a_training_that_has_not_finished_has_no_report(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(training.HEADER)
+    with pytest.raises(UserError, match="has not finished: run its `condensenet train` again") as error:
+        reporting.run(tmp_path)
+    assert "\n" not in str(error.value)
+    assert {path.name for path in tmp_path.iterdir()} <= {"params.yaml", training.IN_USE}
 
 
 def test_the_same_command_again_trains_nothing_and_another_refuses(workspace: Path) -> None:
