@@ -41,6 +41,7 @@ FAST = (
     "cluster/test_operators_page.py",
     "docs/test_front_page.py",
     "docs/test_library_page.py",
+    "docs/test_typed_commands.py",
 )
 
 
