@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,37 @@ QUIET = (
     "--allow-file-access-from-files",
     "--virtual-time-budget=3000",
 )
-FRAME = """<!doctype html><body><iframe id="page" src="{page}" style="width:{width}px;height:900px"></iframe>
-<script>document.getElementById("page").onload = event => {{
+SCHEMES = {"dark": 0, "light": 1}  # Blink's numbers
+FRAME = """<!doctype html><meta name="color-scheme" content="light dark"><body>{frames}
+<script>for (const frame of document.querySelectorAll("iframe")) frame.onload = event => {{
   const view = event.target.contentWindow, Event = view.Event;
   const output = document.createElement("output");
   output.textContent = (document => {{ {script} }})(view.document);
-  document.body.append(output);
+  frame.after(output);
 }};</script>"""
+PALE = """
+  const view = document.defaultView, root = document.documentElement, pale = new Set();
+  const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+  const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => .2126 * linear(r / 255) + .7152 * linear(g / 255) + .0722 * linear(b / 255);
+  const behind = each => {
+    for (; each; each = each.parentElement) {
+      const colour = numbers(view.getComputedStyle(each).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  let texts = 0;
+  for (const each of document.body.querySelectorAll("*:not(script):not(style)")) {
+    const said = [...each.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    if (!said || !each.getClientRects().length) continue;
+    const style = view.getComputedStyle(each), drawn = each.namespaceURI.endsWith("svg");
+    const [a, b] = [numbers(drawn ? style.fill : style.color), behind(each)].map(light).sort((x, y) => y - x);
+    texts += 1;
+    if ((a + .05) / (b + .05) < 4.5) pale.add(each.textContent.trim().slice(0, 30).replace(/\\s+/g, ' '));
+  }
+  const fits = root.scrollWidth <= root.clientWidth;
+  return [view.innerWidth, fits, behind(document.body), texts > 100, [...pale]].join(";")"""
 
 
 @pytest.fixture(scope="module")
@@ -60,20 +85,34 @@ def page(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluated(browser: str, page: Path, width: int, script: str, tmp_path: Path) -> str:
     """What ``script``, the body of a function of the page's ``document``, returns in a frame of ``width`` pixels."""
+    return evaluated_at(browser, page, [width], script, tmp_path)[0]
+
+
+def evaluated_at(
+    browser: str, page: Path, widths: Sequence[int], script: str, tmp_path: Path, scheme: str = "light"
+) -> list[str]:
+    """The same in several frames of one browser, which prefers the colour ``scheme``."""
+    frames = "".join(
+        f'<iframe src="{page.as_uri()}" style="border:0;width:{width}px;height:900px"></iframe>' for width in widths
+    )
     frame = tmp_path / "frame.html"
-    frame.write_text(FRAME.format(page=page.as_uri(), width=width, script=script), encoding="utf-8")
-    command = [browser, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", frame.as_uri()]
+    frame.write_text(FRAME.format(frames=frames, script=script), encoding="utf-8")
+    profile, colours = f"--user-data-dir={tmp_path / 'profile'}", f"preferredColorScheme={SCHEMES[scheme]}"
+    command = [browser, *QUIET, profile, f"--blink-settings={colours}", "--dump-dom", frame.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    result = re.search(r"<output>(.*?)</output>", done.stdout)
-    assert result is not None, done.stderr[-2000:]
-    return result[1]
+    results = re.findall(r"<output>(.*?)</output>", done.stdout)
+    assert len(results) == len(widths), done.stderr[-2000:]
+    return results
 
 
-@pytest.mark.parametrize("width", [390, 1300])
-def test_the_page_does_not_scroll_sideways(browser: str, page: Path, width: int, tmp_path: Path) -> None:
-    script = "const root = document.documentElement; return `${root.scrollWidth} of ${root.clientWidth}`"
-    inner, outer = evaluated(browser, page, width, script, tmp_path).split(" of ")
-    assert int(inner) <= int(outer)
+@pytest.mark.parametrize(("scheme", "background"), [("light", "255,255,255"), ("dark", "20,24,30")])
+def test_the_page_fits_and_its_texts_can_be_read(
+    browser: str, page: Path, scheme: str, background: str, tmp_path: Path
+) -> None:
+    """On a phone, a laptop and a large screen: no sideways scrolling, and a contrast of 4.5 (WCAG, level AA)."""
+    widths = [390, 1300, 1440]
+    found = evaluated_at(browser, page, widths, PALE, tmp_path, scheme)
+    assert found == [f"{width};true;{background};true;" for width in widths]
 
 
 def test_a_phone_shows_one_column_with_whole_charts(browser: str, page: Path, tmp_path: Path) -> None:
