@@ -138,7 +138,7 @@ def draw(results: Results, path: Path) -> None:
         )
         by_ms.set(xscale="log", xlabel="ms on one core (measured): plain → lowered → native")
         for axes, ticks in ((by_macs, (100, 300, 1000, 3000)), (by_ms, (5, 10, 20, 50))):
-            axes.margins(x=0.18, y=0.1)
+            axes.margins(x=0.28, y=0.1)
             axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
             axes.minorticks_off()
         figure.savefig(path, metadata={"Date": None}, facecolor="white")
