@@ -29,6 +29,7 @@ from tasks import paths
 from tasks.report.published import PublishedModel, read_published
 
 FULL_EPOCHS = 300
+IMAGENET_IMAGES = 1_281_167 + 50_000
 CPUS = "cpus"  # of the latency table, other than the one that it was made on
 
 
@@ -60,6 +61,19 @@ def gpu_targets(results: Results) -> str:
             "Measured",
             lambda row: row["note"] if row["measured"] is None else f"{number(row['measured'])} {row['unit']}",
         ),
+    )
+
+
+def data_throughput(results: Results) -> str:
+    return training_table(
+        results,
+        "data_throughput",
+        ("Side", text("side")),
+        ("KB an image", formatted("kb", "{:.0f}")),
+        ("All of ImageNet, GB", lambda row: maybe(row.get("kb") and row["kb"] * IMAGENET_IMAGES / 1e6, "{:.0f}")),
+        ("Images/s a core", formatted("images_s_core", "{:.0f}")),
+        ("Times torchvision's PIL pipeline (p10 to p90)", spread("ratio", "{:.2f}")),
+        ("Wanted", formatted("wanted", "{:g}")),
     )
 
 
@@ -236,6 +250,7 @@ def as_json(config: ModelConfig) -> dict[str, Any]:
 TABLES: dict[str, Callable[[Results], str]] = {
     "throughput": throughput,
     "gpu-targets": gpu_targets,
+    "data-throughput": data_throughput,
     "ray-overhead": ray_overhead,
     "presets-speed": presets_speed,
     "latency": latency,

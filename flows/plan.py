@@ -163,7 +163,7 @@ def loading_notes(loaded: Params, plans: list[SettingPlan]) -> list[str]:
     if per_core_s is None or threads is None:
         return lines
     lines.append(
-        f"A core decodes {per_core_s:,.0f} photographs/s (docs/IMAGENET.md), so the threads of a worker load "
+        f"A core decodes {per_core_s:,.0f} photographs/s (docs/RESULTS.md), so the threads of a worker load "
         f"{threads:,.0f} images/s; for each 1,000 that it trains it needs {1000 / per_core_s:.2g} cores."
     )
     fastest = max((plan.rate.images_per_s for plan in plans if plan.rate), default=0.0)

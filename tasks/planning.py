@@ -35,16 +35,16 @@ from condensenet.training.loop import Trainer
 from tasks import paths, sources
 from tasks.errors import UserError
 from tasks.params import DataParams, Params, RayParams, Setting
-from tasks.sources.space import sampled_bytes
+from tasks.sources.space import MARGIN, sampled_bytes
 from tasks.train_worker import usable_workers
 
 KNOWN = {"digits": (1437, 360), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
 ENCODED = ("imagefolder", "imagenet", "parquet")  # sources whose images are kept as they are
 JPEG_BYTES_A_PIXEL = 0.31  # of 330 photographs of ImageNet at shorter sides of 256 and 320, quality 90
 PHOTOGRAPH = 128  # pixels: networks with such inputs are trained on photographs
-PHOTOGRAPH_BYTES = 107_000  # of ImageNet's as they are, docs/IMAGENET.md
-DECODED_PER_CORE_S = {"as is": 395, "320": 626, "256": 803, "raw": 1779}  # photographs; docs/IMAGENET.md
-RANDAUGMENT_S = 0.0008  # of a core, for a photograph; docs/IMAGENET.md
+PHOTOGRAPH_BYTES = 107_000  # of ImageNet's as they are, docs/RESULTS.md
+DECODED_PER_CORE_S = {"as is": 550, "320": 1000, "256": 1300, "raw": 3500}  # photographs; docs/RESULTS.md
+RANDAUGMENT_S = 0.0008  # of a core, for a photograph; docs/LOG.md
 STATE_COPIES = 3  # of the parameters: themselves, gradients, momentum
 CHECKPOINT_COPIES = 2  # parameters and momentum; two checkpoints are kept while a third is written
 CHECKPOINTS = 3
@@ -297,7 +297,7 @@ def what_cannot_fit(
 ) -> list[str]:
     """A line for each thing that the machine at hand lacks; ``gpu_bytes`` is empty where its GPUs are not the ones."""
     lines = []
-    need = images.total_bytes + sum(plan.checkpoint_bytes for plan in plans)
+    need = MARGIN * images.total_bytes + sum(plan.checkpoint_bytes for plan in plans)
     if need > free_bytes:
         lines.append(f"disk: {gigabytes(need)} are needed, {gigabytes(free_bytes)} are free")
     if gpu_bytes:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from benchmarks import data_throughput
-from benchmarks.data_throughput import BASELINE, BATCH, FORMS
-from condensenet.data import batches, train_batches
+from benchmarks.data_throughput import AUGMENT, BASELINE, BATCH, FORMS, SEED
+from condensenet.data import PreparedData, PreparedWriter, batches, train_batches
 from condensenet.data.resident import StreamedSplit
 from tests.stages import image_sources as made
 
@@ -34,13 +35,29 @@ def test_every_form_loads_a_batch(tmp_path: Path) -> None:
     prepared, contents = data_throughput.prepare(tmp_path / "images.parquet", tmp_path)
     assert contents == images
     assert list(prepared) == list(FORMS)
-    sides = {"theirs": data_throughput.pil(contents)}
+    sides = {"theirs": data_throughput.pil(contents), "decoder": data_throughput.decode_alone(contents)}
     sides |= {form: data_throughput.ours(data) for form, data in prepared.items()}
     times = data_throughput.cpu_times(sides, rounds=2)
     assert all(len(each) == 2 and min(each) > 0 for each in times.values())
     stored = [data_throughput.stored_bytes(data) for data in prepared.values()]
     assert stored[1] > stored[2]
     assert stored[3] > 256 * 256 * 3
+
+
+def test_all_sides_load_the_same_photographs_in_a_round(tmp_path: Path) -> None:
+    with PreparedWriter(tmp_path, name="n", classes=["any"], encoding="pixels", image_size=4, channels=1) as writer:
+        for number in range(3 * BATCH + 5):
+            writer.splits["train"].add(bytes([number]) * 16, 0, (4, 4))
+        writer.histogram_CV += 1
+        writer.finish()
+    split = PreparedData(tmp_path).split("train")
+    loader = train_batches(split, augment=AUGMENT, batch_size=BATCH, seed=SEED, epoch=7, start_step=2, threads=1)
+    ((pixels_NCHW, _),) = loader
+    ours = torch.argsort(torch.argsort(pixels_NCHW[:, 0, 0, 0]))  # normalised: the order of the numbers is kept
+    theirs = torch.from_numpy(data_throughput.photographs(len(split), 7))
+    assert data_throughput.last_step(len(split)) == 2
+    assert torch.equal(ours, torch.argsort(torch.argsort(theirs)))
+    assert len(set(theirs.tolist())) == BATCH
 
 
 def pauses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> StreamedSplit:

@@ -26,7 +26,7 @@ def test_another_study_is_planned_without_touching_params(checkout: Path) -> Non
     row = next(line for line in done.stdout.splitlines() if line.startswith("condensenet-74-g8"))
     assert {"8", "262", "10,008", "1,000"} <= set(row.split())  # workers, MACs, steps, images/s
     assert "Images per second: given by --images-per-s." in done.stdout
-    assert "Decoding for 1,000 images/s takes about 2.5 CPU cores a worker." in done.stdout
+    assert "Decoding for 1,000 images/s takes about 1.8 CPU cores a worker." in done.stdout
     assert done.returncode == 0 or "error: this machine cannot hold it: disk:" in done.stderr
 
 
@@ -42,8 +42,8 @@ IMAGENET = ("--study", "imagenet", "--setting", "condensenet-74-g8", "--images",
 
 def test_cores_that_decode_are_told_without_a_rate(checkout: Path) -> None:
     done = run(checkout, *IMAGENET, RAY_ADDRESS="10.0.0.1:6379")
-    assert "A core decodes 395 photographs/s (docs/IMAGENET.md), so the threads of a worker load 3,160" in done.stdout
-    assert "for each 1,000 that it trains it needs 2.5 cores" in done.stdout
+    assert "A core decodes 550 photographs/s (docs/RESULTS.md), so the threads of a worker load 4,400" in done.stdout
+    assert "for each 1,000 that it trains it needs 1.8 cores" in done.stdout
     assert "Hours need a rate" in done.stdout
 
 
@@ -51,7 +51,7 @@ def test_more_threads_than_cores_are_told(checkout: Path) -> None:
     cores, threads = usable_cores(), 4 * usable_cores()
     done = run(checkout, *IMAGENET, "--set", f"ray.threads_per_worker={threads}", RAY_ADDRESS="")
     assert f"{8 * threads} loading threads on {cores} core" in done.stdout
-    assert f"the threads of a worker load {395 * cores / 8:,.0f} images/s" in done.stdout
+    assert f"the threads of a worker load {550 * cores / 8:,.0f} images/s" in done.stdout
 
 
 @pytest.mark.parametrize(
