@@ -77,6 +77,24 @@ def data_throughput(results: Results) -> str:
     )
 
 
+def gpu_loading(results: Results) -> str:
+    return training_table(
+        results,
+        "gpu_loading",
+        ("Device", text("device")),
+        ("CPU", lambda row: f"{row['cpu']}, {row['cores']} cores"),
+        ("Side", text("side")),
+        ("Recipe", recipe),
+        ("Images/s (p10 to p90)", speed_or_note),
+        ("Of the slower of step and loader", formatted("of_the_slower", "{:.2f}")),
+        ("Waiting for batches", formatted("waiting", "{:.0%}")),
+    )
+
+
+def speed_or_note(row: Row) -> str:
+    return row["note"] if row["images_per_s"] is None else spread("images_per_s", "{:,.0f}")(row)
+
+
 def ray_overhead(results: Results) -> str:
     return training_table(
         results,
@@ -250,6 +268,7 @@ def as_json(config: ModelConfig) -> dict[str, Any]:
 TABLES: dict[str, Callable[[Results], str]] = {
     "throughput": throughput,
     "gpu-targets": gpu_targets,
+    "gpu-loading": gpu_loading,
     "data-throughput": data_throughput,
     "ray-overhead": ray_overhead,
     "presets-speed": presets_speed,

@@ -290,6 +290,12 @@ class AugmentConfig:
             f"first_crop_size={first} is not allowed: at most the {last} pixels that it grows to",
         )
 
+    def check_gpu_decoding(self) -> None:
+        """Raise ``ValueError`` for augmentation that is made on the CPU alone."""
+        refused = "train.gpu_decoding=true is not allowed with augment"
+        require(self.crop == "resized", f"{refused}.crop={self.crop!r}: only with 'resized'")
+        require(self.randaugment == 0, f"{refused}.randaugment={self.randaugment}: only with 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -325,6 +331,7 @@ class TrainConfig:
         "none"  # the mode of torch.compile; reduce-overhead uses CUDA graphs
     )
     cuda_graph: bool = False  # run forward and backward pass as one CUDA graph; no effect on a CPU
+    gpu_decoding: bool = False  # decode and crop encoded training images on a GPU: other pixels than a CPU's
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -366,6 +373,11 @@ class TrainConfig:
         require(
             not self.sync_batch_norm or (self.compile == "none" and not self.cuda_graph),
             "sync_batch_norm=true is not allowed with compile or cuda_graph: workers exchange statistics in each layer",
+        )
+        require(
+            not self.gpu_decoding or not (self.cuda_graph or self.compile == "reduce-overhead"),
+            "gpu_decoding=true is not allowed with cuda_graph or compile='reduce-overhead': other threads take memory "
+            "of the GPU while a graph is captured",
         )
         require(
             not self.cuda_graph or self.compile != "reduce-overhead",

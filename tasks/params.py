@@ -309,6 +309,7 @@ def parse(raw: Any) -> Params:
     params = Params(**shared, settings=settings)
     _check_batch_sizes(params)
     _check_norms(params)
+    _check_gpu_decoding(params)
     _check_memory(params)
     _check_image_size(params)
     return params
@@ -384,6 +385,24 @@ def _check_norms(params: Params) -> None:
             params.ray.use_gpu or not setting.train.sync_batch_norm,
             f"settings.{name}: train.sync_batch_norm=true is not allowed with ray.use_gpu=false: torch has it for GPUs",
         )
+
+
+def _check_gpu_decoding(params: Params) -> None:
+    for name, setting in params.settings.items():
+        if not setting.train.gpu_decoding:
+            continue
+        require(
+            params.ray.use_gpu,
+            f"settings.{name}: train.gpu_decoding=true is not allowed with ray.use_gpu=false: only GPUs decode",
+        )
+        require(
+            not params.data.raw,
+            f"settings.{name}: train.gpu_decoding=true is not allowed with data.raw=true: nothing is left to decode",
+        )
+        try:
+            params.data.augment.check_gpu_decoding()
+        except ValueError as error:
+            raise ValueError(f"settings.{name}: {error}") from None
 
 
 def _check_image_size(params: Params) -> None:

@@ -278,7 +278,7 @@ def _seconds_a_step(params: Params, setting: Setting, batch: int, device: torch.
     with tempfile.TemporaryDirectory() as folder:
         write_prepared(Path(folder), {"train": split, "test": split}, name="random", classes=classes)
         steps = 1 + (WARM_UP_CALLS if setting.train.cuda_graph else 0) + MEASURED_STEPS  # an epoch each
-        train = replace(setting.train, batch_size=batch, epochs=max(setting.train.epochs, steps))
+        train = replace(setting.train, gpu_decoding=False, batch_size=batch, epochs=max(setting.train.epochs, steps))
         trainer = Trainer(CondenseNet(config), PreparedData(folder), AugmentConfig(), train, None, device)
         times = []
         warm_up = 1 + (WARM_UP_CALLS if setting.train.cuda_graph else 0)

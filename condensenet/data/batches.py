@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,12 +21,14 @@ from condensenet.config import AugmentConfig
 from condensenet.data import randomness
 from condensenet.data.augment import augment_batch, random_crop_and_flip, resized_crop_uniforms
 from condensenet.data.decoding import decode, evaluation_view, training_view, training_view_of_rows
+from condensenet.data.gpu_decoding import GpuDecodedSplit, crop_on_device, decode_together
 from condensenet.data.prepared import Batch, ImageSplit, normalise
 from condensenet.data.randaugment import randaugment, randaugment_uniforms
 from condensenet.data.resident import ResidentSplit, Split, StreamedSplit
 from condensenet.machine import usable_cores
 
 IMAGES_PER_TASK = 16  # at most, that one thread decodes at a time
+IMAGES_PER_GPU_TASK = 64  # the same on a GPU, which decodes them together
 TASKS_AHEAD = 3  # for each thread, so that none is idle while a batch is used
 PREFETCHED_BATCHES = 2  # at least
 SMALL_IMAGE_SIZE = 64  # raw images of up to this many pixels a side are loaded on demand, without threads
@@ -74,7 +77,8 @@ def train_batches(
     batches = order.reshape(steps, world_size, rank_batch_size)[start_step:, rank]
     if isinstance(split, ResidentSplit):
         return split.training_batches(batches.reshape(-1), rank_batch_size, augment, seed, epoch)
-    loader = _TrainingLoader(_source(split), size or split.manifest.image_size, augment, seed, epoch)
+    kind = _GpuLoader if isinstance(split, GpuDecodedSplit) else _TrainingLoader
+    loader = kind(_source(split), size or split.manifest.image_size, augment, seed, epoch)
     return _load(split, batches, loader, threads or _threads_per_rank(world_size))
 
 
@@ -110,6 +114,8 @@ class _EvaluationLoader:
     split: ImageSplit
     size: int  # S
 
+    images_per_task: ClassVar[int] = IMAGES_PER_TASK
+
     def __call__(self, indices: np.ndarray) -> Tensor:
         return normalise(self.pixels(indices), self.split.manifest)
 
@@ -120,6 +126,13 @@ class _EvaluationLoader:
         images = np.empty((len(indices), manifest.channels, self.size, self.size), dtype=np.uint8)
         self.put_views(images, indices)
         return images
+
+    def load_into(self, images_NCHW: Tensor, indices: np.ndarray) -> None:
+        """Put the images into ``images_NCHW``: pixels if it is uint8, otherwise normalised."""
+        if images_NCHW.dtype == torch.uint8:
+            self.fill(images_NCHW.numpy(), indices)
+        else:
+            images_NCHW.copy_(self(indices))
 
     def fill(self, images_NCHW: np.ndarray, indices: np.ndarray) -> None:
         """Put into ``images_NCHW`` what ``pixels`` gives, without a copy in between where that is possible."""
@@ -194,6 +207,24 @@ class _TrainingLoader(_EvaluationLoader):
         return training_view(self.decode(index), self.size, uniforms_A4)
 
 
+@dataclass(frozen=True)
+class _GpuLoader(_TrainingLoader):
+    """Decodes on the device of the memory that it loads into, and on the CPU what that device cannot."""
+
+    images_per_task: ClassVar[int] = IMAGES_PER_GPU_TASK
+
+    def load_into(self, images_NCHW: Tensor, indices: np.ndarray) -> None:
+        uniforms_NA4 = resized_crop_uniforms(indices, self.seed, self.epoch)
+        flipped_N = random_crop_and_flip(indices, self.augment, self.seed, self.epoch).flipped_N
+        contents = [self.split.encoded(index) for index in indices.tolist()]
+        images = decode_together(contents, self.split.manifest.channels, images_NCHW.device)
+        for position, image in enumerate(images):
+            if image is None:
+                image = self.decode(int(indices[position])).to(images_NCHW.device)
+            view = crop_on_device(image, self.size, uniforms_NA4[position])
+            images_NCHW[position] = view.flip(2) if flipped_N[position] else view
+
+
 def _load(
     split: ImageSplit | StreamedSplit, batches: Iterable[np.ndarray], loader: _EvaluationLoader, threads: int
 ) -> Iterator[Batch]:
@@ -225,9 +256,9 @@ def _prefetch(
         try:
             for indices in batches:
                 images = _buffer(split, len(indices), loader.size)
-                step = min(IMAGES_PER_TASK, -(-len(indices) // threads))
+                step = min(loader.images_per_task, -(-len(indices) // threads))
                 chunks = [slice(start, start + step) for start in range(0, len(indices), step)]
-                tasks = [pool.submit(_fill, images[chunk], indices[chunk], loader) for chunk in chunks]
+                tasks = [pool.submit(loader.load_into, images[chunk], indices[chunk]) for chunk in chunks]
                 pending.append((indices, images, tasks))
                 if len(pending) > max(PREFETCHED_BATCHES, TASKS_AHEAD * threads // len(chunks)):
                     yield _finished_batch(split, *pending.popleft())
@@ -241,13 +272,6 @@ def _buffer(split: ImageSplit | StreamedSplit, count: int, size: int) -> Tensor:
     if isinstance(split, StreamedSplit):
         return split.buffer(count, size)
     return torch.empty(count, split.manifest.channels, size, size)
-
-
-def _fill(images: Tensor, indices: np.ndarray, loader: _EvaluationLoader) -> None:
-    if images.dtype == torch.uint8:
-        loader.fill(images.numpy(), indices)
-    else:
-        images.copy_(loader(indices))
 
 
 def _finished_batch(

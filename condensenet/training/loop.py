@@ -25,9 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from condensenet.config import AugmentConfig, TrainConfig
-from condensenet.data import PreparedData, steps_per_epoch, train_batches
+from condensenet.data import ImageSplit, PreparedData, steps_per_epoch, train_batches
 from condensenet.data.augment import crop_size
-from condensenet.data.resident import split_for_device
+from condensenet.data.gpu_decoding import GpuDecodedSplit
+from condensenet.data.resident import Split, split_for_device
 from condensenet.files import Storage, as_storage
 from condensenet.models.condensenet import CondenseNet, group_lasso
 from condensenet.models.condensing import condensing_stage
@@ -117,7 +118,7 @@ class Trainer:
         self.model = model_to_device(model, device)
         self.forward = model if config.compile == "none" else torch.compile(model, mode=config.compile)
         self.graph_runner = CudaGraphRunner(enabled=device.type == "cuda") if config.cuda_graph else None
-        self.train_split = split_for_device(data.split("train"), device, augment=augment)
+        self.train_split = training_split(data.split("train"), device, augment, config)
         self.evaluation_split = split_for_device(data.evaluation_split, device)
         self.steps_per_epoch = steps_per_epoch(self.train_split, config.batch_size)
         self.num_steps = self.steps_per_epoch * config.epochs
@@ -398,6 +399,12 @@ def kept_pct(model: CondenseNet) -> float:
 def _all_finite(tensors: Iterable[Tensor]) -> Tensor:
     """Whether every value of every tensor is finite: a boolean scalar on their device."""
     return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).isfinite().all()
+
+
+def training_split(split: ImageSplit, device: torch.device, augment: AugmentConfig, config: TrainConfig) -> Split:
+    if config.gpu_decoding:
+        return GpuDecodedSplit(split, device, augment)
+    return split_for_device(split, device, augment=augment)
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

@@ -94,6 +94,11 @@ BAD = [
         True,
         "settings.g1-c1: train.sync_batch_norm=true is not allowed with ray.use_gpu=false: torch has it for GPUs",
     ),
+    (
+        ("train", "gpu_decoding"),
+        True,
+        "settings.g1-c1: train.gpu_decoding=true is not allowed with ray.use_gpu=false: only GPUs decode",
+    ),
     (("data", "augment"), {"krop": "pad"}, "unknown key data.augment.krop: allowed are crop, pad, flip"),
     (("data", "channels"), 2, "data.channels=2 is not allowed: it must be 1 or 3"),
     (
