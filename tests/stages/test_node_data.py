@@ -43,6 +43,23 @@ with node_data.on_this_node(Path("elsewhere"), ObjectStore(sys.argv[1])):
     pass
 """
 
+SLOW_DOWNLOAD = """
+import sys, time
+from pathlib import Path
+from tasks import node_data
+from tasks.object_store import ObjectStore
+
+class Slow(ObjectStore):
+    def chunks(self, name):
+        for chunk in super().chunks(name):
+            for start in range(0, len(chunk), 2**15):
+                yield chunk[start : start + 2**15]
+                time.sleep(0.04)
+
+with node_data.on_this_node(Path("elsewhere"), Slow(sys.argv[1])):
+    pass
+"""
+
 
 class Sent(ObjectStore):
     """Notes what is uploaded, here and below."""
@@ -243,6 +260,51 @@ def test_download_that_failed_goes_on_at_the_file(store, data, cache, tmp_path, 
     said = capsys.readouterr().out
     assert f"downloading {left / 1000:.3g} kB of prepared images from {uploaded}" in said
     assert f"download: 2 of {len(data.manifest.files)} files" in said
+
+
+def test_download_killed_in_the_midst_of_files_goes_on_and_nothing_half_is_read(
+    store, cache, tmp_path, monkeypatch, checkout
+) -> None:
+    """By SIGKILL, twice, each time while a file of images is being written."""
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 3, 32, 32), dtype=np.uint8)
+    labels = np.arange(600) % 3
+    splits = dict.fromkeys(("train", "validation", "test"), (pixels, labels))
+    write_prepared(tmp_path / "data", splits, name="noise", classes=["a", "b", "c"])
+    data = PreparedData(tmp_path / "data")
+    upload(data.root, data.manifest, store)
+    uploaded = Counted(f"{store.path}/data/{data.manifest.fingerprint}")
+    partial = cache / f"{data.manifest.fingerprint}.partial"
+    monkeypatch.setattr(Counted, "names_read", [])
+    monkeypatch.setattr(Counted, "most", 99)
+
+    whole, half = set(), set()
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLOW_DOWNLOAD, uploaded.path],
+            env={**os.environ, "PYTHONPATH": str(checkout)},
+            cwd=tmp_path,
+        )
+        while not (begun := half_written(partial, data) - half):  # the second time that of another file
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        half |= begun
+        assert half_written(partial, data) == begun
+        assert folders(cache) == {partial.name}
+        before, whole = whole, {path.name for path in partial.iterdir()} - begun - {MANIFEST}
+        assert whole >= before
+    assert whole
+
+    with on_this_node(tmp_path / "elsewhere", uploaded) as folder:
+        PreparedData(folder).verify()
+    assert set(Counted.names_read) == set(data.manifest.files) - whole
+
+
+def half_written(partial: Path, data: PreparedData) -> set[str]:
+    """Files of images of which some is there, and not all."""
+    files = {path.name: path.stat().st_size for path in partial.glob("*.images.bin")}
+    return {name for name, size in files.items() if 2**15 <= size < data.manifest.files[name].bytes}
 
 
 def test_raw_images_that_the_disk_has_no_room_for_are_one_line(store, data, tmp_path, small_disk, monkeypatch):

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -138,6 +139,39 @@ def test_what_was_left_incomplete_is_read_again(data, store, elsewhere, monkeypa
         for part in parts:
             part.write_bytes(bytes(part.stat().st_size // 2))
         assert_same(list(train_batches(open_data(folder).split("train"), **EPOCH, epoch=0)), expected)
+
+
+def test_a_reader_that_is_killed_leaves_nothing_that_is_wrong(data, store, elsewhere, monkeypatch) -> None:
+    """By SIGKILL, while half of an image is written, and others perhaps without their checksums."""
+    uploaded = upload(data.root, data.manifest, store)
+    limit(data, 0.9, monkeypatch)
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=read_until_killed, args=(elsewhere, uploaded.path))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    with on_this_node(elsewhere, uploaded) as folder:
+        before = kept(folder)
+        assert 0 < len(before) < COUNT / 2
+        expected = list(train_batches(data.split("train"), **EPOCH, epoch=0))
+        assert_same(list(train_batches(open_data(folder).split("train"), **EPOCH, epoch=0)), expected)
+        assert set(before) < set(kept(folder))
+
+
+def read_until_killed(elsewhere: Path, store: str) -> None:
+    """Ends itself by the tenth image, of which half is written; other threads write whole ones meanwhile."""
+    write, written = os.pwrite, []
+
+    def deadly(descriptor: int, content: bytes, start: int) -> int:
+        if len(content) > remote_images.CHECKSUM_BYTES:
+            written.append(start)
+            if len(written) == 10:
+                write(descriptor, content[: len(content) // 2], start)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return write(descriptor, content, start)
+
+    os.pwrite = deadly
+    read_epoch(elsewhere, store)
 
 
 def fill(disk: Path, left: int = 0) -> None:
