@@ -26,6 +26,7 @@ from condensenet.data.writing import assemble
 from tasks.errors import UserError
 from tasks.params import DataParams, RayParams
 from tasks.sources import imagefolder
+from tasks.sources import workers as workers_module
 from tasks.sources import write_streams as write_streams_module
 from tasks.sources.base import Part, split_training_images
 from tasks.sources.space import INDEX_BYTES, check_space, sampled_bytes
@@ -93,6 +94,18 @@ def test_the_number_of_workers_changes_no_byte(form: str, monkeypatch: pytest.Mo
         prepare(**FORMS[form])
         assert content() == one
     assert in_progress() == []
+
+
+def test_one_process_makes_shards_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more of them, images of ImageNet took five times as long on a busy machine."""
+    monkeypatch.setattr(workers_module, "make", lambda _: torch.get_num_threads())
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        made_with = workers_module.make_all([None, None], workers=1)
+        assert [(threads, torch.get_num_threads()) for threads in made_with] == [(1, 2), (1, 2)]
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("form", FORMS)
