@@ -1,4 +1,4 @@
-"""The evaluation view takes the pixels that torchvision's ``Resize(256)`` and ``CenterCrop(224)`` take."""
+"""The views take torchvision's pixels: those of ``Resize(256)`` and ``CenterCrop(224)``, and of resized crops."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import resized_crop
 
 from condensenet.data import PreparedData, PreparedWriter, decoding, evaluation_batches
-from condensenet.data.decoding import decode, evaluation_view, resize_shorter
+from condensenet.data.augment import resized_crop_box, resized_crop_uniforms
+from condensenet.data.decoding import decode, evaluation_view, resize_shorter, training_view
 from condensenet.data.preprocess import load_images
 from condensenet.preprocessing import Preprocessing
 
@@ -86,6 +88,17 @@ def test_a_long_image_takes_no_more_memory_than_twice_a_square_one() -> None:
     """It is 1170 x 46800 pixels after resizing: 164 MB, and torch needs as much again and a third for itself."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 350
+
+
+def test_every_pixel_of_a_training_crop_is_torchvisions(shared: Path) -> None:
+    """Of torchvision's crop and resize for the same box."""
+    import pyarrow.parquet as pq
+
+    rows = pq.ParquetFile(shared / "data/imagenet-sample-330.parquet").read().column("image").to_pylist()
+    images = [decode(row["bytes"], 3) for row in rows[::8]]
+    for image, uniforms_A4 in zip(images, resized_crop_uniforms(np.arange(len(images)), 0, 0), strict=True):
+        box = resized_crop_box(*image.shape[1:], uniforms_A4)
+        assert torch.equal(training_view(image, 224, uniforms_A4), resized_crop(image, *box, size=[224, 224]))
 
 
 @pytest.mark.parametrize("others", [False, True])

@@ -10,9 +10,11 @@ import tracemalloc
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import image_sources as made
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import scipy.io
 from PIL import Image
@@ -95,6 +97,38 @@ def test_the_archives_give_what_extracted_folders_give() -> None:
     made.tree(Path("extracted"), files)
     folders = prepared(3, source="imagefolder", path="extracted", test="val", image_size=16)
     assert folders.fingerprint == manifest.fingerprint
+
+
+def test_real_photographs_of_many_sizes_are_the_same_from_every_source(shared: Path) -> None:
+    """Over a thousand, some of them several times, in two shards."""
+    table = pq.read_table(shared / "data/imagenet-sample-330.parquet", columns=["image"])
+    photographs = [row["bytes"] for row in table["image"].to_pylist()][:70]
+    train = {
+        wnid: {f"{wnid}_{i:03d}.JPEG": photographs[(i + 11 * number) % 70] for i in range(345)}
+        for number, wnid in enumerate(WNIDS)
+    }
+    test = photographs[:3]
+    archives(train, {f"ILSVRC2012_val_{index:08d}.JPEG": image for index, image in enumerate(test, 1)}, [3, 1, 2])
+    files = {f"train/{wnid}/{name}": image for wnid, all_ in train.items() for name, image in all_.items()}
+    files |= {f"val/{wnid}/a.JPEG": image for wnid, image in zip(WNIDS, test, strict=True)}
+    made.tree(Path("folders"), files)
+    labels = [number for number, wnid in enumerate(WNIDS) for _ in train[wnid]]
+    made.shard(Path("parquet/train.parquet"), [image for all_ in train.values() for image in all_.values()], labels)
+    made.shard(Path("parquet/test.parquet"), test)
+    sources: list[dict[str, Any]] = [
+        {"source": "imagenet", "path": "raw"},
+        {"source": "imagefolder", "path": "folders", "test": "val"},
+        {"source": "parquet", "path": "parquet", "train": "train.parquet", "test": "test.parquet"},
+    ]
+    seen = []
+    for source in sources:
+        manifest = prepared(3, **source, image_size=16)
+        assert (manifest.splits["train"], len(manifest.shards["train"]), manifest.corrupt) == (1035, 2, ())
+        seen.append({name: entry.sha256 for name, entry in manifest.files.items()})
+    assert seen[0] == seen[1] == seen[2]
+    split = PreparedData("out").split("train")
+    assert split.encoded(345 * 2 + 7).tobytes() == photographs[7 + 22]
+    assert split.labels.tolist() == labels
 
 
 def test_missing_cut_and_foreign_archives_are_named() -> None:
