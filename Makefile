@@ -35,6 +35,7 @@ env: $(VENV)/.built ## create the environment in .venv
 $(VENV)/.done: pyproject.toml constraints.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
 	  || { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1): Python 3.11 or 3.12 is needed (make PYTHON=python3.11 ...)"; exit 1; }
+	@test ! -L $(VENV) || { echo "error: $(VENV) is a link, and what it leads to may serve others: remove the link"; exit 1; }
 	@echo "creating the environment in $(VENV): about 6 GB, a minute or more depending on the network"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

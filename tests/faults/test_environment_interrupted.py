@@ -133,3 +133,17 @@ def test_the_next_one_makes_it_whole(project: Path) -> None:
     subprocess.run([project / ".venv/bin/python", "-c", imported], cwd="/", check=True)
     assert (project / "compiled").exists()
     assert subprocess.run([*command, "--question"], cwd=project, check=False).returncode == 0
+
+
+def test_what_a_link_leads_to_is_not_cleared(project: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "of others").touch()
+    (project / ".venv").symlink_to(shared)
+    command = ["make", f"PYTHON={Path(sys.executable).resolve()}", "env"]
+    refused = subprocess.run(
+        command, cwd=project, env=environment(project), capture_output=True, text=True, check=False
+    )
+    assert refused.returncode != 0
+    assert "error: .venv is a link" in refused.stdout
+    assert [path.name for path in shared.iterdir()] == ["of others"]
