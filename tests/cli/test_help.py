@@ -18,7 +18,7 @@ from cli.app import app
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 FOLDERS = ("benchmarks", "cli", "cluster", "condensenet", "docs", "flows", "tasks", "tests")
 SCRIPTS = ("benchmarks", "docs")  # run by their paths, all others by `python -m`
-WORKERS = {"tests/aarch64/run_kernels.py", "tests/aarch64/run_onnx.py", "tests/library/latency_worker.py"}  # of tests
+WORKERS = {f"tests/{name}.py" for name in ("aarch64/run_kernels", "aarch64/run_onnx", "faults/alone", "latency_worker")}
 HELP_S = 1.0
 
 
@@ -30,7 +30,7 @@ def run(checkout: Path, folder: Path, *arguments: str) -> subprocess.CompletedPr
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
