@@ -96,8 +96,11 @@ def _check_workspace(workspace: Path, folder: Path) -> None:
 
 def is_workspace(folder: Path) -> bool:
     """Whether ``condensenet train`` made it."""
-    file = folder / paths.PARAMS
-    return file.is_file() and file.read_text().startswith(HEADER)
+    path = folder / paths.PARAMS
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(HEADER)) == HEADER.encode()
 
 
 def _holds_something(workspace: Path) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from condensenet.models.condensenet import CondenseNet, Form
-from condensenet.models.storage import read_plain
+from condensenet.models.storage import KEYS, read_plain
 from condensenet.text import escaped
 
 State = dict[str, Tensor]
@@ -24,6 +24,7 @@ LAYER = re.compile(
 )
 MAX_NAME = 200  # characters; theirs have fifty
 INTEGERS = ("index", "num_batches_tracked")
+CHECKPOINT_KEYS = {"fingerprint", "environment", "trainer"}  # of our trainings in progress
 
 
 def require(condition: bool, layer: str, message: str) -> None:
@@ -112,6 +113,8 @@ def _state_dict(source: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[s
     content: Any = source
     if isinstance(content, (str, os.PathLike)):
         content = read_plain(Path(content))
+    if isinstance(content, Mapping) and (content.keys() >= KEYS or content.keys() >= CHECKPOINT_KEYS):
+        raise ValueError("it is this package's own file, not one of the authors' code: condensenet.load reads it")
     while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     needed = "a mapping of names to tensors, or one under 'state_dict', is needed"

@@ -8,6 +8,7 @@ from typing import Any
 from condensenet.data.manifest import MANIFEST
 from condensenet.deploy.onnx_model import OnnxModel
 from condensenet.interop.hub import CONFIG, HUB_PREFIX, WEIGHTS, from_pretrained
+from condensenet.interop.layout import CHECKPOINT_KEYS
 from condensenet.interop.loading import load_authors_checkpoint
 from condensenet.models.condensenet import CondenseNet
 from condensenet.models.presets import presets
@@ -15,7 +16,6 @@ from condensenet.models.registry import no_weights
 from condensenet.models.storage import KEYS, checked_model, load_model, read_plain
 
 MODEL = "model.pt"
-CHECKPOINT_KEYS = {"fingerprint", "environment", "trainer"}  # of a training in progress
 OTHER_FILES = {  # what the pipeline writes beside models, by name
     MANIFEST: "the manifest of prepared images: PreparedData(FOLDER) reads them",
     "plan.json": "the plan of a lowered form: Plan.load(PATH) reads it",

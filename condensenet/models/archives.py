@@ -33,13 +33,13 @@ def open_archive(data: bytes) -> zipfile.ZipFile | None:
 
 
 def _check_end(data: bytes) -> None:
-    """The directory ends where the records of the end begin, and those end with the file.
+    """The directory ends where the records of the end begin, and nothing but padding with zeros follows those.
 
     Python looks for the 64-bit end right before its locator, torch where the locator says: there they may be two.
     """
     message = "its directory is not at its end"
-    at = len(data) - END.size
-    require(at >= 0 and data.startswith(END_MARK, at), message)
+    at = data.rfind(END_MARK)
+    require(0 <= at <= len(data) - END.size and not data[at + END.size :].strip(b"\0"), message)
     _, _, _, _, _, size, offset, _ = END.unpack_from(data, at)
     if at >= LOCATOR.size + END_64.size and data.startswith(LOCATOR_MARK, at - LOCATOR.size):
         _, _, located, _ = LOCATOR.unpack_from(data, at - LOCATOR.size)

@@ -246,6 +246,12 @@ def test_commands_for_a_checkout_say_so_elsewhere(command, tmp_path, monkeypatch
         command(name)
 
 
+def test_report_does_not_decode_the_parameters_of_other_programs(command, tmp_path):
+    (tmp_path / "params.yaml").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="dvc.yaml is missing in"):
+        command("report", tmp_path)
+
+
 def test_ui_needs_something_to_show(command, tmp_path):
     with pytest.raises(UserError, match="nothing has been trained in"):
         command("ui", tmp_path)

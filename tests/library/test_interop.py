@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import authors_drop, authors_forward, configs, random_network, relative_difference, share_of_examples
 
-from condensenet import ModelConfig, convert, load_authors_checkpoint
+from condensenet import ModelConfig, convert, load_authors_checkpoint, save_model
 from condensenet.interop import authors_state_dict, halve_classifier
 
 SMALL = ModelConfig(block_depths=(2, 2), growth_rates=(8, 16), condensation_factor=2)
@@ -196,6 +196,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         load_authors_checkpoint(tmp_path / "broken.pth.tar", SMALL)
     with pytest.raises(ValueError, match="init_conv does not fit: stem='densenet' is a 7x7 convolution"):
         load_authors_checkpoint(_checkpoint(SMALL), dataclasses.replace(SMALL, stem="densenet"))
+
+
+def test_a_file_of_ours_is_named_as_ours(tmp_path):
+    save_model(random_network(SMALL), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"is this package's own, not one of the authors' code: condensenet.load"):
+        load_authors_checkpoint(tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="is this package's own"):
+        load_authors_checkpoint({"fingerprint": {}, "environment": {}, "trainer": {"step": 1}})
 
 
 def test_an_index_beyond_the_inputs_is_refused():

@@ -211,6 +211,13 @@ def test_what_those_files_are_made_of_is_what_torch_reads(content):
     assert torch.load(io.BytesIO(content), weights_only=True) == {((),): 1}
 
 
+def test_padding_with_zeros_after_an_archive_does_no_harm_and_anything_else_is_refused():
+    content = archive(HARMLESS)
+    assert parse_plain(content + bytes(16), "model.pt") == parse_plain(content, "model.pt") == {((),): 1}
+    with pytest.raises(ValueError, match="is not a file of plain tensors, or is incomplete"):
+        parse_plain(content + bytes(16) + b"1", "model.pt")
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 def test_plain_data_with_few_tuples_is_read(zipped):
     content = {"a": [(1, (2, (3,)))] * 1000, (1, ("b",)): {"c": torch.ones(2)}}
