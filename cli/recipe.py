@@ -80,6 +80,9 @@ def network(dataset: Dataset, size: int, options: Options, start: ModelConfig | 
     if options.model is not None and options.model not in presets:
         raise UserError(f"--model {options.model} is not allowed: {', '.join(presets)}")
     base = choose_network(size) if options.model is None else presets[options.model]
+    if size < base.min_image_size:
+        least, name = base.min_image_size, options.model or "every network here"
+        raise UserError(f"images of {size} pixels are too small for {name}: --size {least} or more, or another --model")
     return dataclasses.replace(
         base,
         groups_1x1=options.groups or base.groups_1x1,
