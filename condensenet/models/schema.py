@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def check_like(name: str, value: object, example: object) -> None:
         check_tensor(name, value, tuple(example.shape), example.dtype)
     else:
         kinds = (int,) if type(example) is int else (int, float)
-        fits = type(value) in kinds and 0 <= value < float("inf")  # type: ignore[operator]
+        fits = type(value) in kinds and 0 <= value <= sys.float_info.max  # type: ignore[operator]
         require(fits, f"{name}={shown(value)} is not allowed: a finite number, 0 or more, is needed")
 
 

@@ -39,7 +39,7 @@ def save(folder: Path | Storage, fingerprint: dict[str, Any], device: torch.devi
 def load(folder: Path | Storage | None, fingerprint: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
     """The trainer's state from the newest intact checkpoint, which rank 0 reads for all ranks; None if there is none.
 
-    Raises ``ValueError`` on every rank if the checkpoint was made under another fingerprint.
+    Raises ``ValueError``, in one line, on every rank if the checkpoint was made under another fingerprint.
     """
     newest = checkpoint_files.load_newest(folder) if folder is not None and distributed.rank() == 0 else None
     saved = distributed.broadcast_object(newest)
@@ -48,11 +48,20 @@ def load(folder: Path | Storage | None, fingerprint: dict[str, Any], device: tor
     for name in ("fingerprint", "environment", "trainer"):
         if not isinstance(saved.get(name), dict):
             raise ValueError(f"the newest checkpoint in {folder} is not of this training: {name} is missing")
-    if different := differences(fingerprint, saved.get("fingerprint", {})):
+    for name in ("fingerprint", "environment"):
+        if not all(type(key) is str and _is_plain(value) for key, value in saved[name].items()):
+            raise ValueError(f"the newest checkpoint in {folder} is not of this training: {name} is not plain data")
+    if different := differences(fingerprint, saved["fingerprint"]):
         raise ValueError(f"{folder} holds a training with other parameters, data or code: {different}")
     if different := differences(environment(device), saved["environment"]):
         log.warning("the weights may differ from those of an uninterrupted training: %s", different)
     return saved["trainer"]
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a value of a fingerprint, which can be compared and shown: a tensor, say, can be neither."""
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(each, str | int | float | None) for each in values)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

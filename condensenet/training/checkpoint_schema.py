@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -29,14 +30,17 @@ def check_trainer(
     fits = isinstance(rows, list) and len(rows) in (epoch, epoch - 1)
     require(fits, f"trainer.history does not have a row for each of the {epoch} epochs done")
     for number, row in enumerate(rows):
-        _check_row(f"trainer.history.{number}", row)
+        _check_row(f"trainer.history.{number}", row, number + 1)
 
 
-def _check_row(name: str, row: Any) -> None:
-    """The figures of an epoch; a loss may well be infinite."""
+def _check_row(name: str, row: Any, epoch: int) -> None:
+    """The figures of an epoch; a loss may well be infinite, but not an integer that no float can hold."""
     names = {field.name for field in fields(EpochResult)}
     require(
         isinstance(row, Mapping) and row.keys() == names, f"{name} does not have the keys {', '.join(sorted(names))}"
     )
     for key, value in row.items():
-        require(type(value) in (int, float), f"{name}.{key}={shown(value)} is not allowed: it must be a number")
+        number = type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
+        require(number, f"{name}.{key}={shown(value)} is not allowed: it must be a number")
+    fits = type(row["epoch"]) is int and row["epoch"] == epoch
+    require(fits, f"{name}.epoch={shown(row['epoch'])} is not allowed: it is epoch {epoch}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
+from condensenet.text import escaped, shown
 
 DIGEST_LENGTH = 12
 # In this library, as in dvc.yaml.
@@ -34,7 +35,9 @@ def differences(now: dict[str, Any], before: dict[str, Any]) -> str:
     """How two fingerprints differ, on one line; empty if they are the same."""
     names = sorted(now.keys() | before.keys())
     return "; ".join(
-        f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names if now.get(name) != before.get(name)
+        f"{escaped(name)} was {shown(before.get(name))}, is {shown(now.get(name))}"
+        for name in names
+        if now.get(name) != before.get(name)
     )
 
 

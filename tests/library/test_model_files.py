@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
+import logging
 import pickle
 import struct
 import subprocess
 import sys
 import zipfile
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import pytest
 import torch
 from bounds import within_bounds
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from networks import SMALL, condensed, random_network
 from training_example import AUGMENT, MODEL, TRAIN, write_stripes
 
 from condensenet import CondenseNet, convert, load_model
 from condensenet.models.storage import model_file, parse_plain
-from condensenet.training import checkpoint_files, fit
+from condensenet.training import TrainingFailed, checkpoint_files, fit
 
 BYTES = {"training": model_file(condensed(SMALL)), "grouped": model_file(convert(condensed(SMALL).eval()))}
 MASK = "blocks.0.0.conv_1x1.group_mask"
@@ -345,3 +349,93 @@ def test_a_replaced_entry_of_a_checkpoint_is_named(tmp_path, checkpoint, path, v
     with pytest.raises(ValueError, match=message) as caught:
         resumed(tmp_path, data, replace(content, path, value))
     assert str(caught.value).isprintable()
+
+
+ENTRIES = [
+    (),
+    ("fingerprint",),
+    ("fingerprint", "train.seed"),
+    ("fingerprint", "model.block_depths"),
+    ("fingerprint", "unknown"),
+    ("environment",),
+    ("environment", "torch"),
+    ("environment", "unknown"),
+    ("trainer",),
+    ("trainer", "step"),
+    ("trainer", "elapsed_s"),
+    ("trainer", "learning_rate"),
+    ("trainer", "epoch_totals"),
+    ("trainer", "history"),
+    ("trainer", "history", 0),
+    ("trainer", "history", 0, "epoch"),
+    ("trainer", "history", 0, "validation_error_pct"),
+    ("trainer", "model"),
+    ("trainer", "model", "stem.weight"),
+    ("trainer", "model", "norm.num_batches_tracked"),
+    ("trainer", "optimizer"),
+    ("trainer", "optimizer", "velocities"),
+    ("trainer", "optimizer", "velocities", 0),
+]
+
+
+@contextmanager
+def logged():
+    """The messages that the library logs meanwhile; hypothesis does not go with pytest's ``caplog``."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("condensenet")
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+
+
+def goes_on_or_says_why(folder, data):
+    """Resume what is in ``folder`` and train an epoch more. Refusals and warnings, which are returned, are one line."""
+    with within_bounds(), logged() as lines:
+        epochs = fit(CondenseNet(MODEL), data, AUGMENT, TRAIN, checkpoints=folder)
+        try:
+            assert [row.epoch for row in islice(epochs, 2)] == [1, 2]
+        except (ValueError, TrainingFailed) as error:
+            lines.append(str(error))
+        finally:
+            epochs.close()
+    assert all(line.isprintable() for line in lines)
+    return lines
+
+
+@given(st.sampled_from(ENTRIES), ANYTHING)
+@example(("fingerprint", "train.seed"), torch.zeros(2))
+@example(("fingerprint", "train.seed"), "1\n\x1b[2J")
+@example(("fingerprint", "model.block_depths"), [torch.zeros(2), 1])
+@example(("fingerprint", "un\nknown"), 1)
+@example(("fingerprint", 3), 1)
+@example(("environment", "un\nknown"), 1)
+@example(("trainer", "elapsed_s"), 10**400)
+@example(("trainer", "history", 0, "epoch"), 10**400)
+@example(("trainer", "history", 0, "epoch"), 3)
+@example(("trainer", "step"), 7)
+def test_anything_in_the_place_of_an_entry_of_a_checkpoint(tmp_path_factory, checkpoint, path, value):
+    data, content = checkpoint
+    folder = tmp_path_factory.mktemp("other")
+    checkpoint_files.save(folder, 5, replace(content, path, value) if path else value)
+    goes_on_or_says_why(folder, data)
+
+
+@given(st.booleans(), st.data())
+def test_any_damaged_byte_of_a_checkpoint_is_noticed_or_harmless(tmp_path_factory, checkpoint, named_anew, draw):
+    """Also where the file is named by the checksum of what is in it now."""
+    data, content = checkpoint
+    folder = tmp_path_factory.mktemp("damaged")
+    path = folder / checkpoint_files.save(folder, 5, content)
+    damaged = bytearray(path.read_bytes())
+    for _ in range(draw.draw(st.integers(1, 3))):
+        damaged[draw.draw(st.integers(0, len(damaged) - 1))] ^= draw.draw(st.integers(1, 255))
+    assume(damaged != path.read_bytes())
+    path.write_bytes(damaged)
+    if named_anew:
+        path.rename(folder / f"checkpoint-00000005-{hashlib.sha256(damaged).hexdigest()[:16]}.pt")
+    lines = goes_on_or_says_why(folder, data)
+    assert named_anew or f"checkpoint {path.name} is damaged (its checksum differs): " in lines[0]
