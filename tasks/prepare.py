@@ -15,6 +15,7 @@ from tasks.errors import UserError, one_line, run_main
 from tasks.params import Params
 from tasks.sources.base import Source, check_not_empty, split_training_images
 from tasks.sources.write_streams import write_streams
+from tasks.storage import check_training_root
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def summary(manifest: Manifest) -> str:
 
 def prepare(params: Params, root: Path) -> Manifest:
     """Prepare the images of ``params.data`` in the folder ``root``; raises ``UserError``."""
+    check_training_root(params.ray.storage)  # not hours later, when training starts
     _warn_of_gpus(params)
     source = sources.read(params.data)
     _check_settings(params, len(source.classes))

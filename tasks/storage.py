@@ -20,6 +20,7 @@ from condensenet.config import require
 from condensenet.file_locks import try_lock
 from condensenet.files import Folder, Storage
 from condensenet.text import shown
+from tasks import paths
 from tasks.errors import UserError
 from tasks.object_store import ObjectStore
 
@@ -51,6 +52,18 @@ def check_usable(address: str | None, folder: Path) -> None:
         raise UserError(
             f"{key} is not allowed: trainings in progress cannot be kept there ({error.strerror})"
         ) from None
+
+
+def training_root(address: str | None) -> SharedFolder | ObjectStore:
+    """What keeps all trainings in progress: ``address``, which is ``ray.storage``, or the checkout's ``state``."""
+    return open_storage(address or str(paths.state()), paths.checkout())
+
+
+def check_training_root(address: str | None) -> None:
+    """Raise ``UserError`` if the folder of trainings in progress cannot be used; an object store is not asked."""
+    root = training_root(address)
+    if isinstance(root, SharedFolder):
+        check_usable(address, root.path)
 
 
 def open_storage(address: str, relative_to: Path = Path()) -> SharedFolder | ObjectStore:

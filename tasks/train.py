@@ -28,7 +28,7 @@ from tasks.locks import owned
 from tasks.object_store import ObjectStore
 from tasks.outputs import as_json, read_json, write_json, write_text
 from tasks.params import Params, Setting, stage_arguments
-from tasks.storage import DONE, SharedFolder, check_usable, open_storage
+from tasks.storage import DONE, SharedFolder, check_training_root, training_root
 from tasks.train_progress import SHOWN, ProgressRecorder
 from tasks.train_stopping import Stopper
 
@@ -67,7 +67,7 @@ class Training:
 
     @property
     def root(self) -> SharedFolder | ObjectStore:
-        return open_storage(self.params.ray.storage or str(paths.state()), paths.checkout())
+        return training_root(self.params.ray.storage)
 
     @property
     def others(self) -> SharedFolder | ObjectStore:
@@ -107,8 +107,7 @@ def train(params: Params, setting: Setting, manifest: Manifest, stopper: Stopper
     """Train ``setting``, or resume its training, and write the outputs; raises ``UserError``."""
     training = Training(params=params, setting=setting, manifest=manifest)
     storage = training.storage
-    if isinstance(training.root, SharedFolder):
-        check_usable(params.ray.storage, training.root.path)
+    check_training_root(params.ray.storage)
     try:
         with (
             owned(training.folder),

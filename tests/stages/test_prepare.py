@@ -102,6 +102,31 @@ def test_fewer_training_images_are_drawn_by_class_from_those_that_are_not_held_o
         split_training_images(labels, replace(data, train_images=91))
 
 
+# What the training that comes next needs
+
+
+@pytest.mark.parametrize("storage", ["/proc/trainings", "/etc/passwd"])
+def test_a_storage_in_which_training_cannot_work_is_refused_before_the_work(storage: str) -> None:
+    params = params_of(10, DataParams(source="digits"))
+    with pytest.raises(UserError, match=rf"^ray\.storage={storage} is not allowed: trainings in progress cannot"):
+        prepare.prepare(replace(params, ray=RayParams(storage=storage)), Path("out"))
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(("use_gpu", "address"), [(True, ""), (True, "10.0.0.1:6379"), (False, "")])
+def test_gpus_that_training_will_lack_are_warned_of(
+    use_gpu: bool, address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a cluster are not counted here."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    least = torch.cuda.device_count() + 1
+    ray = RayParams(use_gpu=use_gpu, num_workers=least)
+    with pytest.raises(UserError):  # the images are missing: the warning comes before them
+        prepare.prepare(replace(params_of(CLASSES, DataParams(**parquet())), ray=ray), Path("out"))
+    warning = f"warning: training needs {least} GPUs (ray.use_gpu=true), this machine has {least - 1}"
+    assert (warning in capsys.readouterr().out) == (use_gpu and not address)
+
+
 # Digits
 
 
