@@ -421,6 +421,7 @@ def test_settings_are_below_the_run_of_their_study(workspace: Path, client, tmp_
         assert version.description == "second"
     assert settings == {"best-error": "g4-c2", "fastest": "g2-c2", "smallest": "g2-c2"}
     assert len(client.search_model_versions("name = 'condensenet-digits'")) == 2
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"  # else a page for language models
     view = json.loads(json.loads(experiment.tags["mlflow.sharedViewState.comparison"])["state"])
     assert view["orderByKey"] in view["selectedColumns"]  # by time the UI would show one folded line
 
