@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from condensenet.text import MAX_SHOWN
 from tasks.console import say
 from tasks.errors import UserError, first_line
 from tasks.params import DataParams
@@ -144,7 +145,8 @@ def _stream(parts: list[tuple[Path, np.ndarray]]) -> Iterator[tuple[str, bytes]]
     for path, rows in parts:
         for number, image in _rows(path, rows):
             image = image or {}
-            yield f"{path.name} row {number} ({image.get('path') or 'without a path'})", image.get("bytes") or b""
+            named = (image.get("path") or "without a path")[:MAX_SHOWN]
+            yield f"{path.name} row {number} ({named})", image.get("bytes") or b""
 
 
 def _rows(path: Path, wanted: np.ndarray) -> Iterator[tuple[int, dict[str, Any] | None]]:

@@ -18,6 +18,7 @@ import numpy as np
 from condensenet.data.manifest import Encoding, FileEntry
 from condensenet.data.shards import Shard, ShardWriter
 from condensenet.files import write_atomically
+from condensenet.text import escaped
 from tasks.errors import UserError
 from tasks.params import DataParams
 from tasks.sources.base import Stream
@@ -59,7 +60,7 @@ def make(job: Job) -> Result:
                 try:
                     image = examine(content, job.data, job.encoding, job.record.with_name(TURN))
                 except ValueError as error:
-                    corrupt.append((name, " ".join(str(error).split())))
+                    corrupt.append((escaped(name), " ".join(str(error).split())))
                     if len(corrupt) > job.data.max_corrupt + CORRUPT_NAMED:
                         break
                     continue

@@ -118,13 +118,15 @@ def shard(
     labels: Sequence[int | None] | None = None,
     metadata: Mapping[str, str] | None = None,
     row_group_size: int | None = None,
+    names: Sequence[str] | None = None,
 ) -> Path:
     """A Parquet file of encoded images, its labels 0, 1, 2, 0, ... if none are given."""
     labels = [number % len(CLASSES) for number in range(len(images))] if labels is None else labels
     metadata = {"class_names": json.dumps(CLASSES)} if metadata is None else metadata
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema([("image", kind), ("label", pa.int64())], metadata=dict(metadata))
-    rows = [{"bytes": content, "path": f"{number}.jpg"} for number, content in enumerate(images)]
+    names = [f"{number}.jpg" for number in range(len(images))] if names is None else names
+    rows = [{"bytes": content, "path": name} for content, name in zip(images, names, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table([rows, list(labels)], schema=schema), path, row_group_size=row_group_size)
     return path

@@ -420,6 +420,24 @@ def test_past_the_limit_corrupt_images_are_fatal_and_all_named() -> None:
     assert "row 9" in message
 
 
+def test_odd_names_of_corrupt_images_are_escaped_and_only_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    odd = ["\x1b[2J", "a\u202eb", "a\nb", "../../../escape.jpg", "/etc/passwd", "x" * 100_000]
+    images: list[bytes | None] = [*made.pictures(12)]
+    images[: len(odd)] = [b"no image"] * len(odd)
+    made.shards(Path("raw"))
+    made.shard(Path("raw/train.parquet"), images, names=[*odd, *(f"{number}.jpg" for number in range(6))])
+    message = refusal(CLASSES, **parquet(max_corrupt=1))
+    assert message.isprintable()
+    assert len(message) < 1000
+    capsys.readouterr()
+    manifest = prepared(CLASSES, **parquet(max_corrupt=len(odd)))
+    shown = ["\\x1b[2J", "a\\u202eb", "a\\nb", "../../../escape.jpg", "/etc/passwd", "x" * 200]
+    assert manifest.corrupt == tuple(f"train.parquet row {row} ({name})" for row, name in enumerate(shown))
+    assert Manifest.load(Path("out/manifest.json")).corrupt == manifest.corrupt
+    assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
+    assert {path.name for path in Path().iterdir()} <= {"raw", "out", "state"}
+
+
 def test_a_hopeless_source_is_not_read_to_its_end() -> None:
     made.shards(Path("raw"))
     made.shard(Path("raw/train.parquet"), [b"no image"] * 400)
