@@ -25,16 +25,6 @@ from tasks.tracking import address, desired, metric_names, reconcile, registry, 
 AWAY = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
 
-@pytest.fixture(scope="session")
-def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty SQLite store; making one takes seconds, so the tests copy it."""
-    from tasks.tracking.mlflow_store import Store
-
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    Store(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
 def workspace(tmp_path: Path, fresh_store: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(fresh_store, tmp_path / "mlflow.db")
