@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from condensenet.file_locks import is_at, try_lock
+from condensenet.file_locks import is_at, lock, try_lock
 
 MAX_BYTES = 2**35  # of a file in a storage: the largest checkpoint of condensenet.config.MAX_WEIGHTS
 PERMANENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 TEMPORARY = ".tmp"  # ends the name of a file that is being written
+OURS = ".cn-tmp-"  # begins the names of temporary folders
+MARK, CONTENT = "made-by-condensenet", "content"  # in a temporary folder
 
 
 class Storage(Protocol):
@@ -143,28 +145,46 @@ def _temporary_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 @contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
-    """A folder among the temporary files, which is removed at the end, and with it those that killed processes left."""
-    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+    """An empty folder, removed at the end, and with it those of the same prefix that killed processes left here.
+
+    It lies, beside a mark, in a folder among the temporary files. What has no mark of this machine is somebody else's.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{OURS}{prefix}????????"):  # as mkdtemp ends them
         with suppress(OSError), _opened(left, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
-            if os.fstat(descriptor).st_uid == os.geteuid() and try_lock(descriptor):
-                shutil.rmtree(left, ignore_errors=True)
-    folder, descriptor = _new_folder(prefix)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
+            if os.fstat(descriptor).st_uid == os.geteuid() and try_lock(descriptor) and _is_marked(left):
+                _remove_marked(left)
+    folder = Path(tempfile.mkdtemp(prefix=OURS + prefix))
+    with _opened(folder, os.O_RDONLY) as descriptor:
+        try:
+            _mark(folder, descriptor)
+            yield folder / CONTENT
+        finally:
+            with suppress(OSError):
+                _remove_marked(folder)
 
 
-def _new_folder(prefix: str) -> tuple[Path, int]:
-    """A folder and what keeps it locked; until it is, another process takes it for abandoned."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix))
-        with suppress(FileNotFoundError):
-            descriptor = os.open(folder, os.O_RDONLY)
-            if _is_ours(folder, descriptor):
-                return folder, descriptor
-            os.close(descriptor)
+def _mark(folder: Path, descriptor: int) -> None:
+    with suppress(OSError):  # a file system without locks, where nobody can take it for abandoned
+        lock(descriptor)  # after another process, which sees no mark yet
+    (folder / MARK).write_bytes(_host())
+    (folder / CONTENT).mkdir()
+
+
+def _is_marked(folder: Path) -> bool:
+    return (folder / MARK).read_bytes() == _host()
+
+
+def _host() -> bytes:
+    """Who sees our locks: on some shared file systems no other machine does."""
+    return os.uname().nodename.encode()
+
+
+def _remove_marked(folder: Path) -> None:
+    """The mark goes last, so that another process finishes what is killed or fails here."""
+    if (folder / CONTENT).exists():
+        shutil.rmtree(folder / CONTENT)
+    (folder / MARK).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 @contextmanager

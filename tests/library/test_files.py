@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,14 +107,31 @@ def test_a_temporary_folder_goes_and_those_of_killed_processes_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "cn-link").symlink_to(tmp_path / "mine")
-    code = "import os, condensenet.files as f\nwith f.temporary_folder('cn-'): os.kill(0, 9)"
+    code = "import os, condensenet.files as f\nwith f.temporary_folder('cn-') as folder: (folder / 'x').touch(); "
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], env=environment, start_new_session=True, check=False)
-    assert len(list(tmp_path.glob("cn-*"))) == 2
+    subprocess.run([sys.executable, "-c", code + "os.kill(0, 9)"], env=environment, start_new_session=True, check=False)
+    (left,) = tmp_path.iterdir()
+    assert (left / "content/x").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / f"{files.OURS}cn-11111111").symlink_to(tmp_path / "mine")
     with files.temporary_folder("cn-") as living:
         (living / "file").touch()
         with files.temporary_folder("cn-") as another:
-            assert {living, another, tmp_path / "cn-link"} == set(tmp_path.glob("cn-*"))
-    assert {path.name for path in tmp_path.iterdir()} == {"mine", "cn-link"}
+            assert {living, another} == set(tmp_path.glob("*/content"))
+            assert list(another.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", f"{files.OURS}cn-11111111"}
+
+
+def test_folders_that_are_not_ours_stay_whatever_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    names = ("cn-of-mine", "cn-12345678", f"{files.OURS}cn-of-mine", f"{files.OURS}cn-12345678")
+    for name in names:
+        (tmp_path / name / "content").mkdir(parents=True)
+    elsewhere = tmp_path / f"{files.OURS}cn-87654321"  # of another machine, whose locks are not seen here
+    shutil.copytree(tmp_path / names[-1], elsewhere)
+    (elsewhere / files.MARK).write_text("another-machine")
+    with files.temporary_folder("cn-"):
+        pass
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/content")} == {
+        f"{name}/content" for name in (*names, elsewhere.name)
+    }
