@@ -24,6 +24,8 @@ from condensenet.file_locks import is_at, lock, try_lock
 MAX_BYTES = 2**35  # of a file in a storage: the largest checkpoint of condensenet.config.MAX_WEIGHTS
 PERMANENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 TEMPORARY = ".tmp"  # ends the name of a file that is being written
+REMOVED = {errno.ENOENT, errno.ESTALE}  # by another machine, on a file system whose locks it does not see
+ATTEMPTS = 3
 OURS = ".cn-tmp-"  # begins the names of temporary folders
 MARK, CONTENT = "made-by-condensenet", "content"  # in a temporary folder
 
@@ -119,6 +121,16 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
+    for attempt in range(ATTEMPTS):
+        try:
+            _write(path, content)
+            return
+        except OSError as error:
+            if error.errno not in REMOVED or attempt == ATTEMPTS - 1:
+                raise
+
+
+def _write(path: Path, content: bytes) -> None:
     with _temporary_file(path) as (temporary, file):
         file.write(content)
         file.flush()

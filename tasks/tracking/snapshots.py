@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ LIVE, TRAIN, RESTORED, TABLES, SWEEP_STAGE, STUDY = "live", "train", "restored",
 WHOLE = (LIVE, TRAIN, RESTORED, TABLES, SWEEP_STAGE, STUDY)  # a run can be made from them; later stages add to one
 REJECTED = ".rejected"
 DRAFT = ".draft-"
+GRACE_S = 3600.0  # since anything in a draft was written
 DRAFTING = ".drafting"  # a file that is locked by all who make snapshots, or by one who tidies
 
 
@@ -137,13 +139,23 @@ def noted_run_id(execution_id: str) -> str | None:
 
 
 def tidy() -> None:
-    """Remove what killed processes left behind, unless another process is making a snapshot just now."""
+    """Remove what killed processes left behind, unless another process is making a snapshot just now.
+
+    Where another machine's locks are not seen, as on some shared file systems, its living drafts are seen to be new.
+    """
     if not root().is_dir():
         return
     with open(root() / DRAFTING, "w") as file:
         if try_lock(file):
             for folder in root().glob(f"{DRAFT}*"):
-                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):  # it has just got its name, or been removed
+                    if time.time() - _changed(folder) > GRACE_S:
+                        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _changed(folder: Path) -> float:
+    """When the newest of all that is in it was written."""
+    return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 @contextmanager

@@ -90,6 +90,29 @@ def test_what_a_killed_writer_left_goes_with_the_next_file_of_that_name(tmp_path
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {path.name: b"whole", "another": b""}
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_temporary_file_that_another_machine_removed_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """As one does that does not see our locks; but not for ever."""
+    replace, removed = os.replace, []
+
+    def after_removal(temporary: Path, path: Path) -> None:
+        if len(removed) < times:
+            temporary.unlink()
+            removed.append(temporary)
+        replace(temporary, path)
+
+    monkeypatch.setattr(os, "replace", after_removal)
+    if times == files.ATTEMPTS:
+        with pytest.raises(FileNotFoundError):
+            write_atomically(tmp_path / "file", b"whole")
+        assert list(tmp_path.iterdir()) == []
+    else:
+        write_atomically(tmp_path / "file", b"whole")
+        assert (tmp_path / "file").read_bytes() == b"whole"
+
+
 def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
