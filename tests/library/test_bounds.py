@@ -27,5 +27,5 @@ def test_memory_counts_also_if_it_was_freed_or_what_took_it_was_refused(monkeypa
 
 def test_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "LIMIT_S", 0.01)
-    with pytest.raises(AssertionError, match=r"it took 0\.0 s"), bounds.within_bounds():
+    with pytest.raises(AssertionError, match=r"it took \d"), bounds.within_bounds():
         time.sleep(0.02)
