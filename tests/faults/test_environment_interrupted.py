@@ -44,7 +44,14 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
             wheel.writestr(name, text)
     return "tiny-1.0-py3-none-any.whl"
 """
-COMPILING = "import pathlib, time; time.sleep(0.3); pathlib.Path('compiled').touch()"
+COMPILING = """
+import pathlib, time
+
+end = time.monotonic() + 60
+while pathlib.Path("hold").exists() and time.monotonic() < end:  # until it is killed
+    time.sleep(0.01)
+pathlib.Path("compiled").touch()
+"""
 MOMENTS = {  # what has just appeared in the environment
     "python is being installed": "pyvenv.cfg",
     "pip is being installed": "lib/python3*/site-packages/pip",
@@ -114,7 +121,8 @@ def appeared(folder: Path, pattern: str, since: float) -> bool:
 
 def test_the_next_one_makes_it_whole(project: Path) -> None:
     command = ["make", f"PYTHON={Path(sys.executable).resolve()}", "env"]
-    ends = list(ENDS)
+    ends, hold = list(ENDS), project / "hold"
+    hold.touch()
     for number, (moment, appears) in enumerate(MOMENTS.items()):
         started = time.time()
         make = start(command, project, environment(project), stderr=subprocess.STDOUT)
@@ -126,6 +134,7 @@ def test_the_next_one_makes_it_whole(project: Path) -> None:
         assert make.returncode != 0, moment
         end_group(make)
         assert subprocess.run([*command, "--question"], cwd=project, check=False).returncode != 0, moment
+    hold.unlink()
     done = subprocess.run(command, cwd=project, env=environment(project), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "error" not in done.stderr
