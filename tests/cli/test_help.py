@@ -58,17 +58,18 @@ def programs(checkout: Path) -> Iterator[Path]:
 
 
 def stamps(checkout: Path) -> dict[Path, int]:
-    """When the files of the checkout were changed; what tools keep apart (.venv, .git, caches) is left out."""
-    hidden = (".", "__pycache__")
-    files = [path for path in checkout.iterdir() if not path.name.startswith(hidden)]
-    files += [path for folder in FOLDERS for path in (checkout / folder).rglob("*") if hidden[1] not in path.parts]
-    return {path: path.lstat().st_mtime_ns for path in files}
+    """When the files of the checkout were changed; what git ignores at its top (out, mlflow.db, .venv) is left out."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=checkout, capture_output=True, text=True, check=True).stdout
+    files = [checkout / name for name in tracked.split("\0") if name and "/" not in name]
+    files += [path for folder in FOLDERS for path in (checkout / folder).rglob("*") if "__pycache__" not in path.parts]
+    return {path: path.lstat().st_mtime_ns for path in files if path.exists()}
 
 
 @pytest.mark.slow
 def test_help_of_any_program_runs_nothing(checkout: Path, tmp_path: Path) -> None:
     """In a folder with parameters, in which a stage would run. One process asks all: the imports take most time."""
     (tmp_path / "params.yaml").write_bytes((checkout / "params.yaml").read_bytes())
+    assert {path.as_posix() for path in programs(checkout)} >= WORKERS
     names = {
         str(checkout / path) if path.parts[0] in SCRIPTS else ".".join(path.with_suffix("").parts): path
         for path in programs(checkout)
