@@ -1,9 +1,11 @@
 """Run a command where no network is, and note every packet that it sends beyond the loopback.
 
-    unshare --user --map-root-user --net python alone.py PACKETS COMMAND...
+    unshare --user --map-root-user --net --mount python alone.py PACKETS COMMAND...
 
-All routes lead to a device that this process reads and never answers. PACKETS gets a line for each packet; the first is
-one that is sent here, to show that they are seen.
+All routes lead to a device that this process reads and never answers. Names are looked up beyond it too, not by a
+resolver on the loopback, whose packets would not be seen. PACKETS gets a line for each packet; the first two are sent
+here, to show that they are seen: to an address, and for the name NAME. The second is missing where names are looked up
+by yet another way.
 """
 
 from __future__ import annotations
@@ -14,13 +16,18 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 TUN, SET_DEVICE, IP_PACKETS_ALONE = "/dev/net/tun", 0x400454CA, 0x1001  # linux/if_tun.h
 DEVICE = "out"
 PROBE = ("192.0.2.1", 9)  # reserved for documentation
+RESOLVER = ("192.0.2.53", 53)
+NAME = "probe.invalid"  # reserved too
+RESOLVING = f"nameserver {RESOLVER[0]}\noptions timeout:1 attempts:1\n"
 PREPARE = (
     "link set lo up",
     f"link set {DEVICE} up",
@@ -41,7 +48,7 @@ def why_not() -> str | None:
 
 def inside(packets: Path) -> tuple[str, ...]:
     """What comes before a command that is to run there."""
-    return "unshare", "--user", "--map-root-user", "--net", sys.executable, __file__, str(packets)
+    return "unshare", "--user", "--map-root-user", "--net", "--mount", sys.executable, __file__, str(packets)
 
 
 def main() -> None:
@@ -50,10 +57,16 @@ def main() -> None:
     Path(f"/proc/sys/net/ipv6/conf/{DEVICE}/disable_ipv6").write_text("1")  # else the kernel asks for routers by itself
     for arguments in PREPARE:
         subprocess.run(["ip", *arguments.split()], check=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
+        file.write(RESOLVING)
+        file.flush()
+        subprocess.run(["mount", "--bind", file.name, "/etc/resolv.conf"], check=True)  # seen here alone
     with open(sys.argv[1], "w") as packets:
         threading.Thread(target=note, args=(device, packets), daemon=True).start()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.sendto(b"", PROBE)
+        with suppress(OSError):
+            socket.gethostbyname(f"{NAME}.")  # the dot: in no domain of this network
         status = subprocess.run(sys.argv[2:], check=False).returncode
         time.sleep(0.5)  # for the last packets
     sys.exit(status)
