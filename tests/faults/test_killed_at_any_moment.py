@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.process
-import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from training_example import MODEL, write_stripes
 
 from condensenet import ModelConfig
 
+pytestmark = pytest.mark.usefixtures("forkserver")
 TIMEOUT_S = 120
 LIVE, KILLED = 0, -signal.SIGKILL
 
@@ -56,16 +55,6 @@ class Runs:
 def ended(process: multiprocessing.process.BaseProcess) -> int | None:
     process.join(TIMEOUT_S)
     return process.exitcode
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forkserver(checkout: Path) -> Iterator[None]:
-    """It imports what all processes need, once; it looks for it where this process was told to by its environment."""
-    with pytest.MonkeyPatch.context() as patch:
-        known = os.environ.get("PYTHONPATH", "")
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [checkout / "tests", checkout / "tests/faults", known])))
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["killing"])
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import exported_study
@@ -50,16 +51,22 @@ class Stages:
     seconds: dict[str, float] = field(default_factory=dict)  # what each stage takes
 
     def start(self, stage: str) -> multiprocessing.process.BaseProcess:
+        """Returns when the stage is about to begin, all that it needs imported."""
         arguments = () if stage in WITHOUT_SETTING else (SETTING,)
         context = multiprocessing.get_context("forkserver")
-        process = context.Process(target=_run, args=(stage, arguments, self.folder), daemon=True)
+        begun, begins = context.Pipe(duplex=False)
+        process = context.Process(target=_run, args=(stage, arguments, self.folder, begins), daemon=True)
         process.start()
+        begins.close()
+        with begun:
+            assert begun.poll(TIMEOUT_S)
+            assert begun.recv() == stage
         return process
 
     def finish(self, stage: str) -> float:
         """Run it to its end; returns how long that took."""
-        started = time.monotonic()
         process = self.start(stage)
+        started = time.monotonic()
         process.join(TIMEOUT_S)
         assert process.exitcode == 0, (self.folder / "printed").read_text()
         return time.monotonic() - started
@@ -82,21 +89,20 @@ class Stages:
         shutil.copytree(self.before / stage, self.folder)
 
 
-def _run(stage: str, arguments: tuple[str, ...], folder: Path) -> None:
+def _run(stage: str, arguments: tuple[str, ...], folder: Path, begins: Connection) -> None:
     import killed_stages
 
+    with begins:
+        begins.send(stage)
     killed_stages.run(stage, arguments, folder)
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Iterator[Stages]:
+def stages(tmp_path_factory: pytest.TempPathFactory, checkout: Path, forkserver: None) -> Iterator[Stages]:
     """All of them were run once, undisturbed."""
     made = Stages(tmp_path_factory.mktemp("stages") / "work", tmp_path_factory.mktemp("before"))
     with pytest.MonkeyPatch.context() as patch:
-        known = os.environ.get("PYTHONPATH", "")
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [checkout, checkout / "tests/faults", known])))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["killed_stages"])
         (made.folder / "tmp").mkdir(parents=True)
         patch.chdir(made.folder)
         write_trained(exported_study.write_study(checkout))
