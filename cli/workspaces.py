@@ -11,24 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import tasks
-from tasks import paths
+from tasks import paths, telemetry
 from tasks.errors import UserError
-
-QUIET = {  # what `make` sets too: nothing phones home
-    "DVC_NO_ANALYTICS": "1",
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "ORT_DISABLE_TELEMETRY": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
 
 
 def environment() -> dict[str, str]:
     """For a process that runs our modules from another folder, with the programs of this environment first."""
     code = str(Path(tasks.__file__).resolve().parents[1])
     return {
-        **QUIET,
+        **telemetry.OFF,
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")])),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),

@@ -17,17 +17,12 @@ from typing import Any
 
 from cluster.mlflow_server import write_private
 from cluster.settings import BUCKET, HOST, POOL, RAY_HOST, USER, Cluster
-from tasks import ray_local
+from tasks import ray_local, telemetry
 from tasks.errors import UserError, first_line
 from tasks.server_addresses import listens
 
 QUIET = {
-    "DO_NOT_TRACK": "1",
-    "DVC_NO_ANALYTICS": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "ORT_DISABLE_TELEMETRY": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "RAY_USAGE_STATS_ENABLED": "0",
+    **telemetry.OFF,
     **ray_local.QUIET,
     "PYTHONUNBUFFERED": "1",
 }

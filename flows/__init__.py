@@ -2,12 +2,9 @@
 
 import os
 
+from tasks import telemetry
+
 os.environ["PYTHONUTF8"] = "1"  # of what is started: else DVC cannot name files beyond ASCII in the locale C
 
-for name, value in {
-    "DO_NOT_TRACK": "1",
-    "DVC_NO_ANALYTICS": "1",
-    "ORT_DISABLE_TELEMETRY": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-}.items():
+for name, value in telemetry.OFF.items():
     os.environ.setdefault(name, value)

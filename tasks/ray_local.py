@@ -23,17 +23,15 @@ from typing import Self
 
 from condensenet.file_locks import lock, try_lock, unlock
 from condensenet.text import shown
-from tasks import paths
+from tasks import paths, telemetry
 from tasks.errors import UserError
 from tasks.ray_head import kill_all
 from tasks.server_addresses import listens
 
 VARIABLE = "CONDENSENET_RAY"
-NOWHERE = "http://127.0.0.1:9"  # the discard port of the loopback
-QUIET = {  # with its statistics off, Ray's head still reports that they are, and asks three clouds if it runs there
-    "RAY_USAGE_STATS_REPORT_URL": NOWHERE,
-    "http://169.254.169.254_proxy": NOWHERE,  # as `requests` reads it: a proxy for that host alone
-    "http://metadata.google.internal_proxy": NOWHERE,
+QUIET = {  # Ray's head asks three clouds if it runs there
+    "http://169.254.169.254_proxy": telemetry.NOWHERE,  # as `requests` reads it: a proxy for that host alone
+    "http://metadata.google.internal_proxy": telemetry.NOWHERE,
 }
 ENVIRONMENT = {  # read by Ray when it is imported and by the processes that it starts
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -42,7 +40,7 @@ ENVIRONMENT = {  # read by Ray when it is imported and by the processes that it 
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller starts and ends a training by polling
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a busy machine starts processes slowly
-    "RAY_USAGE_STATS_ENABLED": "0",
+    **telemetry.OFF,
     **QUIET,
     "RAY_enable_worker_prestart": "0",  # workers of a training need an environment of their own
     "RAY_prestart_worker_first_driver": "0",

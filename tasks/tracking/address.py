@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tasks import paths
+from tasks import paths, telemetry
 from tasks.errors import UserError
 
 URI = "MLFLOW_TRACKING_URI"
@@ -13,8 +13,7 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 # Before MLflow is imported: no telemetry, no bars, no chatter; a server that is gone is noticed in seconds.
 ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "ORT_DISABLE_TELEMETRY": "1",  # it imports ONNX Runtime
+    **telemetry.OFF,  # MLflow's, and that of ONNX Runtime, which it imports
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",

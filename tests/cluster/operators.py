@@ -30,6 +30,7 @@ from ruamel.yaml import YAML
 
 from cluster.services import answers, postgres_server
 from cluster.settings import Cluster, Passwords, Ports
+from tasks import telemetry
 from tasks.ray_head import kill_all
 from tasks.server_addresses import listens
 from tests.workspaces import copy_checkout, free_ports
@@ -268,11 +269,7 @@ def variables(root: Path) -> dict[str, str]:
         "RAY_TMPDIR": str(root / "r"),
         MARK: str(root),
         "PYTHONPATH": "",
-        "DO_NOT_TRACK": "1",
-        "DVC_NO_ANALYTICS": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "RAY_USAGE_STATS_ENABLED": "0",
+        **telemetry.OFF,
         "PREFECT_CLI_PROMPT": "false",
         **{f"GIT_{who}_{what}": "operator@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
         "GIT_CONFIG_COUNT": "1",

@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from cluster.dependencies import dependencies
+from tasks import telemetry
 
 FOLDER = "cluster"
 IMAGE = "condensenet:latest"  # with its tag, so that one command can replace it by that of a registry
@@ -290,6 +291,22 @@ def test_the_servers_of_kubernetes_get_all_that_mlflow_asks_for(manifests: list[
 def test_prefects_job_template_declares_what_it_uses(job_template: dict[str, Any]) -> None:
     used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(job_template["job_configuration"])))
     assert used == set(job_template["variables"]["properties"])
+
+
+@pytest.mark.parametrize("name", ["Makefile", "cluster/Dockerfile", "cluster/slurm/train.sbatch", "docs/OPERATORS.md"])
+def test_all_telemetry_is_off_that_the_flows_turn_off(checkout: Path, name: str) -> None:
+    text = (checkout / name).read_text()
+    set_there = re.findall(r"\b(\w*(?:DO_NOT_TRACK|ANALYTICS|TELEMETRY|USAGE_STATS)\w*)(?: :)?=\s*([^\s`]+)", text)
+    assert set(set_there) == set(telemetry.OFF.items())
+
+
+def test_the_commands_of_the_page_start_a_head_that_reports_nothing(checkout: Path) -> None:
+    blocks = re.findall(r"^```sh$.*?^```$", (checkout / "docs" / "OPERATORS.md").read_text(), re.MULTILINE | re.DOTALL)
+    heads = [block for block in blocks if "ray start --head" in block]
+    assert heads
+    for block in heads:
+        before = block.partition("ray start --head")[0].split()
+        assert {f"{name}={value}" for name, value in telemetry.OFF.items() if name.startswith("RAY_")} <= set(before)
 
 
 @pytest.mark.parametrize("checker", [("bash", "-n"), ("shellcheck",)])
