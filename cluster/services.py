@@ -23,7 +23,6 @@ from tasks.server_addresses import listens
 
 QUIET = {
     **telemetry.OFF,
-    **ray_local.QUIET,
     "PYTHONUNBUFFERED": "1",
 }
 PYTHON = sys.executable
@@ -230,7 +229,7 @@ def _ray(cluster: Cluster) -> Service:
         ready=lambda: (
             any(cluster.ray_folder.glob("r/session_2*/sockets/raylet")) and listens(RAY_HOST, cluster.ports.ray)
         ),
-        variables=cluster.ray_variables,
+        variables={**cluster.ray_variables, **ray_local.NO_CLOUD},
         prepare=prepare,
     )
 

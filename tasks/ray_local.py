@@ -29,7 +29,7 @@ from tasks.ray_head import kill_all
 from tasks.server_addresses import listens
 
 VARIABLE = "CONDENSENET_RAY"
-QUIET = {  # Ray's head asks three clouds if it runs there
+NO_CLOUD = {  # for Ray's head, which asks three clouds if it runs there; others may get credentials at these addresses
     "http://169.254.169.254_proxy": telemetry.NOWHERE,  # as `requests` reads it: a proxy for that host alone
     "http://metadata.google.internal_proxy": telemetry.NOWHERE,
 }
@@ -41,7 +41,6 @@ ENVIRONMENT = {  # read by Ray when it is imported and by the processes that it 
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a busy machine starts processes slowly
     **telemetry.OFF,
-    **QUIET,
     "RAY_enable_worker_prestart": "0",  # workers of a training need an environment of their own
     "RAY_prestart_worker_first_driver": "0",
 }
@@ -128,7 +127,7 @@ class LocalRay:
                 stdin=self._input,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **ENVIRONMENT, **_token_variables(self.folder)},
+                env={**os.environ, **ENVIRONMENT, **NO_CLOUD, **_token_variables(self.folder)},
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_S

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import psutil
@@ -28,7 +28,9 @@ from cluster.mlflow_server import check as check_mlflow
 from cluster.services import postgres_binaries, services
 from cluster.settings import FOLDER, Cluster, Passwords, Ports
 from condensenet.file_locks import try_lock
+from tasks import telemetry
 from tasks.errors import UserError
+from tasks.ray_local import NO_CLOUD
 
 WAIT_S = 120
 
@@ -162,6 +164,20 @@ def test_a_killed_supervisor_leaves_nothing_behind_after_down(
     done = command("down", environment, checkout)
     assert done.returncode == 0, done.stderr
     wait_until(lambda: not any(map(runs, family)), 10, lambda: str([each for each in family if runs(each)]))
+
+
+def test_no_service_but_rays_head_is_kept_from_the_credentials_of_its_cloud(checkout: Path, tmp_path: Path) -> None:
+    try:
+        postgres_binaries()
+    except UserError as error:
+        pytest.skip(str(error))
+    command = (sys.executable, "-c", "import os, json; print(json.dumps(dict(os.environ)))")
+    for service in services(Cluster(checkout, tmp_path, Ports(), Passwords())):
+        log = tmp_path / service.name
+        assert replace(service, command=command, account=None).start(log).wait() == 0
+        got = json.loads(log.read_text())
+        assert telemetry.OFF.items() <= got.items()
+        assert [got.get(name) for name in NO_CLOUD] == 2 * [telemetry.NOWHERE if service.name == "ray" else None]
 
 
 def test_a_port_that_is_taken_is_one_line(checkout: Path, tmp_path: Path) -> None:

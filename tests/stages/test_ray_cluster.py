@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import ray_local
+from tasks import ray_local, telemetry
 from tasks.errors import UserError
 from tasks.params import RayParams
 
@@ -30,6 +30,28 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch
                 ray_cluster.cluster(RayParams()),
             ):
                 pass
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "metadata.google.internal"])
+def test_a_training_still_gets_credentials_of_its_cloud(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """Only Ray's head, which asks there where it runs, is led elsewhere."""
+    from requests.utils import get_environ_proxies, select_proxy
+
+    from tasks import ray_cluster
+
+    def proxy() -> str | None:
+        return select_proxy(f"http://{host}/latest", get_environ_proxies(f"http://{host}/latest"))
+
+    for name, value in ray_local.NO_CLOUD.items():
+        monkeypatch.setenv(name, value)
+    assert proxy() == telemetry.NOWHERE
+    for name in ray_local.NO_CLOUD:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:99999")
+    with pytest.raises(UserError, match="nothing listens there"), ray_cluster.cluster(RayParams()):
+        pass
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert proxy() is None
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ import psutil
 import pytest
 from processes import command_line
 
+from tasks import telemetry
 from tasks.errors import UserError
-from tasks.ray_local import ADDRESS, FAILED, HOST, TOKEN, VARIABLE, LocalRay, ask, join
+from tasks.ray_local import ADDRESS, FAILED, HOST, NO_CLOUD, TOKEN, VARIABLE, LocalRay, ask, join
 
 WAIT_S = 400
 TRAINING = """
@@ -149,7 +150,9 @@ def test_one_that_was_killed_is_started_again_for_the_next_and_ends_with_its_own
     with LocalRay(1, gpus=False) as local:
         first = join(local.folder)
         processes = started()
-        next(process for process in processes if "tasks.ray_head" in command_line(process)).kill()
+        head = next(process for process in processes if "tasks.ray_head" in command_line(process))
+        assert {**telemetry.OFF, **NO_CLOUD}.items() <= head.environ().items()
+        head.kill()
         assert psutil.wait_procs(processes, timeout=60)[1] == []
         assert join(local.folder) != first
         processes = started()
