@@ -8,13 +8,28 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 PROBE_S = 1.0
-USER = re.compile(r"(?<=://)(?:[^/\s]*|[^/\s:@]+:(?!\d+[/?#\s])[^\s@]*)@")  # with a password, which may have a slash
-IN_QUERY = re.compile(r"(?<=[?&])(\w*(?:pass|pwd|secret|token)\w*)=[^&\s]+", re.IGNORECASE)
+REST = r"(?:(?!://)\S)*@"  # of a password that has a slash: it ends at the last @ of the word
+USER = re.compile(  # with a password, if there is one
+    rf"""(?<=://)(?:
+        [^/\s:@]*:{REST}(?=(?:[\w.-]+|\[[\da-f:.]+\]):\d{{1,5}}(?!\w))  # before a host with its port
+        | [^/\s]*@
+        | (?::|[^/\s:@\[]+:(?!\d{{1,5}}[/?#])){REST}  # else the colon may be that of a port, and @ be in a path
+    )""",
+    re.VERBOSE,
+)
+IN_QUERY = re.compile(  # but for the punctuation after it
+    r"""(?<=[?&;#])((?=[\w.-]*(?:pass|pwd|secret|token|signature|credential|key))[\w.-]+|sig|odbc_connect)
+        =(?:[^&\s]*[^&\s'")\]}>.,;:]|[^&\s]+)""",
+    re.VERBOSE | re.IGNORECASE,
+)
 PORTS = {"http": 80, "https": 443}
 
 
 def shown(text: str) -> str:
-    """``text``, an address or what quotes one, without user names and passwords in addresses."""
+    """``text``, an address or what quotes one, without user names and passwords in addresses.
+
+    ``http://a:1/b@c`` is taken for a host, its port and a path; a password of digits, a slash and more looks the same.
+    """
     return IN_QUERY.sub(r"\1=***", USER.sub("***@", text))
 
 
