@@ -17,7 +17,10 @@ class Open(Protocol):
 
 
 def try_lock(file: int | Open, *, shared: bool = False) -> bool:
-    """Take the lock if it is free; returns whether it was. A lock already held is converted to the requested mode."""
+    """Take the lock if it is free; returns whether it was. A lock already held is converted to the requested mode.
+
+    On NFS a shared lock needs a file that is open for reading, and any other one that is open for writing.
+    """
     try:
         fcntl.flock(file, _mode(shared) | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -64,7 +64,7 @@ def params_in_use(text: str, *, composed: bool) -> Iterator[list[str]]:
     flow. The previous file is kept in ``state/params/``.
     """
     wanted = plain_yaml.parse(text)
-    with lock_file("params.lock").open("w") as file:
+    with lock_file("params.lock").open("a+") as file:
         lock(file, shared=True)  # held by every running flow
         changed = remaining = changed_keys(_parsed(paths.PARAMS), wanted)
         if changed and composed and _has_uncommitted_edits():

@@ -52,7 +52,7 @@ def quiet_machine() -> Iterator[None]:
 def _machine(*, shared: bool, waiting: str) -> Iterator[None]:
     folder = paths.state()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / MACHINE).open("a") as file:
+    with (folder / MACHINE).open("a+") as file:
         _lock_and_tell(file, shared=shared, waiting=waiting)
         try:
             yield

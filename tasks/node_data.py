@@ -69,7 +69,7 @@ def on_this_node(data: Path, store: ObjectStore | None) -> Iterator[Path]:
         return
     folder = _cache_folder() / store.path.rpartition("/")[2]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(LOCK).open("a") as file:
+    with folder.with_suffix(LOCK).open("a+") as file:
         lock(file, shared=True)  # all who use it hold it so; who wants it alone would wait until their trainings end
         _ensure_downloaded(store, folder)
         os.utime(file.fileno())

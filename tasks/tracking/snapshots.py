@@ -65,7 +65,7 @@ def put(snapshot: Snapshot, artifacts: Sequence[tuple[Path, str]] = (), onnx_mod
     draft = root() / f"{DRAFT}{unique}"
     root().mkdir(parents=True, exist_ok=True)
     tidy()
-    with open(root() / DRAFTING, "w") as file:
+    with open(root() / DRAFTING, "a+") as file:
         lock(file, shared=True)
         draft.mkdir()
         try:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
+from flows import study
 from tasks import locks
+from tasks.tracking import snapshots
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HOLD = "import sys; from tasks import locks\nwith getattr(locks, sys.argv[1])(): print('held', flush=True); input()"
@@ -91,6 +95,31 @@ def test_a_killed_benchmark_frees_the_machine(stages: list[Stage], tmp_path: Pat
     assert benchmark.says("held")
     benchmark.process.kill()
     assert start(stages, "shared_machine", tmp_path).says("held")
+
+
+def of_the_machine() -> AbstractContextManager[object]:
+    return locks.shared_machine()
+
+
+def of_a_snapshot() -> AbstractContextManager[object]:
+    snapshot = snapshots.Snapshot(run={"execution_id": "x"}, stage="t", time_ms=1, workspace="/")
+    return nullcontext(snapshots.put(snapshot))
+
+
+def of_the_parameters() -> AbstractContextManager[object]:
+    return study.params_in_use(Path("params.yaml").read_text(), composed=False)
+
+
+@pytest.mark.parametrize("hold", [of_the_machine, of_a_snapshot, of_the_parameters])
+def test_a_lock_that_is_shared_is_on_a_file_that_can_be_read(
+    hold: Callable[[], AbstractContextManager[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS makes a lock of a range of bytes of it, which else is refused (flock(2))."""
+    shutil.copy(CHECKOUT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fcntl, "flock", fcntl.lockf)
+    with hold():
+        pass
 
 
 def test_a_folder_whose_owner_removes_it_has_one_owner_at_a_time(tmp_path: Path) -> None:

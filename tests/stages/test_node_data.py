@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -149,6 +150,13 @@ def test_node_that_has_the_images_reads_them_where_they_are(store, data, cache):
     with on_this_node(data.root, None) as folder:
         assert folder == data.root
     assert not cache.exists()
+
+
+def test_locks_of_the_cache_work_where_they_are_those_of_nfs(store, data, cache, monkeypatch):
+    uploaded = upload(data.root, data.manifest, store)
+    monkeypatch.setattr(fcntl, "flock", fcntl.lockf)  # as NFS does: one that is shared needs a file that can be read
+    with on_this_node(Path("elsewhere"), uploaded) as folder:
+        assert folder.parent == cache
 
 
 def test_other_node_downloads_them_once(store, data, cache, tmp_path):
