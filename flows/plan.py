@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 
 from flows import study as studies
 from tasks import params, paths
-from tasks.console import say
+from tasks.console import say, size
 from tasks.errors import UserError, one_line, run_main
 from tasks.params import Params
 from tasks.planning import (
@@ -32,11 +32,12 @@ from tasks.planning import (
     count_images,
     decoded_per_core_s,
     free_disk,
-    gigabytes,
     gpus_here,
     measure_rate,
+    memory_here,
     plan_setting,
     too_few_cores,
+    unchecked_gpus,
     what_cannot_fit,
 )
 from tasks.report import formats
@@ -56,7 +57,8 @@ def main() -> None:
     describe(loaded, images, plans, options.watts)
     if (loaded.paths.data / paths.MANIFEST).exists():
         images = replace(images, bytes_each=0.0)  # they are on the disk
-    lacking = what_cannot_fit(plans, images, loaded, free_bytes=free_disk(), gpu_bytes=gpus_here(loaded))
+    here = {"free_bytes": free_disk(), "gpu_bytes": gpus_here(loaded), "memory_bytes": memory_here(loaded)}
+    lacking = what_cannot_fit(plans, images, loaded, **here)
     if lacking:
         raise UserError("this machine cannot hold it: " + "; ".join(lacking))
 
@@ -104,9 +106,10 @@ def describe(loaded: Params, images: Images, plans: list[SettingPlan], watts: fl
     held_out = f" (and {images.validation:,} held out)" if images.validation else ""
     disk = images.total_bytes + sum(plan.checkpoint_bytes for plan in plans)
     say(f"{loaded.study}: {images.train:,} training{held_out} and {images.test:,} test images")
-    say(f"disk: about {gigabytes(images.total_bytes)} of prepared images, {gigabytes(disk)} with checkpoints")
+    say(f"disk: about {size(images.total_bytes)} of prepared images, {size(disk)} with checkpoints")
     Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(settings_table(images, plans, watts))
-    for line in (*notes(images, plans, watts), *loading_notes(loaded, plans)):
+    unchecked = [line] if (line := unchecked_gpus(loaded)) else []
+    for line in (*notes(images, plans, watts), *loading_notes(loaded, plans), *unchecked):
         say(line)
 
 
@@ -135,7 +138,7 @@ def settings_table(images: Images, plans: list[SettingPlan], watts: float | None
             formats.short_count(plan.exported_macs),
             str(plan.epochs),
             f"{plan.steps:,}",
-            gigabytes(plan.memory_bytes),
+            size(plan.memory_bytes),
             DASH if plan.rate is None else f"{plan.rate.images_per_s:,.0f}",
             DASH if hours is None else f"{hours:,.3g}",
             DASH if hours is None or watts is None else f"{hours * plan.workers * watts / 1000:,.3g}",

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,11 @@ from condensenet.training.cuda_graph import WARM_UP_CALLS
 from condensenet.training.evaluation import autocast
 from condensenet.training.loop import Trainer
 from tasks import paths, sources
+from tasks.console import size
 from tasks.errors import UserError
 from tasks.params import DataParams, Params, RayParams, Setting
 from tasks.sources.space import MARGIN, sampled_bytes
+from tasks.sources.workers import usable_memory
 from tasks.train_worker import usable_workers
 
 KNOWN = {"digits": (1437, 360), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
@@ -177,7 +179,7 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
     averages = int(train.ema_decay > 0)
     at_once = -(-train.batch_size // (params.ray.min_workers * train.gradient_accumulation))
     loaded = decoded_per_core_s(params.data)
-    per_image = activation_bytes(model, training_size(params), train.precision)
+    per_image = activation_bytes(model, training_size(params), train.precision, on_gpu=params.ray.use_gpu)
     return SettingPlan(
         name=setting.name,
         workers=workers,
@@ -210,9 +212,12 @@ def dense(config: ModelConfig) -> ModelConfig:
     return replace(config, condensation_factor=1, condense_classifier=False)
 
 
-def activation_bytes(model: CondenseNet, image_size: int, precision: str = "fp32") -> float:
-    """Bytes that the layers, each by itself, keep of one more image for the backward pass."""
-    two, four = (_kept_bytes(model, batch, image_size, precision) for batch in (2, 4))
+def activation_bytes(model: CondenseNet, image_size: int, precision: str = "fp32", *, on_gpu: bool = True) -> float:
+    """Bytes that the layers keep of one more image for the backward pass: on a GPU, where each layer is by itself, or
+    on the CPU, for which this package's kernels keep less.
+    """
+    with without_kernels() if on_gpu else nullcontext():
+        two, four = (_kept_bytes(model, batch, image_size, precision) for batch in (2, 4))
     return (four - two) / 2
 
 
@@ -226,7 +231,7 @@ def _kept_bytes(model: CondenseNet, batch: int, image_size: int, precision: str)
 
     images = torch.zeros(batch, model.config.in_channels, image_size, image_size)
     watch = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with without_kernels(), autocast("cpu", precision), watch:
+    with autocast("cpu", precision), watch:
         loss = F.cross_entropy(model.train()(images), torch.zeros(batch, dtype=torch.long))
     del loss  # which kept all of them until here, each with an address of its own
     return sum(kept.values())
@@ -234,7 +239,7 @@ def _kept_bytes(model: CondenseNet, batch: int, image_size: int, precision: str)
 
 @contextmanager
 def without_kernels() -> Iterator[None]:
-    """Layer by layer, as on a GPU: our kernels for the CPU keep less."""
+    """Layer by layer, as on a GPU."""
     before = os.environ.get(kernels.SWITCH)
     os.environ[kernels.SWITCH] = "off"
     try:
@@ -293,27 +298,39 @@ def _seconds_a_step(params: Params, setting: Setting, batch: int, device: torch.
 
 
 def what_cannot_fit(
-    plans: Sequence[SettingPlan], images: Images, params: Params, *, free_bytes: float, gpu_bytes: Sequence[float]
+    plans: Sequence[SettingPlan],
+    images: Images,
+    params: Params,
+    *,
+    free_bytes: float,
+    gpu_bytes: Sequence[float],
+    memory_bytes: float = math.inf,
 ) -> list[str]:
-    """A line for each thing that the machine at hand lacks; ``gpu_bytes`` is empty where its GPUs are not the ones."""
+    """A line for each thing that the machine at hand lacks.
+
+    ``gpu_bytes`` is empty where its GPUs are not the ones, ``memory_bytes`` infinite where its memory is not the one.
+    """
     lines = []
     need = MARGIN * images.total_bytes + sum(plan.checkpoint_bytes for plan in plans)
     if need > free_bytes:
-        lines.append(f"disk: {gigabytes(need)} are needed, {gigabytes(free_bytes)} are free")
+        lines.append(f"disk: {size(need)} are needed, {size(free_bytes)} are free")
     if gpu_bytes:
         if params.ray.min_workers > len(gpu_bytes):
             lines.append(f"GPUs: ray.num_workers={params.ray.num_workers}, and there are {len(gpu_bytes)}")
         for plan in plans:
             if plan.memory_bytes > min(gpu_bytes):
                 lines.append(
-                    f"{plan.name}: a worker needs at least {gigabytes(plan.memory_bytes)} of GPU memory, and there are "
-                    f"{gigabytes(min(gpu_bytes))}: a smaller train.batch_size, more ray.num_workers or bf16 needs less"
+                    f"{plan.name}: a worker needs at least {size(plan.memory_bytes)} of GPU memory, and there are "
+                    f"{size(min(gpu_bytes))}: a smaller train.batch_size, more ray.num_workers or bf16 needs less"
                 )
+    for plan in plans:
+        if params.ray.min_workers * plan.memory_bytes > memory_bytes:
+            each = f"{params.ray.min_workers} workers need" if params.ray.min_workers > 1 else "a worker needs"
+            lines.append(
+                f"{plan.name}: {each} at least {size(params.ray.min_workers * plan.memory_bytes)} of memory, and "
+                f"{size(memory_bytes)} are free: a smaller train.batch_size needs less"
+            )
     return lines
-
-
-def gigabytes(count: float) -> str:
-    return f"{count / 1e9:.3g} GB"
 
 
 def free_disk() -> float:
@@ -325,3 +342,15 @@ def gpus_here(params: Params) -> list[Any]:
     if not params.ray.use_gpu or os.environ.get("RAY_ADDRESS"):
         return []
     return [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
+
+
+def memory_here(params: Params) -> float:
+    """Bytes of this machine's memory that are free for workers; infinite if they do not train in it."""
+    return math.inf if params.ray.use_gpu or os.environ.get("RAY_ADDRESS") else usable_memory()
+
+
+def unchecked_gpus(params: Params) -> str | None:
+    """A line if the study asks for GPUs, of which there are none here and no cluster is named."""
+    if not params.ray.use_gpu or os.environ.get("RAY_ADDRESS") or torch.cuda.is_available():
+        return None
+    return "ray.use_gpu=true, and this machine has no GPU: whether GPUs and their memory suffice is not checked."

@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from condensenet.machine import usable_cores
+from flows import plan
+from tasks import planning
+from tasks.errors import UserError
 
 
 def run(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +49,24 @@ def test_cores_that_decode_are_told_without_a_rate(checkout: Path) -> None:
     assert "A core decodes 550 photographs/s (docs/RESULTS.md), so the threads of a worker load 4,400" in done.stdout
     assert "for each 1,000 that it trains it needs 1.8 cores" in done.stdout
     assert "Hours need a rate" in done.stdout
+
+
+def test_memory_that_is_missing_is_refused_and_gpus_that_are_missing_are_told(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(checkout)
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    monkeypatch.setattr(planning, "usable_memory", lambda: 1_000_000)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    command = ["plan", "--study", "digits", "--setting", "g4-c4"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(UserError, match=r"cannot hold it: g4-c4: 2 workers need at least .* MB of memory, and 1 MB"):
+        plan.main()
+    assert "not checked" not in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*command, "--set", "ray.use_gpu=true"])
+    plan.main()
+    assert "no GPU: whether GPUs and their memory suffice is not checked" in capsys.readouterr().out
 
 
 def test_more_threads_than_cores_are_told(checkout: Path) -> None:

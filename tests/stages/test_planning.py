@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from image_sources import encoded, shards, tree
 from image_sources import picture as picture_of
 
 from condensenet.config import AugmentConfig, ModelConfig
+from condensenet.models import kernels
 from condensenet.models.condensenet import CondenseNet
 from tasks import params, planning
 from tasks.errors import UserError
@@ -249,10 +252,45 @@ def test_memory_is_that_of_the_fewest_workers(digits: Params) -> None:
 def test_what_does_not_fit_is_named(digits: Params) -> None:
     on_gpus = replace(digits, ray=replace(digits.ray, use_gpu=True, num_workers=4))
     lines = planning.what_cannot_fit([plan()], IMAGES, on_gpus, free_bytes=1000, gpu_bytes=[4e9, 8e9])
-    assert lines[0] == "disk: 0.000783 GB are needed, 1e-06 GB are free"
+    assert lines[0] == "disk: 783 kB are needed, 1 kB are free"
     assert lines[1] == "GPUs: ray.num_workers=4, and there are 2"
     assert lines[2].startswith("g4-c4: a worker needs at least 5 GB of GPU memory, and there are 4 GB")
     assert planning.what_cannot_fit([plan()], IMAGES, digits, free_bytes=1e9, gpu_bytes=[]) == []
+
+
+def test_memory_that_all_workers_need_together_is_compared(digits: Params) -> None:
+    """The fewest workers that the study starts with, of 5 TB each."""
+    elastic = replace(digits, ray=replace(digits.ray, num_workers=(3, 8)))
+    large, room = plan(memory_bytes=5e12), {"free_bytes": 1e9, "gpu_bytes": []}
+    expected = "g4-c4: 3 workers need at least 15 TB of memory, and 14.9 TB are free: a smaller train.batch_size"
+    (line,) = planning.what_cannot_fit([large], IMAGES, elastic, **room, memory_bytes=14.9e12)
+    assert line.startswith(expected)
+    assert planning.what_cannot_fit([large], IMAGES, elastic, **room, memory_bytes=15.1e12) == []
+
+
+@pytest.mark.parametrize(("use_gpu", "address"), [(False, ""), (False, "10.0.0.1"), (True, ""), (True, "10.0.0.1")])
+def test_only_the_memory_of_the_machine_that_trains_counts(
+    digits: Params, use_gpu: bool, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(planning, "usable_memory", lambda: 12_345)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    params = replace(digits, ray=replace(digits.ray, use_gpu=use_gpu))
+    assert planning.memory_here(params) == (math.inf if use_gpu or address else 12_345)
+    assert (planning.unchecked_gpus(params) is not None) == (use_gpu and not address)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert planning.unchecked_gpus(params) is None
+
+
+def test_a_worker_on_the_cpu_keeps_what_its_kernels_keep(digits: Params) -> None:
+    """By ``CONDENSENET_KERNELS=off`` as much as on a GPU; with the kernels, where they are built, less."""
+    images = planning.count_images(digits)
+    params = {on: replace(digits, ray=replace(digits.ray, use_gpu=on)) for on in (True, False)}
+    gpu, cpu = (planning.plan_setting(params[on], digits.settings["g4-c4"], images, None) for on in (True, False))
+    with planning.without_kernels():
+        layers = planning.plan_setting(params[False], digits.settings["g4-c4"], images, None)
+    assert layers.memory_bytes == gpu.memory_bytes
+    assert cpu.memory_bytes < 0.8 * gpu.memory_bytes if kernels.available() else cpu.memory_bytes == gpu.memory_bytes
 
 
 def test_images_are_given_the_margin_that_prepare_asks_for(digits: Params, tmp_path: Path) -> None:
