@@ -22,6 +22,7 @@ from condensenet.data.prepared import ImageSplit
 from condensenet.data.resident import StreamedSplit
 
 JPEG_SIGNATURE = b"\xff\xd8"
+DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)  # RuntimeErrors that no image is to blame for
 
 
 class GpuDecodedSplit(StreamedSplit):
@@ -35,11 +36,28 @@ class GpuDecodedSplit(StreamedSplit):
             raise ValueError(
                 f"train.gpu_decoding=true is not allowed: the images of {source.manifest.name} are stored decoded"
             )
+        check_decoder(source.manifest.channels, torch.device(device))
         super().__init__(source, device)
 
     def buffer(self, count: int, size: int) -> Tensor:
         """Memory of the device: uint8 (count, C, size, size)."""
         return torch.empty(count, self.manifest.channels, size, size, dtype=torch.uint8, device=self.device)
+
+
+def check_decoder(channels: int, device: torch.device) -> None:
+    """Raise ``ValueError`` if ``device`` cannot decode a JPEG file, as without nvJPEG: each would cost two attempts."""
+    from torchvision.io import encode_jpeg  # slow to import
+
+    jpeg = encode_jpeg(torch.zeros(channels, 16, 16, dtype=torch.uint8)).numpy()
+    try:
+        decode_jpegs([jpeg], channels, device)
+    except DEVICE_ERRORS:
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"train.gpu_decoding=true is not allowed: torchvision decodes no JPEG on {device}: "
+            f"{(str(error).strip() or 'RuntimeError').splitlines()[0]}"
+        ) from error
 
 
 def decode_together(contents: Sequence[np.ndarray], channels: int, device: torch.device) -> list[Tensor | None]:
@@ -52,6 +70,8 @@ def decode_together(contents: Sequence[np.ndarray], channels: int, device: torch
     decoded: Sequence[Tensor | None]
     try:
         decoded = decode_jpegs([contents[position] for position in jpegs], channels, device)
+    except DEVICE_ERRORS:
+        raise
     except RuntimeError:  # for one of them; which is not told
         decoded = [_decode_alone(contents[position], channels, device) for position in jpegs]
     for position, image in zip(jpegs, decoded, strict=True):
@@ -62,6 +82,8 @@ def decode_together(contents: Sequence[np.ndarray], channels: int, device: torch
 def _decode_alone(content: np.ndarray, channels: int, device: torch.device) -> Tensor | None:
     try:
         return decode_jpegs([content], channels, device)[0]
+    except DEVICE_ERRORS:
+        raise
     except RuntimeError:
         return None
 

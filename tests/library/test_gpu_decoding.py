@@ -88,6 +88,41 @@ def test_one_image_that_the_device_refuses_costs_no_other(data: PreparedData, mo
     )
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, torch.AcceleratorError])
+@pytest.mark.parametrize("at", [8, 1])  # while images are decoded together, or alone after one that is refused
+def test_what_the_device_lacks_is_no_image_s_fault(error: type, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(contents: list[np.ndarray], channels: int, device: torch.device) -> list[torch.Tensor]:
+        raise error("the device is at its end") if len(contents) == at else RuntimeError("unsupported")
+
+    monkeypatch.setattr(gpu_decoding, "decode_jpegs", failing)
+    content = np.frombuffer(encoded(picture(0, 20, 40), "JPEG"), dtype=np.uint8)
+    with pytest.raises(error, match="at its end"):
+        decode_together([content] * 8, 3, CPU)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_decoder_that_works_is_accepted(channels: int) -> None:
+    gpu_decoding.check_decoder(channels, CPU)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (RuntimeError, ValueError, r"^train\.gpu_decoding=true is not allowed: .* no JPEG on cuda: no nv$"),
+        (torch.OutOfMemoryError, torch.OutOfMemoryError, "^no nv"),
+    ],
+)
+def test_without_a_decoder_no_training_begins(
+    data: PreparedData, error: type, expected: type, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> list[torch.Tensor]:
+        raise error("no nv\nand a stack of C++")
+
+    monkeypatch.setattr(gpu_decoding, "decode_jpegs", missing)
+    with pytest.raises(expected, match=message):
+        GpuDecodedSplit(data.split("train"), "cuda", RESIZED)
+
+
 def test_a_corrupt_image_is_named(data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     split = data.split("train")
     encoded_whole = split.encoded
