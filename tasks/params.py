@@ -33,6 +33,7 @@ from tasks.storage import check_address
 # reads 010, 1e5 and, by version 1.1, "no" as something else than text.
 NAME_PATTERN = f"^[A-Za-z][A-Za-z0-9_-]{{0,{MAX_NAME - 1}}}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+ENCODED = ("imagefolder", "imagenet", "parquet")  # sources whose images are kept as they are
 NOT_NAMES = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
 
 # Upper bounds, as in condensenet.config: far above what is used, low enough that nothing hangs.
@@ -102,7 +103,7 @@ class DataParams:
             "raw=true is not allowed with shorter_side=null: whole photographs as pixels take too much space",
         )
         require(
-            self.source not in ("imagefolder", "imagenet", "parquet") or self.path is not None,
+            self.source not in ENCODED or self.path is not None,
             f"path=null is not allowed with source={self.source!r}: give the folder of the images",
         )
 
@@ -398,6 +399,11 @@ def _check_gpu_decoding(params: Params) -> None:
         require(
             not params.data.raw,
             f"settings.{name}: train.gpu_decoding=true is not allowed with data.raw=true: nothing is left to decode",
+        )
+        require(
+            params.data.source in ENCODED,
+            f"settings.{name}: train.gpu_decoding=true is not allowed with data.source={params.data.source!r}, whose "
+            f"images are stored decoded: only with {', '.join(ENCODED)}",
         )
         try:
             params.data.augment.check_gpu_decoding()

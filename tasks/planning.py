@@ -35,13 +35,12 @@ from condensenet.training.loop import Trainer
 from tasks import paths, sources
 from tasks.console import size
 from tasks.errors import UserError
-from tasks.params import DataParams, Params, RayParams, Setting
+from tasks.params import ENCODED, DataParams, Params, RayParams, Setting
 from tasks.sources.space import MARGIN, sampled_bytes
 from tasks.sources.workers import usable_memory
 from tasks.train_worker import usable_workers
 
 KNOWN = {"digits": (1437, 360), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
-ENCODED = ("imagefolder", "imagenet", "parquet")  # sources whose images are kept as they are
 JPEG_BYTES_A_PIXEL = 0.31  # of 330 photographs of ImageNet at shorter sides of 256 and 320, quality 90
 PHOTOGRAPH = 128  # pixels: networks with such inputs are trained on photographs
 PHOTOGRAPH_BYTES = 107_000  # of ImageNet's as they are, docs/RESULTS.md

@@ -165,6 +165,31 @@ def test_a_bad_value_is_named_in_one_line(raw: Raw, where: tuple[Any, ...], valu
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {"source": "digits"},
+            "data.source='digits', whose images are stored decoded: only with imagefolder, imagenet, ",
+        ),
+        ({"source": "cifar10"}, "data.source='cifar10', whose images are stored decoded: only with imagefolder, "),
+        (
+            {"source": "parquet", "path": "x", "raw": True, "shorter_side": 8},
+            "data.raw=true: nothing is left to decode",
+        ),
+        ({"source": "parquet", "path": "x"}, None),
+    ],
+)
+def test_only_image_files_are_decoded_on_a_gpu(raw: Raw, data: dict[str, Any], message: str | None) -> None:
+    raw["ray"]["use_gpu"] = raw["train"]["gpu_decoding"] = True
+    raw["data"].update(data, augment={"crop": "resized"})
+    if message is None:
+        assert params.parse(raw).data.source == "parquet"
+        return
+    with pytest.raises(ValueError, match=f"^settings.g1-c1: train.gpu_decoding=true is not allowed with {message}"):
+        params.parse(raw)
+
+
 def test_what_a_step_takes_is_estimated(raw: Raw) -> None:
     raw["data"]["image_size"], raw["train"]["batch_size"] = 1024, 4096
     with pytest.raises(ValueError) as caught:  # noqa: PT011 the whole line is compared
