@@ -160,9 +160,10 @@ def notes(images: Images, plans: list[SettingPlan], watts: float | None) -> list
 
 
 def loading_notes(loaded: Params, plans: list[SettingPlan]) -> list[str]:
-    """The cores that decode, if the images are photographs; and whether there are as many as threads."""
+    """The cores that decode, if they decode photographs to train; and whether there are as many as threads."""
     lines = [line] if (line := too_few_cores(loaded.ray)) else []
-    per_core_s, threads = decoded_per_core_s(loaded.data), plans[0].decoded_per_s
+    plans = [plan for plan in plans if not plan.gpu_decoding]
+    per_core_s, threads = decoded_per_core_s(loaded.data), plans[0].decoded_per_s if plans else None
     if per_core_s is None or threads is None:
         return lines
     lines.append(

@@ -91,6 +91,7 @@ class SettingPlan:
     checkpoint_bytes: float
     rate: Rate | None
     decoded_per_s: float | None = None  # images that the threads of a worker load, if they are photographs
+    gpu_decoding: bool = False  # of training images; the CPU decodes those of tests
 
     def hours(self, images: Images) -> float | None:
         """Of all workers together training and evaluating, which takes a third of the work of a training step.
@@ -100,7 +101,11 @@ class SettingPlan:
         """
         if self.rate is None:
             return None
-        training_s = sum(images.train / self._per_s(self.rate, area) for area in self.epoch_areas)
+        per_s = [
+            self.rate.images_per_s / area if self.gpu_decoding else self._per_s(self.rate, area)
+            for area in self.epoch_areas
+        ]
+        training_s = sum(images.train / each for each in per_s)
         evaluated = self.epochs * (images.validation or images.test)
         evaluation_s = evaluated / self._per_s(self.rate, self.evaluation_area / 3)
         return (training_s + evaluation_s) / self.workers / 3600
@@ -193,6 +198,7 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
         checkpoint_bytes=4 * (CHECKPOINT_COPIES + averages) * CHECKPOINTS * parameters,
         rate=rate,
         decoded_per_s=None if loaded is None else loaded * loading_cores(params.ray),
+        gpu_decoding=train.gpu_decoding,
     )
 
 

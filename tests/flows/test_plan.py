@@ -12,8 +12,9 @@ import torch
 
 from condensenet.machine import usable_cores
 from flows import plan
-from tasks import planning
+from tasks import params, planning
 from tasks.errors import UserError
+from tasks.planning import Images, plan_setting
 
 
 def run(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -67,6 +68,23 @@ def test_memory_that_is_missing_is_refused_and_gpus_that_are_missing_are_told(
     monkeypatch.setattr(sys, "argv", [*command, "--set", "ray.use_gpu=true"])
     plan.main()
     assert "no GPU: whether GPUs and their memory suffice is not checked" in capsys.readouterr().out
+
+
+def test_cores_that_need_not_decode_are_not_told(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ruamel.yaml import YAML
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    raw = YAML(typ="safe", pure=True).load(checkout / "params.yaml")
+    raw["data"].update(source="parquet", path="not-here", image_size=128, augment={"crop": "resized"})
+    raw["ray"]["use_gpu"] = True
+    raw["settings"] = {name: {"block_depths": [1, 1], "growth_rates": [8, 8]} for name in ("cpu", "gpu")}
+    raw["settings"]["gpu"]["train"] = {"gpu_decoding": True}
+    loaded, images = params.parse(raw), Images(train=1000, validation=0, test=10, bytes_each=1.0)
+    cpu, gpu = (plan_setting(loaded, loaded.settings[name], images, None) for name in ("cpu", "gpu"))
+    assert (cpu.gpu_decoding, gpu.gpu_decoding) == (False, True)
+    assert plan.loading_notes(loaded, [gpu]) == []
+    assert plan.loading_notes(loaded, [gpu, cpu]) == plan.loading_notes(loaded, [cpu])
+    assert "A core decodes" in plan.loading_notes(loaded, [cpu])[0]
 
 
 def test_more_threads_than_cores_are_told(checkout: Path) -> None:

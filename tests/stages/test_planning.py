@@ -71,6 +71,8 @@ def test_hours_by_hand() -> None:
     assert plan(rate, decoded_per_s=5.0).hours(IMAGES) == pytest.approx(10 * (6000 + 900) / 10 / 3600)
     assert plan(rate, decoded_per_s=50.0).hours(IMAGES) == plan(rate).hours(IMAGES)
     assert plan(rate).hours(IMAGES) == pytest.approx(10 * (6000 + 300) / 20 / 3600)
+    on_gpu = plan(rate, decoded_per_s=5.0, gpu_decoding=True)  # which does not decode test images
+    assert on_gpu.hours(IMAGES) == pytest.approx(10 * (6000 / 10 + 900 / 5) / 2 / 3600)
     held_out = replace(IMAGES, validation=600)
     assert plan(rate).hours(held_out) == pytest.approx(10 * (6000 + 200) / 20 / 3600)
 
