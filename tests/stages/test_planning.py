@@ -295,13 +295,17 @@ def test_a_worker_on_the_cpu_keeps_what_its_kernels_keep(digits: Params) -> None
     assert cpu.memory_bytes < 0.8 * gpu.memory_bytes if kernels.available() else cpu.memory_bytes == gpu.memory_bytes
 
 
-def test_images_are_given_the_margin_that_prepare_asks_for(digits: Params, tmp_path: Path) -> None:
-    """On a disk where the plan says that they fit, ``prepare`` does not refuse them."""
-    free = shutil.disk_usage(tmp_path).free
-    images, no_checkpoints = Images(train=10, validation=0, test=0, bytes_each=free / 10.5), plan(checkpoint_bytes=0.0)
-    assert planning.what_cannot_fit([no_checkpoints], images, digits, free_bytes=free, gpu_bytes=[])
+def test_images_are_given_the_margin_that_prepare_asks_for(
+    digits: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk where the plan says that they fit, ``prepare`` does not refuse them: 1,000 bytes need 1,100."""
+    disk = shutil.disk_usage(tmp_path)._replace(free=1100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
+    no_checkpoints, room = plan(checkpoint_bytes=0.0), {"free_bytes": planning.free_disk(), "gpu_bytes": []}
+    images = Images(train=10, validation=0, test=0, bytes_each=100.2)
+    assert planning.what_cannot_fit([no_checkpoints], images, digits, **room)
     with pytest.raises(UserError, match="the prepared images need about"):
         check_space(tmp_path, images.total_bytes)
-    fits = replace(images, bytes_each=free / 11.5)
-    assert not planning.what_cannot_fit([no_checkpoints], fits, digits, free_bytes=free, gpu_bytes=[])
+    fits = replace(images, bytes_each=99.8)
+    assert not planning.what_cannot_fit([no_checkpoints], fits, digits, **room)
     check_space(tmp_path, fits.total_bytes)
