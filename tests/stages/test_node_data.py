@@ -292,11 +292,14 @@ def test_download_killed_in_the_midst_of_files_goes_on_and_nothing_half_is_read(
             env={**os.environ, "PYTHONPATH": str(checkout)},
             cwd=tmp_path,
         )
-        while not (begun := half_written(partial, data) - half):  # the second time that of another file
-            assert process.poll() is None
-            time.sleep(0.005)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+        try:
+            while not (begun := half_written(partial, data) - half):  # the second time that of another file
+                assert process.poll() is None
+                time.sleep(0.005)
+        finally:
+            process.kill()
+            status = process.wait()
+        assert status == -signal.SIGKILL
         half |= begun
         assert half_written(partial, data) == begun
         assert folders(cache) == {partial.name}
