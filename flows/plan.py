@@ -57,8 +57,8 @@ def main() -> None:
     describe(loaded, images, plans, options.watts)
     if (loaded.paths.data / paths.MANIFEST).exists():
         images = replace(images, bytes_each=0.0)  # they are on the disk
-    here = {"free_bytes": free_disk(), "gpu_bytes": gpus_here(loaded), "memory_bytes": memory_here(loaded)}
-    lacking = what_cannot_fit(plans, images, loaded, **here)
+    free, gpus, memory = free_disk(), gpus_here(loaded), memory_here(loaded)
+    lacking = what_cannot_fit(plans, images, loaded, free_bytes=free, gpu_bytes=gpus, memory_bytes=memory)
     if lacking:
         raise UserError("this machine cannot hold it: " + "; ".join(lacking))
 
