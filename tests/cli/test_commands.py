@@ -248,7 +248,7 @@ def test_commands_for_a_checkout_say_so_elsewhere(command, tmp_path, monkeypatch
 
 def test_report_does_not_decode_the_parameters_of_other_programs(command, tmp_path):
     (tmp_path / "params.yaml").write_bytes(b"\xff")
-    with pytest.raises(UserError, match="dvc.yaml is missing in"):
+    with pytest.raises(UserError, match=r"dvc\.yaml is missing in"):
         command("report", tmp_path)
 
 
