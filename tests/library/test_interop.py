@@ -200,7 +200,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 def test_a_file_of_ours_is_named_as_ours(tmp_path):
     save_model(random_network(SMALL), tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"is this package's own, not one of the authors' code: condensenet.load"):
+    with pytest.raises(ValueError, match=r"is this package's own file, not one of the authors' code: condensenet.load"):
         load_authors_checkpoint(tmp_path / "model.pt")
     with pytest.raises(ValueError, match="is this package's own"):
         load_authors_checkpoint({"fingerprint": {}, "environment": {}, "trainer": {"step": 1}})

@@ -50,7 +50,7 @@ def test_any_network_keeps_its_logits(
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("CONDENSENET_LANES", lanes)
         write_native(convert(model), path, size)
-        compare_onnx(model, path, [images(config, count, size)])
+        compare_onnx(model, path, images(config, 8, size).split(count))  # the logits of one may cancel out
 
 
 @pytest.mark.parametrize("lanes", LANES)
