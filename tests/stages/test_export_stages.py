@@ -414,7 +414,7 @@ def test_the_benchmark_holds_the_machine_alone_and_prints_no_latency_without_its
     assert snapshot.metrics["latency_ms"] == lowered["median_ms"]
 
 
-def test_an_unsteady_benchmark_says_so(study: Params) -> None:
+def test_an_unsteady_benchmark_says_so(study: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = benchmark.benchmark(study, study.settings[SETTING])
     steady, unsteady = (
         {**facts, "rows": [{**row, "ratio_p10": 0.5, "ratio_p90": high} for row in facts["rows"]]}
@@ -423,6 +423,10 @@ def test_an_unsteady_benchmark_says_so(study: Params) -> None:
     assert not any("not quiet" in line for line in benchmark.describe(steady))
     *_, warning, advice = benchmark.describe(unsteady)
     assert "not quiet" in warning
+    assert advice.endswith("run the same command")
+    monkeypatch.chdir(tmp_path)  # a checkout, for whom reads the advice
+    paths.DVC_YAML.touch()
+    *_, advice = benchmark.describe(unsteady)
     assert "dvc repro" in advice
 
 
