@@ -48,12 +48,16 @@ def command(verb: str, environment: dict[str, str], checkout: Path) -> subproces
 
 
 @pytest.fixture(scope="module")
-def environment() -> Iterator[dict[str, str]]:
-    """Variables of a cluster of this module's own. Its folder is open to PostgreSQL's account, unlike pytest's."""
+def postgres() -> None:
     try:
         postgres_binaries()
     except UserError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def environment(postgres: None) -> Iterator[dict[str, str]]:
+    """Variables of a cluster of this module's own. Its folder is open to PostgreSQL's account, unlike pytest's."""
     pytest.importorskip("moto")
     folder = Path(tempfile.mkdtemp(prefix="cn-test-cluster-"))
     folder.chmod(0o711)
@@ -166,11 +170,8 @@ def test_a_killed_supervisor_leaves_nothing_behind_after_down(
     wait_until(lambda: not any(map(runs, family)), 10, lambda: str([each for each in family if runs(each)]))
 
 
+@pytest.mark.usefixtures("postgres")
 def test_no_service_but_rays_head_is_kept_from_the_credentials_of_its_cloud(checkout: Path, tmp_path: Path) -> None:
-    try:
-        postgres_binaries()
-    except UserError as error:
-        pytest.skip(str(error))
     command = (sys.executable, "-c", "import os, json; print(json.dumps(dict(os.environ)))")
     for service in services(Cluster(checkout, tmp_path, Ports(), Passwords())):
         log = tmp_path / service.name

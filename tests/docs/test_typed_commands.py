@@ -49,12 +49,28 @@ ELSEWHERE = {  # typed by a test, as it is or with smaller values: the file, and
     r"dvc metrics show": ("tests/flows/test_pipeline.py", '"metrics", "show"'),
     r"dvc plots show": ("tests/flows/test_pipeline.py", '"plots", "show"'),
     r"dvc params diff": ("tests/flows/test_dvc.py", '"params", "diff"'),
-    r"python -m tasks\.choose .*": ("tests/report/test_choose.py", "tasks.choose"),
-    r"python -m tasks\.release .*": ("tests/report/test_release.py", "release"),
+    r"python -m tasks\.choose .*": (
+        "tests/report/test_choose.py",
+        "def test_the_command_prints_the_table_and_the_choice(",
+    ),
+    r"python -m tasks\.release .*": (
+        "tests/report/test_release.py",
+        "def test_a_release_is_the_file_that_ships_and_a_card(",
+    ),
     r"python -m tasks\.<stage>": ("tests/cli/test_help.py", "programs(checkout)"),
-    r"python -m flows\.plan .*--measure": ("tests/stages/test_planning.py", "measure_rate"),
-    r"python -m condensenet\.deploy\.latency .*": ("tests/library/test_latency.py", "latency"),
-    r"python -m benchmarks\.results": ("tests/benchmarks/test_results.py", "results"),
+    r"python -m flows\.plan .*--measure": (
+        "tests/stages/test_planning.py",
+        "def test_a_measured_rate_is_of_this_machine(",
+    ),
+    r"python -m condensenet\.deploy\.latency .*": (
+        "tests/library/test_latency.py",
+        "def test_measuring_does_not_import_torch(",
+    ),
+    r"python -m benchmarks\.results": (
+        "tests/benchmarks/test_results.py",
+        "def test_a_page_is_up_to_date_and_has_all_its_tables(",
+    ),
+    r"condensenet ui .*": ("tests/tracking/test_ui.py", "def test_it_serves_until_ctrl_c_and_leaves_no_process("),
     r"make docs": ("tests/docs/test_site.py", '"build"'),
 }
 NOT_TYPED = {
@@ -64,7 +80,7 @@ NOT_TYPED = {
     r"source .*": "it changes the shell that it is typed in",
     r"pip install .*": "it downloads packages",
     r"mkdir -p build|python -c .*vl_convert.*|dvc config .*": "it needs a package that is no dependency of ours",
-    r"make (ui|prefect-ui)|condensenet ui .*": "it serves until Ctrl-C",
+    r"make (ui|prefect-ui)": "it serves until Ctrl-C",
     r"condensenet demo": "it is make demo",
     r"dvc plots diff": "it is dvc plots show, of two commits",
     r"git checkout .*": "it is git's",
