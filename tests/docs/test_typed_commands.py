@@ -63,8 +63,8 @@ ELSEWHERE = {  # typed by a test, as it is or with smaller values: the file, and
         "def test_a_measured_rate_is_of_this_machine(",
     ),
     r"python -m condensenet\.deploy\.latency .*": (
-        "tests/library/test_latency.py",
-        "def test_measuring_does_not_import_torch(",
+        "tests/flows/test_benchmark_device.py",
+        "def test_by_hand_one_file_is_enough(",
     ),
     r"python -m benchmarks\.results": (
         "tests/benchmarks/test_results.py",
