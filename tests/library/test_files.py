@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from condensenet import file_locks, files, load_model
+from condensenet.config import MAX_WEIGHTS
 from condensenet.data.manifest import Manifest
 from condensenet.data.preprocess import load_images
 from condensenet.deploy.lowering.plan import Plan
@@ -158,3 +159,8 @@ def test_folders_that_are_not_ours_stay_whatever_their_names(tmp_path: Path, mon
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/content")} == {
         f"{name}/content" for name in (*names, elsewhere.name)
     }
+
+
+def test_a_checkpoint_of_the_largest_network_may_be_read() -> None:
+    """It holds the weights, their gradients' momentum and their average, in float32, and less than as much besides."""
+    assert files.MAX_BYTES >= 2 * 3 * 4 * MAX_WEIGHTS
