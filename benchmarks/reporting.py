@@ -76,14 +76,14 @@ def synchronise(device: torch.device) -> None:
 
 def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """Aligned columns; a missing value is a dash."""
-    lines = [list(columns), *([shown(row.get(name)) for name in columns] for row in rows)]
+    lines = [list(columns), *([cell(row.get(name)) for name in columns] for row in rows)]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     is_text = [any(isinstance(row.get(name), str) for row in rows) for name in columns]
     formats = [f"{'<' if left else '>'}{width}" for left, width in zip(is_text, widths, strict=True)]
     return "\n".join("  ".join(map(format, line, formats)).rstrip() for line in lines)
 
 
-def shown(value: Any) -> str:
+def cell(value: Any) -> str:
     """Four significant digits of a float; a dash for None."""
     if value is None:
         return "-"

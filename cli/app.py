@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from condensenet.models.presets import presets
+from cli import names
 from condensenet.preprocessing import MAX_PIXELS
 
 app = typer.Typer(
@@ -33,12 +33,7 @@ class Target(StrEnum):
     AUTHORS = "authors"
 
 
-def _names(incomplete: str) -> list[str]:
-    return [name for name in presets if name.startswith(incomplete)]
-
-
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="model.pt, an ONNX file, a folder or hf-hub:OWNER/NAME.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -63,7 +58,8 @@ def train(
         typer.Option(help="Input size in pixels. (default: by the images, or --from)", min=1, max=MAX_PIXELS),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A network by name. (default: by the size)", autocompletion=_names)
+        str | None,
+        typer.Option(help="A network by name. (default: by the size)", autocompletion=names.presets_beginning),
     ] = None,
     groups: Annotated[int | None, typer.Option(help="G, groups of the 1x1 convolutions. (default: 4)", min=1)] = None,
     condensation: Annotated[
@@ -100,8 +96,13 @@ def train(
 
 @app.command()
 def predict(
-    model: Model,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="model.pt, an ONNX file, a folder or hf-hub:OWNER/NAME.", callback=names.model_file
+        ),
+    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", callback=names.image_files)],
     top: Annotated[int, typer.Option(help="How many classes to show.", min=1)] = 5,
     as_json: Json = False,
 ) -> None:
@@ -113,7 +114,10 @@ def predict(
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="model.pt, a folder or hf-hub:OWNER/NAME.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="model.pt, a folder or hf-hub:OWNER/NAME.", callback=names.model_file),
+    ],
     out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
     form: Annotated[Form, typer.Option(help="docs/LIBRARY.md says which runtime wants which.")] = Form.LOWERED,
     size: Annotated[int | None, typer.Option(help="Input size. (default: the model's)", min=1, max=MAX_PIXELS)] = None,
@@ -130,7 +134,12 @@ def export(
 
 @app.command()
 def bench(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="ONNX files, model.pt or network names.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="ONNX files, model.pt or network names.", callback=names.networks_or_files
+        ),
+    ],
     size: Annotated[int | None, typer.Option(help="Input size. (default: the model's)", min=1, max=MAX_PIXELS)] = None,
     threads: Annotated[list[int], typer.Option(help="Threads; 0: all cores. Repeatable.", min=0)] = [1],  # noqa: B006
     runs: Annotated[int, typer.Option(help="Measured rounds.", min=50)] = 50,
@@ -145,7 +154,13 @@ def bench(
 @app.command()
 def cost(
     model: Annotated[
-        str, typer.Argument(metavar="NAME_OR_FILE", help="A network's name or a model file.", autocompletion=_names)
+        str,
+        typer.Argument(
+            metavar="NAME_OR_FILE",
+            help="A network's name or a model file.",
+            autocompletion=names.presets_beginning,
+            callback=names.network_or_file,
+        ),
     ],
     size: Annotated[
         int | None, typer.Option(help="Input size. (default: the model's or its data set's)", min=1, max=MAX_PIXELS)
@@ -162,7 +177,10 @@ def cost(
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A model of this library or the authors' code.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="IN", help="A model of this library or the authors' code.", callback=names.model_file),
+    ],
     out: Annotated[Path, typer.Argument(help="The file to write.")],
     to: Annotated[
         Target, typer.Option(help="model: as it is; grouped: for inference; authors: for the authors' code.")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cli.exporting import write
-from cli.models import default_size, grouped, is_preset, pytorch_model, untrained
+from cli.models import default_size, grouped, pytorch_model, untrained
+from cli.names import is_preset
 from condensenet import operator_library
 from condensenet.deploy.latency.time_files import is_unsteady, time_files
 from tasks.console import say
@@ -34,8 +35,6 @@ def forms_of(name: str, size: int | None, folder: Path) -> dict[str, Path]:
     if name.endswith(".onnx"):
         if size is not None:
             raise UserError(f"--size is not allowed with {name}: an ONNX file has its own")
-        if not Path(name).is_file():
-            raise UserError(f"{name} does not exist")
         return {name: Path(name)}
     model = untrained(name) if is_preset(name) else grouped(pytorch_model(name), name)
     forms = ("plain", "lowered", *(("native",) if operator_library() else ()))

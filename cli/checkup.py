@@ -120,11 +120,13 @@ def _servers() -> Iterator[Finding]:
             continue
         host = _host(given)
         if host is None:
-            yield Finding("note", variable, f"{server_addresses.shown(given)}: not checked, it names no host and port")
+            yield Finding(
+                "note", variable, f"{server_addresses.without_secrets(given)}: not checked, it names no host and port"
+            )
         elif server_addresses.listens(*host, PROBE_S):
-            yield Finding("ok", variable, f"{server_addresses.shown(given)}: something listens there")
+            yield Finding("ok", variable, f"{server_addresses.without_secrets(given)}: something listens there")
         else:
-            yield Finding("broken", variable, f"{server_addresses.shown(given)}: nothing answers there")
+            yield Finding("broken", variable, f"{server_addresses.without_secrets(given)}: nothing answers there")
 
 
 def _host(address: str) -> tuple[str, int] | None:

@@ -6,8 +6,9 @@ import dataclasses
 import json
 from typing import Any
 
-from cli.models import default_size, is_preset
-from condensenet import CondenseNet, Cost, OnnxModel, count_cost, create_model, list_models, load
+from cli.models import default_size
+from cli.names import is_preset
+from condensenet import CondenseNet, Cost, OnnxModel, count_cost, create_model, load
 from tasks.console import say
 from tasks.errors import UserError
 
@@ -17,7 +18,7 @@ def run(name: str, size: int | None, groups: int | None, condensation: int | Non
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if changes and not is_preset(name):
         raise UserError("--groups and --condensation go with a network's name: a file has its own G and C")
-    model = create_model(name, **changes) if is_preset(name) else _load(name)
+    model = create_model(name, **changes) if is_preset(name) else load(name)
     facts = _of_onnx(model, name, size) if isinstance(model, OnnxModel) else _of_network(model, size)
     if as_json:
         print(json.dumps({"model": name, **facts}, indent=1))
@@ -27,13 +28,6 @@ def run(name: str, size: int | None, groups: int | None, condensation: int | Non
     print(f"  MACs              {facts['macs']:>15,}   multiply-adds of convolutions and linear layers")
     print(f"  the paper's FLOPs {facts['paper_flops']:>15,}   and biases, activations, average pools")
     print(f"  parameters        {facts['params']:>15,}   after pruning")
-
-
-def _load(name: str) -> CondenseNet | OnnxModel:
-    try:
-        return load(name)
-    except FileNotFoundError:
-        raise UserError(f"{name} is neither a file nor a network: {', '.join(list_models())}") from None
 
 
 def _of_network(model: CondenseNet, size: int | None) -> dict[str, Any]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from condensenet import CondenseNet, OnnxModel, convert, create_model, load
-from condensenet.models.presets import presets
 from tasks.errors import UserError
 
 
@@ -14,10 +11,6 @@ def default_size(model: CondenseNet) -> int:
     if model.preprocessing is not None:
         return model.preprocessing.image_size
     return 32 if model.config.stem == "cifar" else 224
-
-
-def is_preset(name: str) -> bool:
-    return name in presets and not Path(name).exists()
 
 
 def pytorch_model(name: str) -> CondenseNet:

@@ -21,10 +21,6 @@ HOW = (
 
 
 def run(name: str, images: Sequence[Path], top: int, as_json: bool) -> None:
-    missing = [path for path in images if not path.is_file()]
-    if missing:
-        why = "is a folder: name the files in it" if missing[0].is_dir() else "does not exist"
-        raise UserError(f"{missing[0]} {why}")
     model = load(name)
     if model.preprocessing is None:
         advice = (

@@ -8,7 +8,7 @@ from contextlib import chdir
 from pathlib import Path
 
 from cli import finished, training
-from cli.workspaces import environment, run_in_checkout, run_module, shown
+from cli.workspaces import as_typed, environment, run_in_checkout, run_module
 from tasks import params, paths, tracking
 from tasks.console import say
 from tasks.errors import UserError
@@ -35,4 +35,5 @@ def _report_on_training(workspace: Path) -> None:
             run_module("tasks.benchmark", [setting], workspace)
             run_module("tasks.report", [], workspace)
         shutil.copyfile(workspace / loaded.paths.report / paths.REPORT_HTML, workspace / paths.REPORT_HTML)
-    say(f"{shown(workspace / paths.REPORT_HTML)} is complete; condensenet ui {shown(workspace)} shows it in MLflow")
+    report = as_typed(workspace / paths.REPORT_HTML)
+    say(f"{report} is complete; condensenet ui {as_typed(workspace)} shows it in MLflow")

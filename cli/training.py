@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from cli import finished, recipe
 from cli.dataset import Dataset, find, listed, warning
 from cli.recipe import Options
-from cli.workspaces import environment, run_module, shown
+from cli.workspaces import as_typed, environment, run_module
 from condensenet.config import ModelConfig
 from condensenet.machine import usable_cores
 from tasks import outputs, params, paths, tracking
@@ -182,7 +182,7 @@ def _conclude(workspace: Path, folder: Path, loaded: params.Params, setting: par
     shutil.copyfile(workspace / study.form(setting.name, paths.LOWERED), workspace / paths.ONNX)
     metrics = outputs.read_json(workspace / study.setting("evaluate", setting.name) / paths.METRICS)
     error_pct = metrics["onnxruntime"]["top1_error_pct"]
-    where = shown(workspace)
+    where = as_typed(workspace)
     say("")
     say(f"test error {error_pct:.1f}% on {metrics['images']} images, in {seconds:.0f} s")
     say(f"  {where / paths.ONNX}  for ONNX Runtime; {where / paths.MODEL} for PyTorch and to go on from")

@@ -70,7 +70,7 @@ def run_in_checkout(module: str, arguments: Sequence[str], folder: Path = Path()
     run_module(module, arguments, folder.resolve())
 
 
-def shown(path: Path) -> Path:
+def as_typed(path: Path) -> Path:
     """``path`` as a user would type it here."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 

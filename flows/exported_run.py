@@ -30,7 +30,7 @@ class ExportedRun:
     def __init__(self, run_id: str, tracking_uri: str | None) -> None:
         self.run_id, self.uri = run_id, _server_address(tracking_uri)
         self.client = _client(self.uri)
-        with _mlflow_errors(f"cannot read run_id={run_id!r} from {server_addresses.shown(self.uri)}"):
+        with _mlflow_errors(f"cannot read run_id={run_id!r} from {server_addresses.without_secrets(self.uri)}"):
             run = self.client.get_run(run_id)
             models = self.client.search_logged_models(
                 [run.info.experiment_id], f"source_run_id = '{run_id}'", max_results=100
@@ -53,14 +53,14 @@ class ExportedRun:
     def _fetch(self, source: str, folder: Path) -> Path:
         from mlflow.artifacts import download_artifacts
 
-        with _mlflow_errors(f"cannot download {source} from {server_addresses.shown(self.uri)}"):
+        with _mlflow_errors(f"cannot download {source} from {server_addresses.without_secrets(self.uri)}"):
             return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=self.uri))
 
     def add(self, device: str, report: Mapping[str, Any]) -> None:
         """Log the report to the run; retries while the server is away and raises ``NotLogged`` in the end."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with _mlflow_errors(f"{server_addresses.shown(self.uri)} did not accept the measurement"):
+                with _mlflow_errors(f"{server_addresses.without_secrets(self.uri)} did not accept the measurement"):
                     self._log(device, report)
                 return
             except UserError as error:
@@ -97,7 +97,7 @@ def _server_address(tracking_uri: str | None) -> str:
     if not _is_server(uri):
         raise UserError(f"tracking_uri={uri!r} is not allowed: a server's address, http://host:port")
     if not server_addresses.answers(uri):
-        raise UserError(f"tracking_uri={server_addresses.shown(uri)!r} does not answer")
+        raise UserError(f"tracking_uri={server_addresses.without_secrets(uri)!r} does not answer")
     return uri
 
 
@@ -126,4 +126,4 @@ def _mlflow_errors(problem: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise UserError(f"{problem}: {server_addresses.shown(first_line(error))}") from error
+        raise UserError(f"{problem}: {server_addresses.without_secrets(first_line(error))}") from error

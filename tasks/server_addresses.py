@@ -25,7 +25,7 @@ IN_QUERY = re.compile(  # but for the punctuation after it
 PORTS = {"http": 80, "https": 443}
 
 
-def shown(text: str) -> str:
+def without_secrets(text: str) -> str:
     """``text``, an address or what quotes one, without user names and passwords in addresses.
 
     ``http://a:1/b@c`` is taken for a host, its port and a path; a password of digits, a slash and more looks the same.

@@ -15,12 +15,12 @@ from typing import Any
 from condensenet.deploy.cost import count_cost
 from condensenet.files import MAX_BYTES, read_regular, write_atomically
 from condensenet.models.condensenet import CondenseNet
+from condensenet.models.presets import HUB_PREFIX
 from condensenet.models.storage import checked_model
 from condensenet.preprocessing import Preprocessing
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 MAX_CONFIG_BYTES = 2**28  # the names of a million classes take a tenth of it
-HUB_PREFIX = "hf-hub:"
 
 
 def save_pretrained(model: CondenseNet, folder: str | Path) -> Path:

@@ -7,11 +7,11 @@ from typing import Any
 
 from condensenet.data.manifest import MANIFEST
 from condensenet.deploy.onnx_model import OnnxModel
-from condensenet.interop.hub import CONFIG, HUB_PREFIX, WEIGHTS, from_pretrained
+from condensenet.interop.hub import CONFIG, WEIGHTS, from_pretrained
 from condensenet.interop.layout import CHECKPOINT_KEYS
 from condensenet.interop.loading import load_authors_checkpoint
 from condensenet.models.condensenet import CondenseNet
-from condensenet.models.presets import presets
+from condensenet.models.presets import HUB_PREFIX, presets
 from condensenet.models.registry import no_weights
 from condensenet.models.storage import KEYS, checked_model, load_model, read_plain
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from condensenet.config import ModelConfig
 
+HUB_PREFIX = "hf-hub:"  # begins the name of a network of the Hugging Face Hub: OWNER/NAME
 CIFAR_DEPTHS = {50: 8, 74: 12, 86: 14, 98: 16, 110: 18, 122: 20}
 
 

@@ -245,11 +245,11 @@ def _report(error: Unreachable) -> None:
 
 def _brief(error: Unreachable) -> str:
     """Clients wrap errors in errors: the first words say what it is."""
-    return escaped(shorten(server_addresses.shown(str(error)), MAX_REASON, placeholder=" ..."))
+    return escaped(shorten(server_addresses.without_secrets(str(error)), MAX_REASON, placeholder=" ..."))
 
 
 def _where() -> str:
-    return server_addresses.shown(address.uri())
+    return server_addresses.without_secrets(address.uri())
 
 
 def _count(number: int) -> str:

@@ -144,6 +144,33 @@ def test_a_mistake_is_one_line_and_status_1(checkout: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_what_is_not_there_is_refused_before_torch_is_imported(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    missing = ["cost a", "bench condensenet-86 a", "export a b", "convert a b", "predict a photo.jpg"]
+    missing += ["predict condensenet-86 a", "predict photo.jpg photo.jpg ."]
+    code = f"""
+import sys
+from cli.main import main
+for arguments in {missing!r}:
+    sys.argv = ["condensenet", *arguments.split()]
+    try:
+        main()
+    except SystemExit as end:
+        print(str(end.code).partition(" is neither ")[0])
+print("torch" in sys.modules)
+"""
+    needed = "does not exist: a file, a folder or hf-hub:OWNER/NAME is needed"
+    assert run(checkout, tmp_path, "-c", code).stdout.splitlines() == [
+        "error: a",
+        "error: a",
+        *[f"error: a {needed}"] * 3,
+        "error: a does not exist",
+        "error: . is a folder: name the files in it",
+        "False",
+    ]
+
+
+@pytest.mark.slow
 def test_names_are_completed(checkout: Path, tmp_path: Path) -> None:
     environment = {"_CONDENSENET_COMPLETE": "complete_bash", "COMP_WORDS": "condensenet cost light", "COMP_CWORD": "2"}
     code = "from cli.app import app; app(prog_name='condensenet')"

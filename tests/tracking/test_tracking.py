@@ -834,7 +834,7 @@ def test_the_default_store_is_the_checkouts_also_in_a_temporary_experiment(
     ],
 )
 def test_passwords_in_addresses_are_not_shown(text: str, shown: str) -> None:
-    assert server_addresses.shown(text) == shown
+    assert server_addresses.without_secrets(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -854,7 +854,7 @@ def test_passwords_in_addresses_are_not_shown(text: str, shown: str) -> None:
     ],
 )
 def test_of_what_holds_no_password_nothing_is_hidden(text: str) -> None:
-    assert server_addresses.shown(text) == text
+    assert server_addresses.without_secrets(text) == text
 
 
 STEPS = """
