@@ -37,6 +37,21 @@ def unlock(file: int | Open) -> None:
     fcntl.flock(file, fcntl.LOCK_UN)
 
 
+def open_locked(path: Path, flags: int = os.O_RDONLY) -> int | None:
+    """The descriptor of a file or folder, no link, which keeps it locked; None if another process does, or has just
+    moved it. Raises ``OSError``; a pipe is not waited for.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if try_lock(descriptor) and is_at(path, descriptor):
+            return descriptor
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
 def is_at(path: Path, descriptor: int) -> bool:
     """Whether the open file or folder still is the one at ``path``. Who had its lock may have moved or removed it."""
     try:

@@ -6,28 +6,19 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import os
-import secrets
-import shutil
 import stat
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
-from condensenet.file_locks import is_at, lock, try_lock
+from condensenet.temporary import temporary_file
 
 MAX_BYTES = 2**35  # of a file in a storage: the largest checkpoint of condensenet.config.MAX_WEIGHTS
 PERMANENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-TEMPORARY = ".tmp"  # ends the name of a file that is being written
 REMOVED = {errno.ENOENT, errno.ESTALE}  # by another machine, on a file system whose locks it does not see
 ATTEMPTS = 3
-OURS = ".cn-tmp-"  # begins the names of temporary folders
-MARK, CONTENT = "made-by-condensenet", "content"  # in a temporary folder
 
 
 class Storage(Protocol):
@@ -117,10 +108,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary file beside ``path``, flush it to disk and rename it. Creates the folder if necessary.
 
     Concurrent readers see either the old content or the new, never a part of it. What a killed process had written so
-    far goes with the next file of the same name.
+    far goes with the next file of that name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
     for attempt in range(ATTEMPTS):
         try:
             _write(path, content)
@@ -131,93 +121,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with _temporary_file(path) as (temporary, file):
+    with temporary_file(path) as (temporary, file):
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
         os.replace(temporary, path)
-
-
-@contextmanager
-def _temporary_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new file beside ``path``, locked while its writer lives; it is removed at the end if it is still there.
-
-    Until it is locked, another writer takes it for abandoned: then this one makes another.
-    """
-    while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
-        with open(temporary, "xb") as file:  # which follows no link that lies in wait
-            try:
-                if _is_ours(temporary, file.fileno()):
-                    yield temporary, file
-                    return
-            finally:
-                temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def temporary_folder(prefix: str) -> Iterator[Path]:
-    """An empty folder, removed at the end, and with it those of the same prefix that killed processes left here.
-
-    It lies, beside a mark, in a folder among the temporary files. What has no mark of this machine is somebody else's.
-    """
-    for left in Path(tempfile.gettempdir()).glob(f"{OURS}{prefix}????????"):  # as mkdtemp ends them
-        with suppress(OSError), _opened(left, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
-            if os.fstat(descriptor).st_uid == os.geteuid() and try_lock(descriptor) and _is_marked(left):
-                _remove_marked(left)
-    folder = Path(tempfile.mkdtemp(prefix=OURS + prefix))
-    with _opened(folder, os.O_RDONLY) as descriptor:
-        try:
-            _mark(folder, descriptor)
-            yield folder / CONTENT
-        finally:
-            with suppress(OSError):
-                _remove_marked(folder)
-
-
-def _mark(folder: Path, descriptor: int) -> None:
-    with suppress(OSError):  # a file system without locks, where nobody can take it for abandoned
-        lock(descriptor)  # after another process, which sees no mark yet
-    (folder / MARK).write_bytes(_host())
-    (folder / CONTENT).mkdir()
-
-
-def _is_marked(folder: Path) -> bool:
-    return (folder / MARK).read_bytes() == _host()
-
-
-def _host() -> bytes:
-    """Who sees our locks: on some shared file systems no other machine does."""
-    return os.uname().nodename.encode()
-
-
-def _remove_marked(folder: Path) -> None:
-    """The mark goes last, so that another process finishes what is killed or fails here."""
-    if (folder / CONTENT).exists():
-        shutil.rmtree(folder / CONTENT)
-    (folder / MARK).unlink(missing_ok=True)
-    folder.rmdir()
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _is_ours(temporary: Path, descriptor: int) -> bool:
-    try:
-        return try_lock(descriptor) and is_at(temporary, descriptor)
-    except OSError:  # a file system without locks, where nobody can take it for abandoned
-        return True
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary files of ``path`` whose writers were killed. Living ones lock theirs."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????{TEMPORARY}"):
-        with suppress(OSError), _opened(left, os.O_RDWR) as descriptor:  # renamed just now; no locks here; not ours
-            if try_lock(descriptor) and is_at(left, descriptor):
-                left.unlink()

@@ -7,16 +7,15 @@ the machine are not noticed.
 A waiting benchmark does not keep other stages from starting, which would hold up the training of every other setting.
 Its turn comes at the latest when all other stages are done.
 
-Other locks: ``state/locks/params.lock`` and ``state/locks/<stage>.lock`` (flows), ``state/ray-start.lock`` and the
-folders of local Ray clusters (``ray_local``), a training's folder and the ``lock`` in it (``train``,
-``train_worker``; in an object store leases, ``tasks/lease.py``), in a node's cache of images (``node_data``)
-``<fingerprint>.lock`` of all who use them, ``<fingerprint>.download`` of the one of these who downloads them and
-``making-room``, the folder of prepared images in the making (``condensenet.data.writing``) and ``large-image.lock`` in
-it (``sources/examine.py``), ``state/tracking/.lock`` and ``.drafting``, and the folder of a database in the making
-(``tracking``), ``.in-use`` in the workspace of ``condensenet train`` (``cli/training.py``), ``server.lock`` in
-Prefect's home (``flows/server.py``), ``up.lock`` and ``supervisor.lock`` in the folder of a local cluster
-(``cluster/local.py``, ``cluster/supervisor.py``), and temporary files and folders while their process lives
-(``condensenet/files.py``).
+Other locks: ``state/locks/params.lock`` and ``state/locks/<stage>.lock`` (flows), ``state/ray-start.lock``
+(``ray_local``), a training's folder and the ``lock`` in it (``train``, ``train_worker``; in an object store leases,
+``tasks/lease.py``), in a node's cache of images (``node_data``) ``<fingerprint>.lock`` of all who use them,
+``<fingerprint>.download`` of the one of these who downloads them and ``making-room``, the folder of prepared images in
+the making (``condensenet.data.writing``) and ``large-image.lock`` in it (``sources/examine.py``),
+``state/tracking/.lock`` and ``.drafting``, and the folder of a database in the making (``tracking``), ``.in-use`` in
+the workspace of ``condensenet train`` (``cli/training.py``), ``server.lock`` in Prefect's home (``flows/server.py``),
+``up.lock`` and ``supervisor.lock`` in the folder of a local cluster (``cluster/local.py``, ``cluster/supervisor.py``),
+and temporary files and folders while their process lives (``condensenet/temporary.py``).
 """
 
 from __future__ import annotations

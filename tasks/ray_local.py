@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,11 +16,12 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
-from condensenet.file_locks import lock, try_lock, unlock
+from condensenet.file_locks import try_lock, unlock
+from condensenet.temporary import path_in, temporary_folder
 from condensenet.text import shown
 from tasks import paths, telemetry
 from tasks.errors import UserError
@@ -51,7 +51,7 @@ OPTIONS = (
     *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0", "--disable-usage-stats"),
     f"--object-store-memory={100 << 20}",  # nothing large passes through Ray
 )
-PREFIX = "cn-ray-"
+PREFIX = "ray-"
 START_LOCK = "ray-start.lock"
 SESSION = "r"  # Ray's own folder, which it opens to everybody: the one above is closed to others
 SOCKET = f"{SESSION}/session_2026-01-02_03-04-05_678901_1234567/sockets/plasma_store"  # of Ray; its longest
@@ -61,7 +61,6 @@ ATTEMPTS = 3
 START_S = 90.0
 END_S = 40.0  # a training that is stopped saves first
 POLL_S = 0.05
-NEW_S = 60.0  # a folder this young may be about to be locked
 
 
 class LocalRay:
@@ -71,11 +70,12 @@ class LocalRay:
         self._size = (f"--num-cpus={cpus}", *(() if gpus else ("--num-gpus=0",)))
         self._ended = threading.Event()
         self._head: subprocess.Popen[bytes] | None = None
+        self._made = ExitStack()
         self._input, self.lifeline = os.pipe()  # Ray lives until nobody holds the lifeline
         self._thread = threading.Thread(target=self._offer, daemon=True)
 
     def __enter__(self) -> Self:
-        self.folder = new_folder()
+        self.folder = self._made.enter_context(new_folder())
         write_token(self.folder / TOKEN)
         self._thread.start()
         return self
@@ -85,7 +85,7 @@ class LocalRay:
         os.close(self.lifeline)
         self._thread.join()
         os.close(self._input)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._made.close()
 
     @property
     def variables(self) -> dict[str, str]:
@@ -191,26 +191,14 @@ def _answers(address: str, folder: Path) -> bool:
         ) from None
 
 
-def new_folder() -> Path:
-    """A new folder, locked while this process lives. Folders of processes that were killed are removed."""
-    parent = parent_of(f"{PREFIX}12345678")
-    for old in parent.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # another user's, or another process is at the same
-            descriptor = os.open(old, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a pipe would keep us waiting
-            try:
-                if try_lock(descriptor) and time.time() - old.stat().st_mtime > NEW_S:
-                    shutil.rmtree(old, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-    folder = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
-    lock(os.open(folder, os.O_RDONLY))
-    return Path(folder)
+def new_folder() -> AbstractContextManager[Path]:
+    return temporary_folder(PREFIX, parent_of(path_in(Path(), PREFIX)))
 
 
-def parent_of(name: str) -> Path:
-    """Where temporary files go; /tmp if paths there are too long for Ray's sockets in a folder called ``name``."""
+def parent_of(path: Path | str) -> Path:
+    """Where temporary files go; /tmp if paths there are too long for Ray's sockets in ``path``, which is relative."""
     usual = Path(tempfile.gettempdir())
-    return usual if len(os.fsencode(usual / name / SOCKET)) <= MAX_SOCKET else Path("/tmp")
+    return usual if len(os.fsencode(usual / path / SOCKET)) <= MAX_SOCKET else Path("/tmp")
 
 
 def write_token(path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from condensenet.file_locks import is_at, try_lock
+from condensenet.file_locks import open_locked
 
 
 @contextmanager
@@ -70,13 +70,9 @@ def new_folder(root: Path) -> tuple[Path, int]:
 def _locked(folder: Path) -> int | None:
     """A descriptor that keeps ``folder`` locked; None if another process does, or has just moved or removed it."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        return open_locked(folder)
     except FileNotFoundError:
         return None
-    if try_lock(descriptor) and is_at(folder, descriptor):
-        return descriptor
-    os.close(descriptor)
-    return None
 
 
 def _remove(folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from condensenet.deploy.onnx_file import INPUT, import_optional, write_onnx
-from condensenet.files import temporary_folder
+from condensenet.temporary import temporary_folder
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
 PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # our files need no preprocessing: no warning about it

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from condensenet.files import sha256, temporary_folder
+from condensenet.files import sha256
+from condensenet.temporary import temporary_folder
 from tasks import locks, outputs, paths, tracking
 from tasks.console import say
 from tasks.errors import run_main

@@ -6,7 +6,7 @@ from typing import Any
 
 from condensenet.deploy import latency
 from condensenet.deploy.latency.measure import measure_latency
-from condensenet.files import temporary_folder
+from condensenet.temporary import temporary_folder
 from tasks import locks
 from tasks.errors import one_line
 from tasks.networks import MOBILENET

@@ -62,19 +62,6 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_folders_of_killed_processes_are_removed(temporary: Path) -> None:
-    living = ray_local.new_folder()
-    abandoned, young, other = (temporary / name for name in ("cn-ray-abandoned", "cn-ray-young", "another"))
-    for folder in (abandoned, young, other):
-        (folder / "session").mkdir(parents=True)
-    pipe = temporary / "cn-ray-pipe"
-    os.mkfifo(pipe)  # another user's: opening it would wait for a writer
-    for folder in (living, abandoned, other):
-        os.utime(folder, (0, 0))
-    new = ray_local.new_folder()
-    assert set(temporary.iterdir()) == {living, young, other, pipe, new}
-
-
 def test_ray_says_one_sentence_and_others_what_they_like(capsys: pytest.CaptureFixture[str]) -> None:
     from tasks.ray_messages import brief_messages
 
@@ -95,12 +82,12 @@ def test_where_a_path_leaves_no_room_for_sockets_another_is_taken(
     temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with the TMPDIR that a batch system gives to a job."""
-    assert ray_local.new_folder().parent == temporary
+    with ray_local.new_folder() as short:
+        assert short.parents[1] == temporary
     long = tmp_path / "of-a-batch-system" / "job-1234567"
     long.mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(long))
-    made = ray_local.new_folder()
-    made.rmdir()
-    assert made.parent == Path("/tmp")
-    with socket.socket(socket.AF_UNIX) as probe, pytest.raises(FileNotFoundError):  # not: AF_UNIX path too long
-        probe.connect(str(made / ray_local.SOCKET))
+    with ray_local.new_folder() as made, socket.socket(socket.AF_UNIX) as probe:
+        assert made.parents[1] == Path("/tmp")
+        with pytest.raises(FileNotFoundError):  # not: AF_UNIX path too long
+            probe.connect(str(made / ray_local.SOCKET))
