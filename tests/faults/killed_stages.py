@@ -12,7 +12,7 @@ import onnxruntime.quantization  # noqa: F401
 import torch
 
 import tasks.report.__main__ as report
-from tasks import benchmark, convert, evaluate, export, yardstick
+from tasks import benchmark, convert, evaluate, export, track, yardstick
 from tasks.errors import run_main
 
 MAINS = {
@@ -22,6 +22,7 @@ MAINS = {
     "evaluate": evaluate.main,
     "benchmark": benchmark.main,
     "report": report.main,
+    "track": track.main,
 }
 
 torch.onnx.export(

@@ -35,7 +35,7 @@ TIMEOUT_S = 300
 KILLS = int(os.environ.get("CONDENSENET_KILLS", "2"))
 SEED = int(os.environ.get("CONDENSENET_SEED", "0"))
 STAGES = ("convert", "yardstick", "export", "evaluate", "benchmark", "report")
-WITHOUT_SETTING = ("yardstick", "report")
+ARGUMENTS = {"yardstick": (), "report": (), "track": ("--restore",)}  # of the others: the setting
 TIMED = {paths.LATENCY, paths.EXPORT}  # with what was measured, which differs from run to run
 INT8 = f"{paths.INT8}.onnx"  # is kept or not, as it was fast or not
 EPOCH = ("learning_rate", "train_loss", "group_lasso", "train_error_pct", "validation_loss", "validation_error_pct")
@@ -52,7 +52,7 @@ class Stages:
 
     def start(self, stage: str) -> multiprocessing.process.BaseProcess:
         """Returns when the stage is about to begin, all that it needs imported."""
-        arguments = () if stage in WITHOUT_SETTING else (SETTING,)
+        arguments = ARGUMENTS.get(stage, (SETTING,))
         context = multiprocessing.get_context("forkserver")
         begun, begins = context.Pipe(duplex=False)
         process = context.Process(target=_run, args=(stage, arguments, self.folder, begins), daemon=True)
@@ -149,6 +149,27 @@ def test_the_next_run_ends_as_if_nothing_had_been(stage: str, stages: Stages) ->
     assert {status for _, status in runs(stages.folder)} <= {"FINISHED"}
 
 
+def test_another_checkout_restores_each_run_once(stages: Stages) -> None:
+    def without_store() -> None:
+        stages.restore("end")
+        (stages.folder / "mlflow.db").unlink()
+        for name in ("mlruns", "state/tracking"):
+            shutil.rmtree(stages.folder / name)
+
+    without_store()
+    seconds = stages.finish("track")
+    undisturbed = contents(stages.folder)
+    assert undisturbed
+    without_store()
+    draw = random.Random(f"{SEED} track")
+    for _ in range(KILLS):
+        after = draw.uniform(0, seconds)
+        print(f"CONDENSENET_SEED={SEED}: track is killed after {after:.3f} s of {seconds:.3f}")
+        stages.kill("track", after)
+    stages.finish("track")
+    assert contents(stages.folder) == undisturbed
+
+
 def assert_whole(folder: Path, undisturbed: Path) -> None:
     """Every file with a name of its own is what an undisturbed run writes."""
     for path in (folder / "out").rglob("[!.]*"):
@@ -162,6 +183,16 @@ def assert_whole(folder: Path, undisturbed: Path) -> None:
 
 def files(folder: Path) -> set[str]:
     return {path.name if path.name == INT8 else str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def contents(folder: Path) -> list[tuple[str, str, int, int]]:
+    """Of each run in MLflow name, status and how many points of metrics and artifacts it has."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        points = "SELECT count(*) FROM metrics WHERE metrics.run_uuid = runs.run_uuid"
+        rows = database.execute(
+            f"SELECT name, status, ({points}), artifact_uri FROM runs WHERE lifecycle_stage = 'active'"
+        )
+        return sorted((*row, len([*Path(uri.removeprefix("file://")).rglob("*")])) for *row, uri in rows)
 
 
 def runs(folder: Path) -> list[tuple[str, str]]:
