@@ -146,7 +146,7 @@ def study(file: str, *settings: str) -> Callable[[Results], str]:
             ("C", lambda name: str(runs[name][0]["model"]["condensation_factor"])),
             ("MACs, computed", lambda name: f"{runs[name][0]['macs'] / 1e6:.1f}M"),
             ("Parameters, computed", lambda name: f"{runs[name][0]['params'] / 1e3:.0f}k"),
-            ("Measured test error, %", lambda name: mean_of_seeds([run["test_error_pct"] for run in runs[name]])),
+            ("Measured test error, %", lambda name: with_standard_error(runs[name])),
             ("Seeds", lambda name: str(len(runs[name]))),
             ("Status", lambda name: f"measured small: {runs[name][0]['train']['epochs']} epochs, {day(runs[name])}"),
         )
@@ -166,10 +166,12 @@ def runs_of(rows: Sequence[Row], settings: Sequence[str]) -> dict[str, list[Row]
     return {name: own for name, own in runs.items() if own}
 
 
-def mean_of_seeds(errors: Sequence[float]) -> str:
-    """``12.34``, or with several seeds ``12.34 ± 0.10``, the standard error of the mean."""
+def with_standard_error(runs: Sequence[Row]) -> str:
+    """``12.34 ± 0.10``: the mean over the seeds and its standard error; of one seed that of the test images alone."""
+    errors = [run["test_error_pct"] for run in runs]
     if len(errors) == 1:
-        return f"{errors[0]:.2f}"
+        (error,), images = errors, runs[0]["test_images"]
+        return f"{error:.2f} ± {sqrt(error * (100 - error) / images):.2f}"
     return f"{mean(errors):.2f} ± {stdev(errors) / sqrt(len(errors)):.2f}"
 
 

@@ -20,18 +20,23 @@ def run(setting: str, error_pct: float, **train: object) -> dict[str, object]:
         "macs": 18_300_000,
         "params": 142_282,
         "test_error_pct": error_pct,
+        "test_images": 10_000,
         "started_at": "2026-11-21T10:00:00",
         "curve": [[1, 0, 1.5, 60.0, 50.0, 100.0], [2, 1, 1.25, 50.0, 41.5, 50.0]],
     }
 
 
 def test_the_mean_of_the_seeds_stands_with_its_standard_error():
-    rows = [run("g4-c1", 10.0), run("g4-c1-seed1", 11.0), run("g4-c1-seed2", 12.0), run("g4-c2", 10.5)]
+    rows = [run("g4-c1", 10.0), run("g4-c1-seed1", 11.0), run("g4-c1-seed2", 12.0), run("g4-c2", 10.0)]
     text = paper_tables.study(paper_tables.SHORT, "g4-c1", "g4-c2", "g4-c4")({paper_tables.SHORT: rows})
     first, second = markdown_tables.rows(text)
     assert first["Measured test error, %"] == "11.00 ± 0.58"  # a deviation of 1 over the root of 3
     assert (first["Seeds"], first["MACs, computed"], first["Parameters, computed"]) == ("3", "18.3M", "142k")
-    assert (second["Setting"], second["Measured test error, %"], second["Seeds"]) == ("g4-c2", "10.50", "1")
+    assert (second["Setting"], second["Measured test error, %"], second["Seeds"]) == (
+        "g4-c2",
+        "10.00 ± 0.30",
+        "1",
+    )  # of 10,000
     assert second["Status"] == "measured small: 12 epochs, 2026-11-21"
     assert "Not run yet: g4-c4;" in text
 
