@@ -25,7 +25,7 @@ EXACT_PCT = 0.5  # a count may be so far from a published one, which has three o
 LONG = "not run: 300 epochs (182: 600) on a GPU, `benchmarks/fidelity.py`"
 IMAGENET = "not run: ImageNet, 120 epochs on 8 GPUs, `-S study=imagenet`"
 SHORT, FEW = "study-cifar10-short", "study-cifar10-few"
-HOURS = {SHORT: "two hours each", FEW: "a quarter of an hour each"}
+HOURS = {SHORT: "two hours each", FEW: "half an hour each"}
 CORRUPTIONS = "corruptions"
 SEED = "-seed"
 
