@@ -10,9 +10,9 @@ The convention:
   reshaping count as zero, as the authors have it.
 - The training form counts as fully pruned at every condensing stage: 1/C of each learned layer's weights.
 
-The network runs once on PyTorch's meta device, which computes shapes and no values, and every operator that runs is
-looked up, including those outside any module. An operator that is not in the table is an error, not a guess. Source:
-the authors' ``utils.py``, whose figures are matched to the digit.
+The network runs once on an image of zeros, and every operator that runs is looked up, including those outside any
+module. An operator that is not in the table is an error, not a guess. Source: the authors' ``utils.py``, whose figures
+are matched to the digit.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def count_cost(model: nn.Module, input_size: int | Sequence[int]) -> Cost:
     Raises ``ValueError`` for a size that is not allowed or too small, and for operators that cannot be counted.
     """
     shape = image_shape(model, input_size)
-    duplicate = copy.deepcopy(model).eval().to("meta")
-    image = torch.empty(1, *shape, dtype=next(duplicate.parameters()).dtype, device="meta")
+    duplicate = copy.deepcopy(model).eval()
+    weight = next(duplicate.parameters())
+    image = torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device)
     counter = _Counter()
     with torch.no_grad(), _final_density(duplicate, counter), counter:
         _run(duplicate, image)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from training_example import AUGMENT, TRAIN, bits, new_model, without_time
 
-from condensenet import ModelConfig, files
+from condensenet import ModelConfig, temporary
 from condensenet.data import PreparedData
 from condensenet.models.condensenet import CondenseNet
 from condensenet.training import checkpoint, distributed, loop
@@ -156,7 +156,7 @@ def _spoil_writing(place: str) -> None:
         die()
 
     if place == WRITING[0]:
-        files.open = half
+        temporary.open = half
     elif place == WRITING[1]:
         os.fsync = lambda _descriptor: die()
     elif place == WRITING[2]:
