@@ -75,9 +75,9 @@ def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def path_in(parent: Path, prefix: str) -> Path:
-    """A path as long as those of ``temporary_folder``."""
-    return parent / f"{PREFIX}{prefix}{RANDOM}" / CONTENT
+def relative_path(prefix: str) -> Path:
+    """A path as long as that of a ``temporary_folder`` below its parent: some programs limit the length."""
+    return Path(f"{PREFIX}{prefix}{RANDOM}", CONTENT)
 
 
 def _mark(folder: Path, descriptor: int) -> None:

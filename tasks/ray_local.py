@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from condensenet.file_locks import try_lock, unlock
-from condensenet.temporary import path_in, temporary_folder
+from condensenet.temporary import relative_path, temporary_folder
 from condensenet.text import shown
 from tasks import paths, telemetry
 from tasks.errors import UserError
@@ -192,7 +192,7 @@ def _answers(address: str, folder: Path) -> bool:
 
 
 def new_folder() -> AbstractContextManager[Path]:
-    return temporary_folder(PREFIX, parent_of(path_in(Path(), PREFIX)))
+    return temporary_folder(PREFIX, parent_of(relative_path(PREFIX)))
 
 
 def parent_of(path: Path | str) -> Path:
