@@ -55,8 +55,9 @@ def test_a_training_still_gets_credentials_of_its_cloud(monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a short path, in which temporary files are made."""
+    tmp_path_factory.getbasetemp()  # before: else pytest's own folder would be in it, and go with it
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
