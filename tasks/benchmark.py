@@ -14,9 +14,10 @@ from condensenet.deploy.latency.measure import input_shape, measure_latency
 from condensenet.deploy.latency.mobilenet import NAME as YARDSTICK
 from condensenet.deploy.runtime import operator_library
 from tasks import locks, outputs, paths, tracking
+from tasks.arguments import stage_arguments
 from tasks.console import say
 from tasks.errors import one_line, run_main
-from tasks.params import Params, Setting, stage_arguments
+from tasks.params import Params, Setting
 from tasks.paths import NATIVE
 
 

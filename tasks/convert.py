@@ -16,9 +16,9 @@ from condensenet.models.condensing import importance
 from condensenet.models.layers import LearnedGroups
 from condensenet.models.storage import save_model
 from tasks import locks, outputs, paths, tracking
+from tasks.arguments import stage_arguments
 from tasks.console import say
 from tasks.errors import UserError, run_main
-from tasks.params import stage_arguments
 
 IMAGES = 8
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from condensenet.data import ImageSplit, evaluation_batches
 from condensenet.deploy.compare import onnx_logits, torch_logits
 from tasks import locks, outputs, paths, tracking
+from tasks.arguments import stage_arguments
 from tasks.console import progress, say
 from tasks.errors import one_line, run_main
-from tasks.params import Params, Setting, stage_arguments
+from tasks.params import Params, Setting
 
 TOP = 5
 CONFIDENCE_BINS = 15

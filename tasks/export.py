@@ -21,6 +21,7 @@ from condensenet.deploy.cost import count_cost
 from condensenet.deploy.latency.measure import Latency
 from condensenet.models.condensenet import CondenseNet
 from tasks import locks, outputs, paths, tracking
+from tasks.arguments import stage_arguments
 from tasks.console import progress, say
 from tasks.errors import one_line, run_main
 from tasks.export_forms import (
@@ -32,7 +33,7 @@ from tasks.export_forms import (
     time_int8,
     write_forms,
 )
-from tasks.params import Params, Setting, stage_arguments
+from tasks.params import Params, Setting
 from tasks.paths import INT8, LOWERED, NATIVE
 
 BATCH_SIZE = 64

@@ -10,6 +10,7 @@ import numpy as np
 from condensenet.data import Manifest, write_prepared
 from tasks import locks, sources
 from tasks import params as parameters
+from tasks.arguments import no_arguments
 from tasks.console import say
 from tasks.errors import UserError, one_line, run_main
 from tasks.params import Params
@@ -19,7 +20,7 @@ from tasks.storage import check_training_root
 
 
 def main() -> None:
-    parameters.no_arguments()
+    no_arguments()
     params = parameters.load()
     with locks.shared_machine():
         manifest = prepare(params, params.paths.data)

@@ -21,13 +21,14 @@ from condensenet.data.manifest import Manifest
 from condensenet.files import Folder, write_atomically
 from condensenet.training.fingerprint import differences, fingerprint
 from tasks import locks, node_data, outputs, paths, tracking, train_worker
+from tasks.arguments import stage_arguments
 from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.lease import LeaseLost
 from tasks.locks import owned
 from tasks.object_store import ObjectStore
 from tasks.outputs import as_json, read_json, write_json, write_text
-from tasks.params import Params, Setting, stage_arguments
+from tasks.params import Params, Setting
 from tasks.storage import DONE, SharedFolder, check_training_root, training_root
 from tasks.train_progress import SHOWN, ProgressRecorder
 from tasks.train_stopping import Stopper

@@ -18,6 +18,7 @@ from condensenet.deploy.latency.mobilenet import NAME
 from condensenet.deploy.latency.mobilenet_torch import mobilenet_v1
 from tasks import locks, outputs, paths
 from tasks import params as parameters
+from tasks.arguments import no_arguments
 from tasks.console import say
 from tasks.errors import one_line, run_main
 from tasks.params import Params
@@ -26,7 +27,7 @@ SEED = 0
 
 
 def main() -> None:
-    parameters.no_arguments()
+    no_arguments()
     params = parameters.load()
     outputs.existing(params.paths.data / paths.MANIFEST, "prepare")
     with locks.shared_machine(), one_line():

@@ -7,9 +7,10 @@ from pathlib import Path
 from condensenet.files import sha256
 from condensenet.temporary import temporary_folder
 from tasks import locks, outputs, paths, tracking
+from tasks.arguments import no_arguments
 from tasks.console import say
 from tasks.errors import run_main
-from tasks.params import load, no_arguments
+from tasks.params import load
 from tasks.report import markdown, page, summary
 from tasks.report.card import model_card
 from tasks.report.figures import saving

@@ -6,6 +6,7 @@ from typing import Any
 
 from condensenet.deploy import latency
 from tasks import outputs, params, paths, tracking
+from tasks.arguments import no_arguments
 from tasks.console import say
 from tasks.errors import run_main
 from tasks.report.published import Published, read_published
@@ -15,7 +16,7 @@ from tasks.tables.markdown import render
 
 
 def main() -> None:
-    params.no_arguments()
+    no_arguments()
     loaded, published = params.load(), read_published()
     costs, facts = cost_rows(published), time_networks(loaded.tables)
     write(published, costs, facts)

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks import outputs, paths
+from tasks.arguments import no_arguments
 from tasks.errors import run_main
-from tasks.params import no_arguments
 from tasks.report.published import read_published
 from tasks.report.terminal_table import PIPE_WIDTH
 from tasks.tables.content import latency_table
