@@ -1,6 +1,6 @@
-"""Side-by-side measurements, one command each: ``python benchmarks/NAME.py`` (``--quick`` for under 50 seconds).
+"""Side-by-side measurements, one command each: ``python -m benchmarks.NAME`` (``--quick`` for under 50 seconds).
 
-Every script imports this package before PyTorch, because OpenMP reads the variable below when it is loaded. It limits
+This package is imported before PyTorch, because OpenMP reads the variable below when it is loaded. It limits
 how long a waiting thread spins before it sleeps. Without a limit, other work on the machine can make a step ten times
 as slow.
 """

@@ -1,7 +1,7 @@
 """Errors on corrupted test images, and how far confidence is from accuracy there, for settings of the study in force.
 
-    python benchmarks/corruptions.py --settings g4-c1 g4-c4 --json benchmarks/results/corruptions.json
-    python benchmarks/corruptions.py --quick           severity 3 and 500 images
+    python -m benchmarks.corruptions --settings g4-c1 g4-c4 --json benchmarks/results/corruptions.json
+    python -m benchmarks.corruptions --quick           severity 3 and 500 images
 
 The exported files run in ONNX Runtime on the test images of ``params.yaml``'s study. The corruptions are those of
 CIFAR-10-C, with its strengths, that need no photographs and no image library beyond torchvision: eight of nineteen
@@ -12,13 +12,9 @@ Every setting sees the same corrupted images. Images of other sizes than 32x32 g
 from __future__ import annotations
 
 import io
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from PIL import Image

@@ -1,6 +1,6 @@
 """CPU time of loading training images at 224 x 224: ours from every prepared form, and torchvision's pipelines.
 
-    python benchmarks/data_throughput.py [--quick] [--json FILE] [--images FILE.parquet]
+    python -m benchmarks.data_throughput [--quick] [--json FILE] [--images FILE.parquet]
 
 Sides take turns, a batch of the same photographs each, in one process and one thread. Each image ends as a uint8 crop,
 flipped or not: what is sent to a GPU. torchvision's sides get the encoded images from memory, and one of them decodes

@@ -1,8 +1,8 @@
 """Does our training reach the same test error as the authors'? Same images, same initial weights.
 
-    python benchmarks/fidelity.py --json FILE --curves FILE       six trainings, about 15 minutes on two cores
-    python benchmarks/fidelity.py --quick                         under 50 seconds; two short trainings each
-    python benchmarks/fidelity.py --model condensenet-86 --epochs 300 --train-images 0 --test-images 0 --device cuda
+    python -m benchmarks.fidelity --json FILE --curves FILE       six trainings, about 15 minutes on two cores
+    python -m benchmarks.fidelity --quick                         under 50 seconds; two short trainings each
+    python -m benchmarks.fidelity --model condensenet-86 --epochs 300 --train-images 0 --test-images 0 --device cuda
 
 Ours is ``condensenet.training.fit``, theirs is benchmarks/authors_training.py. Network, recipe, images and, for each
 seed, initial weights are the same, but each draws batches, crops and flips through its own data pipeline. So single
@@ -27,12 +27,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import benchmarks  # noqa: F401
-
-# isort: split
 
 import numpy as np
 import torch

@@ -1,7 +1,7 @@
 """Images per second of a training step fed from JPEG files, beside the step alone and the loader alone, on one GPU.
 
-    python benchmarks/gpu_loading.py --json FILE [--quick] [--images FILE.parquet] [--recipe bf16,default]
-    python benchmarks/gpu_loading.py --tiny           a dry run on any machine; its figures mean nothing
+    python -m benchmarks.gpu_loading --json FILE [--quick] [--images FILE.parquet] [--recipe bf16,default]
+    python -m benchmarks.gpu_loading --tiny           a dry run on any machine; its figures mean nothing
 
 - the step alone: CondenseNet-74 (G = C = 8) at 224 x 224 in the optimization stage, where a step is fastest, from
   images that are in the GPU's memory, cropped and flipped there;
@@ -26,12 +26,6 @@ from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import benchmarks  # noqa: F401
-
-# isort: split
 
 import numpy as np
 import torch

@@ -1,10 +1,10 @@
 """Targets for one H200-class GPU, each beside its measurement.
 
-    python benchmarks/gpu_targets.py --json FILE               at most about 10 minutes
-    python benchmarks/gpu_targets.py --recipes bf16,default,graph bf16,none     only these, without a time limit
-    python benchmarks/gpu_targets.py --quick                   bf16 only; without a GPU the same as --tiny
-    python benchmarks/gpu_targets.py --whole-recipe DIR        also trains all 300 epochs on the prepared images in DIR
-    python benchmarks/gpu_targets.py --tiny                    a dry run on any machine; its figures mean nothing
+    python -m benchmarks.gpu_targets --json FILE               at most about 10 minutes
+    python -m benchmarks.gpu_targets --recipes bf16,default,graph bf16,none     only these, without a time limit
+    python -m benchmarks.gpu_targets --quick                   bf16 only; without a GPU the same as --tiny
+    python -m benchmarks.gpu_targets --whole-recipe DIR        also trains all 300 epochs on the prepared images in DIR
+    python -m benchmarks.gpu_targets --tiny                    a dry run on any machine; its figures mean nothing
 
 - CondenseNet-86, batch 64: images per second over the whole schedule, at least 6 times the authors' training;
 - the whole CIFAR-10 recipe of CondenseNet-86 (300 epochs of 50,000 images, each followed by an evaluation of 10,000)
@@ -30,12 +30,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import benchmarks  # noqa: F401
-
-# isort: split
 
 import torch
 from torch.autograd import DeviceType

@@ -29,4 +29,4 @@ def limit(name: str | None) -> None:
     """Start this script again under the limits of ``name``, unless they are in force or none is asked for."""
     variables = LIMITS[name] if name else {}
     if any(os.environ.get(key) != value for key, value in variables.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **variables})
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **variables})

@@ -3,20 +3,18 @@
     python -m benchmarks.keep_study --json benchmarks/results/study-cifar10-short.json
 
 It reads the outputs of the study in params.yaml and what dvc.lock says of them. A setting that was not evaluated here
-keeps the row that the file has of it, if it was trained on the same images by the same recipe.
+keeps the row that the file has of it. No row is ever lost: a file with rows of another study, other images or another
+recipe stays as it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ruamel.yaml import YAML
 
@@ -38,33 +36,48 @@ def main() -> None:
         for result in study.results
         if "test_error_pct" in result.metrics
     }
+    if not new:
+        raise ValueError(f"no setting of {study.params.study} is evaluated yet: run dvc repro evaluate@SETTING")
     old = json.loads(options.json.read_text()) if options.json.exists() else []
-    rows = merged(new, old, {result.name: result.setting for result in study.results})
+    settings = {result.name: result.setting for result in study.results}
+    if foreign := foreign_rows(old, study.params, settings, new):
+        raise ValueError(f"{options.json} has rows of other runs and would lose them: {foreign}; give another file")
+    rows = merged(new, old, settings)
     for name in (result.name for result in study.results if result.name not in rows):
         print(f"{name} was not evaluated: left out")
     write_rows(options.json, list(rows.values()))
 
 
 def arguments() -> Namespace:
-    options = parser(__doc__).parse_args()
+    options = parser(__doc__, quick=False).parse_args()
     if options.json is None:
         raise ValueError("--json FILE is missing: where to keep the rows")
     return options
 
 
-def merged(new: Mapping[str, Row], old: Sequence[Row], settings: Mapping[str, params.Setting]) -> dict[str, Row]:
-    """The rows by setting, in the order of ``settings``: the new one of each, else the old one if it is comparable."""
+def foreign_rows(
+    old: Sequence[Row], loaded: params.Params, settings: Mapping[str, params.Setting], new: Mapping[str, Row]
+) -> str:
+    """Each row of ``old`` that cannot stand beside those of ``new``, and why; empty if all can."""
     images = {row["data_fingerprint"] for row in new.values()}
-    rows = dict(new)
+    why = {}
     for row in old:
         name = row["setting"]
-        if name in new or name not in settings:
-            continue
-        if is_recipe(row, settings[name]) and (not images or row["data_fingerprint"] in images):
-            rows[name] = row
-        else:
-            print(f"{name}: the row of {row['started_at']} has another recipe or other images")
-    return {name: rows[name] for name in settings if name in rows}
+        if row["study"] != loaded.study:
+            why[name] = f"of study {row['study']}"
+        elif name not in settings:
+            why[name] = "not in params.yaml"
+        elif not is_recipe(row, settings[name]):
+            why[name] = "another recipe"
+        elif row["data_fingerprint"] not in images:
+            why[name] = "other images"
+    return ", ".join(f"{name} ({reason})" for name, reason in why.items())
+
+
+def merged(new: Mapping[str, Row], old: Sequence[Row], order: Iterable[str]) -> dict[str, Row]:
+    """The rows by setting: the new one of each, else the old one."""
+    rows = {row["setting"]: row for row in old} | dict(new)
+    return {name: rows[name] for name in order if name in rows}
 
 
 def is_recipe(row: Row, setting: params.Setting) -> bool:
@@ -82,7 +95,7 @@ def recipe(setting: params.Setting) -> Row:
 
 
 def row(loaded: params.Params, result: SettingResult, locks: Mapping[str, Any]) -> Row:
-    """Configuration, cost, test error, learning curve and DVC's entries of one setting."""
+    """Configuration, cost, test error, latency, learning curve and DVC's entries of one setting."""
     run, train, evaluation = result.run or {}, result.train or {}, result.evaluation or {}
     own = [f"{stage}@{result.name}" for stage in ("train", "convert", "export", "evaluate")]
     return {
@@ -91,6 +104,7 @@ def row(loaded: params.Params, result: SettingResult, locks: Mapping[str, Any]) 
         **recipe(result.setting),
         **{name: result.metrics.get(name) for name in ("test_error_pct", "macs", "params")},
         "test_images": evaluation.get("images"),
+        "latency": latency(result),
         "seconds": train.get("seconds"),
         "started_at": run.get("started_at"),
         "git_commit": run.get("git_commit"),
@@ -98,6 +112,12 @@ def row(loaded: params.Params, result: SettingResult, locks: Mapping[str, Any]) 
         "dvc_lock": {stage: entry for stage, entry in locks.items() if stage in ("prepare", *own)},
         "curve": [[epoch[name] for name in CURVE] for epoch in result.history],
     }
+
+
+def latency(result: SettingResult) -> Row | None:
+    """Of the file that ships, at batch 1 on one thread, beside MobileNetV1's; None if it was not timed."""
+    timed = result.latency_row()
+    return None if timed is None or result.latency is None else {"device": result.latency["hardware"]["cpu"], **timed}
 
 
 if __name__ == "__main__":

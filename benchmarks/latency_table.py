@@ -1,7 +1,7 @@
 """Inference latency of CondenseNets, MobileNets and others in ONNX Runtime, and their share of the CPU's peak.
 
-    python benchmarks/latency_table.py --json FILE     about 3 minutes on two cores
-    python benchmarks/latency_table.py --quick         under 50 seconds on two cores
+    python -m benchmarks.latency_table --json FILE     about 3 minutes on two cores
+    python -m benchmarks.latency_table --quick         under 50 seconds on two cores
 
 All networks run at 224x224 in one process, ``--batch`` images at a time (default: one). Every round runs each of them
 once untimed, then MobileNetV1 and the network again, and takes the ratio within this pair: each of the two finds the
@@ -13,7 +13,6 @@ matrix product, timed in the same rounds. ``--quick``: only one thread, the Cond
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -21,15 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import STARTED
-
-# isort: split
-
 import numpy as np
 
-from benchmarks import peak, second_runtime
+from benchmarks import STARTED, peak
 from benchmarks.latency_plans import Plans
 from benchmarks.peak import Runner
 from benchmarks.reporting import parser, start, table, write_rows
@@ -61,8 +54,6 @@ def main() -> None:
     for threads, (peak_by, macs) in {row["threads"]: (row["peak_by"], row["peak_macs_per_s"]) for row in rows}.items():
         product = f"a {peak.SIZE}x{peak.SIZE} matrix product by {peak_by}"
         print(f"peak, {threads} thread{'s' * (threads > 1)}: {macs / 1e9:.1f} GMAC/s, {product}")
-    if not second_runtime.installed():
-        print("OpenVINO is not installed: not timed")
     write_rows(options.json, rows)
 
 
@@ -107,31 +98,18 @@ def run(options: Namespace, folder: Path) -> list[dict[str, Any]]:
 def timed(
     files: Sequence[File], threads: int, batch: int, rounds: int, folder: Path, until: float
 ) -> list[dict[str, Any]]:
-    """A row for each file and runtime, all timed alternately; the first of ``files`` is MobileNetV1."""
+    """A row for each file, all timed alternately; the first of ``files`` is MobileNetV1."""
     images = np.random.default_rng(0).standard_normal((batch, *input_shape(files[0].path)), dtype=np.float32)
     peak_by, product = peak.fastest(peak.products(threads, folder))
-    runners = runners_of(files, threads, images)
-    pairs = [(entries[0][1], runner) for entries in runners.values() for _, runner in entries[1:]]
-    peak_s, pair_times = in_rounds(product, pairs, rounds, until)
+    mobilenet, *networks = [by_onnxruntime(file.path, threads, images) for file in files]
+    peak_s, times = in_rounds(product, [(mobilenet, network) for network in networks], rounds, until)
     peak_macs_per_s = peak.MACS / float(np.median(peak_s))
-    rows, remaining = [], iter(pair_times)
-    for runtime, entries in runners.items():
-        times = [next(remaining) for _ in entries[1:]]
-        times.insert(0, mobilenet_times([mobilenet_s for mobilenet_s, _ in times]))
-        rows += [
-            row_of(runtime, file, threads, batch, seconds, mobilenet_s, peak_macs_per_s)
-            for (file, _), (mobilenet_s, seconds) in zip(entries, times, strict=True)
-        ]
+    times.insert(0, mobilenet_times([mobilenet_s for mobilenet_s, _ in times]))
+    rows = [
+        row_of(file, threads, batch, seconds, mobilenet_s, peak_macs_per_s)
+        for file, (mobilenet_s, seconds) in zip(files, times, strict=True)
+    ]
     return [{**row, "peak_by": peak_by, "rounds": len(peak_s)} for row in rows]
-
-
-def runners_of(files: Sequence[File], threads: int, images: np.ndarray) -> dict[str, list[tuple[File, Runner]]]:
-    """What to time, by runtime: every file in ONNX Runtime, and all but the native form in OpenVINO if installed."""
-    runners = {ORT: [(file, by_onnxruntime(file.path, threads, images)) for file in files]}
-    if second_runtime.installed():
-        standard = [file for file in files if file.form != paths.NATIVE]
-        runners["OpenVINO"] = [(file, second_runtime.runner(file.path, threads, images)) for file in standard]
-    return runners
 
 
 def mobilenet_times(runs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +119,6 @@ def mobilenet_times(runs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]
 
 
 def row_of(
-    runtime: str,
     file: File,
     threads: int,
     batch: int,
@@ -152,7 +129,6 @@ def row_of(
     latency = summarise(file.model, batch, threads, 1000 * seconds, 1000 * mobilenet_s)
     macs_per_s = 1000 * batch * file.macs / latency.median_ms
     return {
-        "runtime": runtime,
         "model": file.model,
         "form": file.form,
         "threads": threads,

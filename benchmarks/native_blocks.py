@@ -1,7 +1,7 @@
 """How long each dense block of CondenseNet-74 takes in the native operator, by itself, with its data in the caches.
 
-    python benchmarks/native_blocks.py                     about half a minute
-    python benchmarks/native_blocks.py --against LIBRARY   beside another build of the operator library
+    python -m benchmarks.native_blocks                     about half a minute
+    python -m benchmarks.native_blocks --against LIBRARY   beside another build of the operator library
 
 224x224, batch 1, one thread. Every round runs each build and vector width once, so that other work on the machine meets
 all alike; medians over the rounds. ``--lanes`` takes narrower vectors than the CPU has, as on an older one.
@@ -10,14 +10,11 @@ all alike; medians over the rounds. ``--lanes`` takes narrower vectors than the 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import onnx

@@ -80,11 +80,7 @@ def imagenet(results: Results) -> str:
 
 def arm(results: Results) -> str:
     """The paper's seconds on an ARM core; the ratios measured here are of another machine and runtime."""
-    rows = [
-        row
-        for row in rows_of(results, "latency_table")
-        if row["threads"] == row["batch"] == 1 and row["runtime"] == "ONNX Runtime"
-    ]
+    rows = [row for row in rows_of(results, "latency_table") if row["threads"] == row["batch"] == 1]
     ratios = published().arm_ratios()
     columns: Sequence[Column] = (
         ("Network", lambda entry: entry.model),
@@ -153,8 +149,8 @@ def study(file: str, *settings: str) -> Callable[[Results], str]:
         runs = runs_of(rows_of(results, file), settings)
         missing = [name for name in settings if name not in runs]
         command = f"dvc exp run -S study={file.removeprefix('study-')}"
-        how = f"`{command}`, {HOURS[file]}, then `benchmarks/keep_study.py`"
-        note = f"Not run yet: {', '.join(missing)}; {how}.\n"
+        keep = f"python -m benchmarks.keep_study --json benchmarks/results/{file}.json"
+        note = f"Not run yet: {', '.join(missing)}; `{command}`, {HOURS[file]}, then `{keep}`.\n"
         return "\n".join([*([table(columns, list(runs))] if runs else []), *([note] if missing else [])])
 
     return render
@@ -198,7 +194,7 @@ def corrupted(results: Results) -> str:
     """Error and calibration error on clean and on corrupted test images, each corruption's mean over its severities."""
     rows = rows_of(results, CORRUPTIONS)
     if not rows:
-        return "Not run yet: `python benchmarks/corruptions.py --settings g4-c1 g4-c4`.\n"
+        return "Not run yet: `python -m benchmarks.corruptions --settings g4-c1 g4-c4`.\n"
 
     def figure(setting: str, *corruptions: str, name: str = "error_pct") -> str:
         return f"{mean(mean_error(rows, setting, corruption, name) for corruption in corruptions):.2f}"

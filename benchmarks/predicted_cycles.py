@@ -1,7 +1,7 @@
 """Predicted cycles of the native operator's innermost loops on cores that are not at hand, by static analysis.
 
-    python benchmarks/predicted_cycles.py                         Arm cores; needs GCC for AArch64 and llvm-mca
-    python benchmarks/predicted_cycles.py --target x86-64-v3      the same for AVX2, to compare with measured times
+    python -m benchmarks.predicted_cycles                         Arm cores; needs GCC for AArch64 and llvm-mca
+    python -m benchmarks.predicted_cycles --target x86-64-v3      the same for AVX2, to compare with measured times
 
 Nothing runs: GCC compiles the loops, and llvm-mca simulates a core that finds all data in its first-level cache. So a
 result is a prediction, not a latency. ``mac_per_cycle`` counts multiply-adds of float32; ``share`` compares them with
@@ -18,15 +18,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.reporting import parser, start, table, write_rows
 from condensenet import ModelConfig, presets
@@ -91,7 +88,7 @@ def main() -> None:
 
 
 def arguments() -> Namespace:
-    options = parser(__doc__)
+    options = parser(__doc__, quick=False)
     options.add_argument("--target", choices=sorted(TARGETS), default="aarch64", help="default: %(default)s")
     options.add_argument("--gcc", help="the compiler, if it is not on the path under its usual name")
     options.add_argument("--llvm-mca", default="llvm-mca", help="LLVM 17 or newer knows more cores")

@@ -1,7 +1,7 @@
 """Does the time of a training step follow its multiply-adds? Images per second against MACs for the CIFAR presets.
 
-    python benchmarks/presets_speed.py --json FILE --plot FILE.svg     about 2 minutes on two cores
-    python benchmarks/presets_speed.py --quick                         under 50 seconds on two cores
+    python -m benchmarks.presets_speed --json FILE --plot FILE.svg     about 2 minutes on two cores
+    python -m benchmarks.presets_speed --quick                         under 50 seconds on two cores
 
 The networks CondenseNet-50 to 122 train alternately, one step each, in one process. A least-squares line is fitted to
 the medians of their step times; r^2 is the share of the variance that it explains. ``dense`` is the first condensing
@@ -11,22 +11,16 @@ stage. ``--quick`` leaves out ``condensed``.
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import STARTED
-
-# isort: split
-
 import numpy as np
 import torch
 
+from benchmarks import STARTED
 from benchmarks.reporting import Spread, chosen_device, device_name, parser, start, table, write_rows
 from benchmarks.side_by_side import OurTraining, new_model, prepared, time_alternately
 from condensenet import ModelConfig, TrainConfig, count_cost, presets

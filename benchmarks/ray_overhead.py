@@ -1,7 +1,7 @@
 """The overhead of Ray Train per step, and the gain from a second worker; one thread per worker, on CPUs.
 
-    python benchmarks/ray_overhead.py --json FILE      about 2 minutes on two cores
-    python benchmarks/ray_overhead.py --quick          under 50 seconds on two cores
+    python -m benchmarks.ray_overhead --json FILE      about 2 minutes on two cores
+    python -m benchmarks.ray_overhead --quick          under 50 seconds on two cores
 
 Groups of processes train the same network with the same global batch, alternating in one run:
 
@@ -30,15 +30,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import STARTED
-
-# isort: split
-
 import torch
 
-from benchmarks import process_groups
+from benchmarks import STARTED, process_groups
 from benchmarks.process_groups import StepSeconds
 from benchmarks.reporting import Spread, parser, start, table, write_rows
 from benchmarks.side_by_side import CIFAR_AUGMENT, prepared

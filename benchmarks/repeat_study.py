@@ -1,6 +1,6 @@
 """Does a tracked study give the same curves again? Train the first epochs of its settings and compare every figure.
 
-    python benchmarks/repeat_study.py --rows benchmarks/results/study-cifar10-short.json --settings g4-c4 random
+    python -m benchmarks.repeat_study --rows benchmarks/results/study-cifar10-short.json --settings g4-c4 random
 
 The rows are those of ``keep_study.py``; recipe and prepared images are those of the study in ``params.yaml``. A curve
 holds six digits of each figure. They are equal only on a CPU and with a PyTorch that compute alike; where they are not,
@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 

@@ -15,6 +15,7 @@ import torch
 
 from condensenet.files import write_atomically
 from condensenet.machine import hardware
+from tasks.errors import UserError
 
 Row = Mapping[str, Any]
 
@@ -37,11 +38,16 @@ class Spread:
         return {name: unit * self.median, f"{name}_p10": unit * self.p10, f"{name}_p90": unit * self.p90}
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with ``--json`` and ``--quick``, which every script has."""
-    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(description: str | None, *, quick: bool = True) -> argparse.ArgumentParser:
+    """A parser with ``--json`` and, where a script measures, ``--quick``."""
+    arguments = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{Path(sys.argv[0]).stem}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the rows of the table as a JSON list")
-    arguments.add_argument("--quick", action="store_true", help="a figure in under 50 seconds on two cores")
+    if quick:
+        arguments.add_argument("--quick", action="store_true", help="a figure in under 50 seconds on two cores")
     return arguments
 
 
@@ -49,7 +55,7 @@ def start(main: Callable[[], None]) -> None:
     """Run a script; a user's mistake ends it with one line."""
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:
+    except (UserError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 

@@ -42,9 +42,10 @@ def main() -> None:
     for page in PAGES:
         old = page.read_text(encoding="utf-8")
         new = render(old, results)
-        if check and new != old:
+        if not check:
+            write_atomically(page, new.encode())
+        elif new != old:
             sys.exit(f"error: {page.name} does not match benchmarks/results: run python -m benchmarks.results")
-        write_atomically(page, new.encode())
     if not check:
         draw(results, PICTURE)
 

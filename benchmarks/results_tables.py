@@ -189,10 +189,7 @@ def latency(results: Results) -> str:
     published_ratios = read_published(ROOT / paths.PUBLISHED).arm_ratios()  # one image on one core
     columns = (
         ("Network", text("model")),
-        (
-            "Form",
-            lambda row: row["form"] if row["runtime"] == "ONNX Runtime" else f"{row['form']}, {row['runtime']}",
-        ),
+        ("Form", text("form")),
         ("Threads", text("threads")),
         ("Batch", text("batch")),
         ("Median, ms (p10 to p90)", spread("median_ms", "{:.2f}", "p10_ms", "p90_ms")),
@@ -229,9 +226,7 @@ def by_cpu(results: Results) -> str:
 
     def ratio(model: str, form: str) -> Column:
         def cell(rows: Sequence[Row]) -> str:
-            found = (
-                row for row in rows if (row["runtime"], row["model"], row["form"]) == ("ONNX Runtime", model, form)
-            )
+            found = (row for row in rows if (row["model"], row["form"]) == (model, form))
             return next(map(spread("ratio_to_mobilenet_v1", "{:.2f}", "ratio_p10", "ratio_p90"), found), "–")
 
         return f"{model.removeprefix('condensenet-74-')} {form}", cell

@@ -1,8 +1,8 @@
 """Inference latency of CondenseNet-74 and MobileNetV1 in several runtimes, in turns.
 
-    python benchmarks/runtimes.py --prepare            make the environments (several GB) and convert the files
-    python benchmarks/runtimes.py --json FILE          time them, best when all is prepared
-    python benchmarks/runtimes.py --quick              ONNX Runtime alone
+    python -m benchmarks.runtimes --prepare            make the environments (several GB) and convert the files
+    python -m benchmarks.runtimes --json FILE          time them, best when all is prepared
+    python -m benchmarks.runtimes --quick              ONNX Runtime alone
 
 An extra: the project needs none of these runtimes but ONNX Runtime. Each of the others is installed into an environment
 of its own in ``--folder``, and runs in a process of its own. What cannot be installed, converted or loaded, or
@@ -19,16 +19,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import benchmarks  # isort: skip
 
 import numpy as np
 
@@ -319,5 +314,4 @@ def instruction_set() -> str:
 
 
 if __name__ == "__main__":
-    assert benchmarks.STARTED
     start(main)

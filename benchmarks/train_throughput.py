@@ -3,9 +3,9 @@
 On a CPU our training also takes turns with its compiled kernels off, and ``--instruction-set`` limits
 what all sides use.
 
-    python benchmarks/train_throughput.py --json FILE          every condensing stage; about 3 minutes on two cores
-    python benchmarks/train_throughput.py --quick              under 50 seconds on two cores
-    python benchmarks/train_throughput.py --device cuda --fast the ``fast`` recipe (bf16)
+    python -m benchmarks.train_throughput --json FILE          every condensing stage; about 3 minutes on two cores
+    python -m benchmarks.train_throughput --quick              under 50 seconds on two cores
+    python -m benchmarks.train_throughput --device cuda --fast the ``fast`` recipe (bf16)
 
 One process holds both trainings and alternates between them every few steps, so other work on the machine slows both.
 There is a row for every condensing stage and one for the whole schedule: seconds per image, averaged over the stages
@@ -15,7 +15,6 @@ pipeline, and all that the training loop does. It does not include evaluation an
 
 from __future__ import annotations
 
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -23,15 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import STARTED
-
-# isort: split
-
 import torch
 
-from benchmarks import instruction_sets
+from benchmarks import STARTED, instruction_sets
 from benchmarks.reporting import Spread, chosen_device, device_name, parser, start, table, write_rows
 from benchmarks.side_by_side import (
     AuthorsTraining,

@@ -16,6 +16,23 @@ def test_a_page_is_up_to_date_and_has_all_its_tables(path):
     assert all(f"<!-- table {name} -->" in page for name in results.PAGES[path])
 
 
+def test_check_writes_nothing_and_names_the_page_that_is_out_of_date(tmp_path, monkeypatch):
+    page, other = tmp_path / "A.md", tmp_path / "B.md"
+    page.write_text("as it is\n")
+    other.write_text("<!-- table cpus -->\ntyped by hand\n<!-- end -->\n")
+    monkeypatch.setattr(results, "PAGES", {page: {}, other: {}})
+    monkeypatch.setattr(results, "TABLES", {"cpus": lambda _: "made"})
+    monkeypatch.setattr(results, "PICTURE", tmp_path / "picture.svg")
+    monkeypatch.setattr("sys.argv", ["results", "--check"])
+    with pytest.raises(SystemExit, match=r"B\.md does not match"):
+        results.main()
+    other.write_text("<!-- table cpus -->\n\nmade\n<!-- end -->\n")
+    before = [path.stat().st_mtime_ns for path in (page, other)]
+    results.main()
+    assert [path.stat().st_mtime_ns for path in (page, other)] == before
+    assert sorted(tmp_path.iterdir()) == [page, other]
+
+
 def test_throughput_by_hand():
     row = {
         "device": "a CPU",

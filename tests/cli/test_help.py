@@ -17,7 +17,7 @@ from cli.app import app
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 FOLDERS = ("benchmarks", "cli", "cluster", "condensenet", "docs", "flows", "tasks", "tests")
-SCRIPTS = ("benchmarks", "docs")  # run by their paths, all others by `python -m`
+SCRIPTS = ("docs",)  # run by their paths, all others by `python -m`
 WORKERS = {f"tests/{name}.py" for name in ("aarch64/run_kernels", "aarch64/run_onnx", "faults/alone", "latency_worker")}
 HELP_S = 1.0
 

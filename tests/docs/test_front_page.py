@@ -54,7 +54,6 @@ def test_the_picture_is_up_to_date(checkout: Path, tmp_path: Path) -> None:
 
 def test_the_front_table_by_hand() -> None:
     row = {
-        "runtime": "ONNX Runtime",
         "threads": 1,
         "batch": 1,
         "device": "a CPU",
@@ -76,14 +75,34 @@ def test_the_front_table_by_hand() -> None:
     train = {"phase": "schedule", "model": "condensenet-86", "ours_images_per_s": 90.2, "authors_images_per_s": 30.4}
     train |= {"ratio": 2.967, "device": "a CPU", "instruction_set": "AVX-512", "batch_size": 64}
     limited = {**train, "instruction_set": "AVX2, limited to them"}
-    last = front_tables.front({"latency_table": rows, "train_throughput": [train, limited]}).splitlines()[-1]
+    on_gpu = {**train, "instruction_set": None, "device": "a GPU"}
+    others = {"train_throughput-h100": [on_gpu], "train_throughput-laptop": [{**train, "device": "a laptop"}]}
+    files = {"latency_table": rows, "train_throughput": [train], "train_throughput-avx2": [limited], **others}
+    last = front_tables.front(files).splitlines()[-1]
     assert last.startswith("Training CondenseNet-86: 90 images/s, **3.0 times** the 30 of the authors' algorithm")
+    assert "(a CPU, AVX-512, batches of 64" in last
 
 
 def test_training_speed_without_kernels_is_the_quotient() -> None:
-    row = {"phase": "schedule", "instruction_set": "AVX2", "ratio": 3.0, "kernels_ratio": 2.0}
+    row = {"phase": "schedule", "device": "a CPU", "instruction_set": "AVX2", "ratio": 3.0, "kernels_ratio": 2.0}
     lines = front_tables.training_speed({"train_throughput": [row, {**row, "phase": "optimization"}]}).splitlines()
     assert lines[2:] == ["| AVX2 | 3.0× | 1.5× |"]
+
+
+def test_training_speed_is_that_of_one_cpu() -> None:
+    """Whoever measures a GPU or another computer adds a file; README.md goes on to show the first one's."""
+    row = {"phase": "schedule", "device": "a CPU", "instruction_set": "AVX-512", "ratio": 3.0}
+    files = {
+        "train_throughput": [row],
+        "train_throughput-avx2": [{**row, "instruction_set": "AVX2, limited to them", "ratio": 2.5}],
+        "train_throughput-h100": [{**row, "device": "a GPU", "instruction_set": None, "ratio": 9.0}],
+        "train_throughput-laptop": [{**row, "device": "a laptop", "ratio": 4.0}],
+    }
+    lines = front_tables.training_speed(files).splitlines()
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [
+        ["| AVX-512", "3.0×"],
+        ["| AVX2, limited to them", "2.5×"],
+    ]
 
 
 def test_the_citation_names_the_paper_and_this_version(checkout: Path) -> None:

@@ -85,7 +85,7 @@ NOT_TYPED = {
     r"dvc plots diff": "it is dvc plots show, of two commits",
     r"git checkout .*": "it is git's",
     r"(scp|ssh) .*": "it needs a board",
-    r"python benchmarks/.*": "it takes minutes; tests/benchmarks runs each in miniature, and its --help",
+    r"python -m benchmarks\.(?!results).*": "it takes minutes; tests/benchmarks runs each in miniature, and its --help",
 }
 
 
