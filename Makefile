@@ -24,7 +24,7 @@ export PREFECT_HOME ?= $(CURDIR)/.prefect
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo tables test test-fast fuzz sanitized check format docs ui prefect-ui clean \
+.PHONY: help env install demo tables test test-fast fuzz sanitized check format docs ui prefect-ui clean \
   cluster-up cluster-check cluster-down cluster-lint operators-test kills-test soak constraints audit
 
 help: ## list the commands
@@ -32,16 +32,20 @@ help: ## list the commands
 
 env: $(VENV)/.built ## create the environment in .venv
 
-# The mark comes last, so an incomplete environment is created again.
+# What the files say decides, not when they were written: processes may be at work in the environment.
 $(VENV)/.done: pyproject.toml constraints.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
 	  || { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1): Python 3.11 or 3.12 is needed (make PYTHON=python3.11 ...)"; exit 1; }
 	@test ! -L $(VENV) || { echo "error: $(VENV) is a link, and what it leads to may serve others: remove the link"; exit 1; }
-	@echo "creating the environment in $(VENV): about 6 GB, a minute or more depending on the network"
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@cat $^ | cmp --silent - $@ || $(MAKE) --no-print-directory install
+	@cat $^ > $@
+
+# The mark is gone meanwhile, so an incomplete environment is created again; a whole one is updated in place.
+install:
+	@if test -e $(VENV)/.done; then rm $(VENV)/.done; else \
+	  echo "creating the environment in $(VENV): about 6 GB, a minute or more depending on the network"; \
+	  $(PYTHON) -m venv --clear $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; fi
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --compile-bytecode --constraint constraints.txt --editable '.[dev]'
-	@touch $@
 
 # A change in the C code needs no new environment.
 $(VENV)/.built: $(VENV)/.done $(wildcard condensenet/simd/*.h condensenet/*/*/*.[ch])

@@ -5,16 +5,18 @@ python -m tasks.choose --latency 1.5                   # the lowest error within
 python -m tasks.choose --error 12                      # the lowest latency with at most 12% error
 python -m tasks.choose --latency 8 --device pi4        # latencies that the flow benchmark-device measured there
 
-Only settings that were trained, evaluated and timed take part. Errors are of the test images: an interval says how far
-they can be told apart.
+Only settings that were trained, evaluated and timed take part, each as the file that ships (lowered). Errors are of the
+test images: an interval says how far they can be told apart. Settings are timed one after the other, so their latencies
+compare by the ratio to MobileNetV1, which ran in turn with each: that ratio, times the median of its milliseconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -32,12 +34,16 @@ UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What a setting is chosen by: top-1 error in %, its 95% interval, milliseconds at batch 1 on one thread, MACs."""
+    """What a setting is chosen by: top-1 error in %, its 95% interval, milliseconds at batch 1 on one thread, MACs.
+
+    ``ratio`` is that to MobileNetV1, which took ``latency / ratio`` milliseconds.
+    """
 
     name: str
     error: float
     interval: tuple[float, float]
     latency: float
+    ratio: float
     macs: float
 
 
@@ -51,6 +57,11 @@ class Bounds:
 
     def allow(self, candidate: Candidate) -> bool:
         return all(getattr(candidate, name) <= getattr(self, name) for name in ("error", "latency", "macs"))
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """What a cheaper setting has less of: what is bounded, or both."""
+        return tuple(name for name in ("latency", "macs") if getattr(self, name) < math.inf) or ("latency", "macs")
 
     @property
     def minimized(self) -> tuple[str, ...]:
@@ -68,9 +79,10 @@ def main() -> None:
     if not found:
         on_device = f" and timed on {options.device!r}" if options.device else ""
         raise UserError(f"no setting of {loaded.study} is evaluated{on_device} yet: run dvc repro benchmark")
-    best = choose(found, bounds)
-    print_candidates(found, best)
-    for line in verdict(found, best, bounds):
+    same = comparable(found)
+    best = choose(same, bounds)
+    print_candidates(same, best)
+    for line in [*verdict(same, best, bounds), yardstick(found)]:
         Console(highlight=False, soft_wrap=True).print(line, markup=False)
 
 
@@ -103,19 +115,39 @@ def candidates(loaded: Params, device: str | None = None) -> list[Candidate]:
     return [found for found in maybe if found is not None]
 
 
+def comparable(found: Sequence[Candidate]) -> list[Candidate]:
+    """With latencies as if all had run while MobileNetV1 took the median of what it took beside each."""
+    median_ms = statistics.median(mobilenet_ms(found))
+    return [replace(one, latency=one.ratio * median_ms) for one in found]
+
+
+def mobilenet_ms(found: Sequence[Candidate]) -> list[float]:
+    """What MobileNetV1 took beside each, as measured."""
+    return [one.latency / one.ratio for one in found]
+
+
+def yardstick(found: Sequence[Candidate]) -> str:
+    """What the milliseconds refer to, in a sentence."""
+    beside = mobilenet_ms(found)
+    least, median, most = map(formats.milliseconds, (min(beside), statistics.median(beside), max(beside)))
+    return f"Latencies are for a machine on which MobileNetV1 takes {median} ms: it took {least} to {most} beside them."
+
+
 def candidate(result: SettingResult, device: str | None) -> Candidate | None:
     """None if the setting has not been evaluated, or not been timed on ``device`` (None: here)."""
     metrics, interval = result.metrics, result.error_interval_pct
-    latency = metrics.get("latency_ms")
+    latency, ratio = metrics.get("latency_ms"), metrics.get("latency_ratio")
     if device is not None:
-        latency = tracking.metrics_of(result.run).get(f"latency/ms_{device}") if result.run else None
-    if interval is None or latency is None or "macs" not in metrics:
+        logged = tracking.metrics_of(result.run) if result.run else {}
+        latency, ratio = (logged.get(f"latency/{name}_{device}") for name in ("ms", "ratio"))
+    if interval is None or not latency or not ratio or "macs" not in metrics:
         return None
     return Candidate(
         name=result.name,
         error=metrics["test_error_pct"],
         interval=interval,
         latency=latency,
+        ratio=ratio,
         macs=metrics["macs"],
     )
 
@@ -134,12 +166,15 @@ def verdict(found: Sequence[Candidate], best: Candidate | None, bounds: Bounds) 
         return [f"No setting is within the bounds. The least of all: {least}."]
     lines = [
         f"{best.name}: error {formats.percent(best.error)}% ({best.interval[0]:.1f} to {best.interval[1]:.1f}), "
-        f"{formats.milliseconds(best.latency)} ms, {formats.short_count(best.macs)} multiply-adds"
+        f"{formats.milliseconds(best.latency)} ms ({best.ratio:.2f} times MobileNetV1), "
+        f"{formats.short_count(best.macs)} multiply-adds"
     ]
     alike = [
         one.name
         for one in found
-        if one.latency < best.latency and one.macs <= best.macs and one.interval[0] <= best.interval[1]
+        if any(getattr(one, cost) < getattr(best, cost) for cost in bounds.costs)
+        and all(getattr(one, cost) <= getattr(best, cost) for cost in bounds.costs)
+        and one.interval[0] <= best.interval[1]
     ]
     if alike and bounds.error == math.inf:
         lines.append(f"Cheaper, with an error that the test images do not tell from it: {', '.join(alike)}.")
@@ -151,7 +186,7 @@ def print_candidates(found: Sequence[Candidate], best: Candidate | None) -> None
     front = pareto({one.name: (one.error, one.latency, one.macs) for one in found})
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("setting", no_wrap=True)
-    for title in ("error\n%", "95% interval", "latency\nms", "MACs", "Pareto"):
+    for title in ("error\n%", "95% interval", "latency\nms", "times\nMobileNetV1", "MACs", "Pareto"):
         table.add_column(title, justify="right", no_wrap=True)
     for one in sorted(found, key=lambda one: one.error):
         table.add_row(
@@ -159,6 +194,7 @@ def print_candidates(found: Sequence[Candidate], best: Candidate | None) -> None
             formats.percent(one.error),
             f"{one.interval[0]:.1f} to {one.interval[1]:.1f}",
             formats.milliseconds(one.latency),
+            f"{one.ratio:.2f}",
             formats.short_count(one.macs),
             "*" if one.name in front else "",
             style="bold" if one is best else "",

@@ -65,15 +65,15 @@ ENDS: dict[str, Callable[[subprocess.Popen[str]], None]] = {
 }
 
 
-def write_wheel(folder: Path, name: str, files: dict[str, str]) -> None:
-    info = f"{name}-1.0.dist-info"
+def write_wheel(folder: Path, name: str, files: dict[str, str], version: str = "1.0") -> None:
+    info = f"{name}-{version}.dist-info"
     files = {
         **files,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{file},,\n" for file in (*files, f"{info}/RECORD"))
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         for file, text in files.items():
             entry = zipfile.ZipInfo(file)
             entry.external_attr = 0o100755 << 16  # one of them is a program
@@ -142,6 +142,35 @@ def test_the_next_one_makes_it_whole(project: Path) -> None:
     subprocess.run([project / ".venv/bin/python", "-c", imported], cwd="/", check=True)
     assert (project / "compiled").exists()
     assert subprocess.run([*command, "--question"], cwd=project, check=False).returncode == 0
+
+
+def test_a_whole_one_is_updated_in_place(project: Path) -> None:
+    """What uses it meanwhile goes on: other commits are checked out while something is trained."""
+    command = ["make", f"PYTHON={Path(sys.executable).resolve()}", "env"]
+
+    def make() -> str:
+        done = subprocess.run(
+            command, cwd=project, env=environment(project), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    def installed() -> int:
+        code = "import needed.part0; print(needed.part0.version)"
+        return int(subprocess.check_output([project / ".venv/bin/python", "-c", code]))
+
+    write_wheel(project.parent / "wheels", "needed", {"needed/part0.py": "version = 1"})
+    assert "creating the environment" in make()
+    in_use = project / ".venv/lib/in use"
+    in_use.touch()
+    (project / "pyproject.toml").touch()
+    assert "install" not in make()
+    assert subprocess.run([*command, "--question"], cwd=project, check=False).returncode == 0
+    write_wheel(project.parent / "wheels", "needed", {"needed/part0.py": "version = 2"}, version="2.0")
+    assert installed() == 1
+    (project / "constraints.txt").write_text("needed==2.0\n")
+    assert "creating" not in make()
+    assert (installed(), in_use.exists()) == (2, True)
 
 
 def test_what_a_link_leads_to_is_not_cleared(project: Path, tmp_path: Path) -> None:

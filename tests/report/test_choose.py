@@ -11,11 +11,12 @@ import pytest
 from report_outputs import write_study
 
 from tasks import params
-from tasks.choose import Bounds, Candidate, candidates, choose, verdict
+from tasks.choose import Bounds, Candidate, candidates, choose, comparable, verdict, yardstick
 
 
 def candidate(name: str, error: float, latency: float, macs: float) -> Candidate:
-    return Candidate(name=name, error=error, interval=(error - 1, error + 1), latency=latency, macs=macs)
+    interval = (error - 1, error + 1)
+    return Candidate(name=name, error=error, interval=interval, latency=latency, ratio=latency / 2, macs=macs)
 
 
 DENSE = candidate("dense", 10.0, 9.0, 40e6)
@@ -48,9 +49,24 @@ def test_of_equal_errors_the_faster_one_is_chosen() -> None:
 
 def test_the_verdict_names_cheaper_settings_of_about_the_same_error() -> None:
     first, second = verdict(ALL, DENSE, Bounds())
-    assert first == "dense: error 10.00% (9.0 to 11.0), 9.00 ms, 40.0 M multiply-adds"
+    assert first == "dense: error 10.00% (9.0 to 11.0), 9.00 ms (4.50 times MobileNetV1), 40.0 M multiply-adds"
     assert second.endswith(": half.")
     assert len(verdict(ALL, QUARTER, Bounds(latency=5))) == 1
+
+
+def test_cheaper_is_what_has_less_of_what_is_bounded() -> None:
+    """Slower, with fewer multiply-adds: cheaper only where those are bounded."""
+    fewer = candidate("fewer", 11.5, 7.0, 15e6)
+    assert len(verdict((HALF, fewer), HALF, Bounds(latency=8))) == 1
+    assert verdict((HALF, fewer), HALF, Bounds(macs=20e6))[1].endswith(": fewer.")
+
+
+def test_a_setting_that_was_timed_while_the_machine_was_busy_is_not_taken_for_slow() -> None:
+    quiet = replace(HALF, latency=6.0, ratio=3.0)  # MobileNetV1 took 2 ms beside it
+    busy = replace(QUARTER, latency=9.0, ratio=1.5)  # 6 ms
+    third = replace(SLOW, latency=8.0, ratio=4.0)
+    assert [one.latency for one in comparable((quiet, busy, third))] == [6.0, 3.0, 8.0]
+    assert yardstick((quiet, busy, third)).endswith("takes 2.00 ms: it took 2.00 to 6.00 beside them.")
 
 
 def test_the_verdict_says_what_is_nearest_when_nothing_fits() -> None:
@@ -86,7 +102,7 @@ def test_the_command_prints_the_table_and_the_choice(
     write_study(params.load(checkout / "params.yaml"))
     done = run(checkout, tmp_path, "--macs", "350k")
     assert done.returncode == 0, done.stderr
-    assert "g4-c2: error 3.06% (1.7 to 5.4), 0.320 ms, 333 k multiply-adds" in done.stdout
+    assert "g4-c2: error 3.06% (1.7 to 5.4), 0.320 ms (0.64 times MobileNetV1), 333 k multiply-adds" in done.stdout
 
 
 @pytest.mark.parametrize("arguments", [("--macs", "0"), ("--latency", "fast"), ("--error", "nan"), ("--macs", "k")])
