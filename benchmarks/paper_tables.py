@@ -1,29 +1,27 @@
-"""The tables of docs/PAPER.md: what the paper reports, what is counted here, and what was measured here.
-
-Every row has a status: exact (counted, and as published), measured, measured small (a smaller network or fewer epochs
-than the paper's), or not run, with what it would take.
-"""
+"""The tables of docs/PAPER.md: what the paper reports, what is counted here, and what was measured here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from itertools import pairwise
 from math import sqrt
 from statistics import mean, stdev
 
 from benchmarks.corruptions import CLEAN, mean_error
-from benchmarks.results_markdown import ROOT, Column, Results, Row, rows_of, table
+from benchmarks.results_markdown import ROOT, Column, Results, Row, rows_of, spread, table, text
 from benchmarks.results_tables import published_figure, trained_error
 from condensenet import presets
 from tasks import paths
 from tasks.networks import CONDENSENETS
+from tasks.report.pareto import pareto
 from tasks.report.published import Published, PublishedModel, read_published
 from tasks.tables.cost import counted
 
 DASH = "–"
 EXACT_PCT = 0.5  # a count may be so far from a published one, which has three or four digits
-LONG = "not run: 300 epochs (182: 600) on a GPU, `benchmarks/fidelity.py`"
-IMAGENET = "not run: ImageNet, 120 epochs on 8 GPUs, `-S study=imagenet`"
+LONG = "not run: 300 epochs (182: 600) on a GPU"
+IMAGENET = "not run: ImageNet, 120 epochs on 8 GPUs, `dvc exp run -S study=imagenet`"
 SHORT, FEW = "study-cifar10-short", "study-cifar10-few"
 HOURS = {SHORT: "two hours each", FEW: "half an hour each"}
 CORRUPTIONS = "corruptions"
@@ -42,7 +40,7 @@ def cifar(results: Results) -> str:
         *count_columns("FLOPs", "paper_flops", 32),
         *count_columns("parameters", "params", 32),
         ("Published CIFAR-10 error, %", lambda entry: published_figure(entry, "cifar10_error_pct", "{:.2f}")),
-        ("Measured, CIFAR-10 as JPEG, %", lambda entry: trained_error(results, presets[entry.preset])),
+        ("Measured CIFAR-10 error, %", lambda entry: trained_error(results, presets[entry.preset])),
         ("Published CIFAR-100 error, %", lambda entry: published_figure(entry, "cifar100_error_pct", "{:.2f}")),
         ("Counts", lambda entry: count_status(entry, 32)),
         ("Error", lambda entry: error_status(results, entry)),
@@ -97,7 +95,7 @@ def arm(results: Results) -> str:
 def count_columns(title: str, name: str, size: int) -> tuple[Column, Column]:
     return (
         (f"Published {title}", lambda entry: published_figure(entry, name, "{:g}M", 1e6)),
-        ("Counted", lambda entry: f"{getattr(counted(entry.key, size), name) / 1e6:,.4g}M"),
+        (f"Counted {title}", lambda entry: f"{getattr(counted(entry.key, size), name) / 1e6:,.4g}M"),
     )
 
 
@@ -148,9 +146,7 @@ def study(file: str, *settings: str) -> Callable[[Results], str]:
         )
         runs = runs_of(rows_of(results, file), settings)
         missing = [name for name in settings if name not in runs]
-        command = f"dvc exp run -S study={file.removeprefix('study-')}"
-        keep = f"python -m benchmarks.keep_study --json benchmarks/results/{file}.json"
-        note = f"Not run yet: {', '.join(missing)}; `{command}`, {HOURS[file]}, then `{keep}`.\n"
+        note = f"Not run yet: {', '.join(missing)}; [{HOURS[file]}](#measure-it-yourself).\n"
         return "\n".join([*([table(columns, list(runs))] if runs else []), *([note] if missing else [])])
 
     return render
@@ -176,7 +172,7 @@ def day(runs: Sequence[Row]) -> str:
 
 
 def jumps(results: Results) -> str:
-    """The training loss in the epochs around each drop of connections, at G=C=4. The study holds no images out."""
+    """The training loss of every epoch and what it did at each drop, at G=C=4. The study holds no images out."""
     rows = [row for row in rows_of(results, SHORT) if row["setting"] == "g4-c4"]
     if not rows:
         return "Not run yet: g4-c4.\n"
@@ -187,7 +183,36 @@ def jumps(results: Results) -> str:
         ("Test error, %", lambda epoch: f"{epoch[4]:.2f}"),
         ("Kept connections, %", lambda epoch: f"{epoch[5]:.0f}"),
     )
-    return table(columns, rows[0]["curve"])
+    return f"{table(columns, rows[0]['curve'])}\n{at_the_drops(rows[0]['curve'])}\n"
+
+
+def at_the_drops(curve: Sequence[Sequence[float]]) -> str:
+    """What the training loss did in the epoch after each drop, in a sentence."""
+    drops = [(before, after) for before, after in pairwise(curve) if after[1] > before[1]]
+    rises = [
+        f"drop {after[1]:.0f}, {before[2]:.3f} to {after[2]:.3f}" for before, after in drops if after[2] > before[2]
+    ]
+    named = f" ({'; '.join(rises)})" if rises else ""
+    return f"In the epoch after a drop the loss is higher than before at {len(rises)} of {len(drops)} drops{named}."
+
+
+def choices(results: Results) -> str:
+    """Error, MACs and latency of every setting that was timed, and which of them no other beats."""
+    rows = [row for row in rows_of(results, SHORT) if row.get("latency")]
+    if not rows:
+        return "Not run yet: `dvc repro benchmark`.\n"
+    ratio = spread("ratio", "{:.2f}")
+    front = pareto({row["setting"]: (row["test_error_pct"], row["macs"], row["latency"]["ratio"]) for row in rows})
+    columns: Sequence[Column] = (
+        ("Setting", text("setting")),
+        ("Measured test error, %", lambda row: with_standard_error([row])),
+        ("MACs, computed", lambda row: f"{row['macs'] / 1e6:.1f}M"),
+        ("Measured ratio to MobileNetV1 (p10 to p90)", lambda row: ratio(row["latency"])),
+        ("Unbeaten", lambda row: "yes" if row["setting"] in front else "no"),
+    )
+    by_error = sorted(rows, key=lambda row: float(row["test_error_pct"]))
+    device = ", ".join(dict.fromkeys(str(row["latency"]["device"]) for row in rows))
+    return f"{table(columns, by_error)}\n{device}, one thread, batch 1.\n"
 
 
 def corrupted(results: Results) -> str:
@@ -220,6 +245,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "short-groups": study(SHORT, "g1-c4", "g2-c4", "g4-c4", "g8-c4"),
     "short-learned": study(SHORT, "g4-c4", "random", "one-shot", "lasso"),
     "short-ablation": study(SHORT, "densenet-bc", "learned-groups", "increasing-growth", "g4-c4"),
+    "short-choices": choices,
     "short-jumps": jumps,
     "few-labels": study(FEW, "g4-c1", "g4-c4"),
     "short-corruptions": corrupted,

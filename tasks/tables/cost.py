@@ -38,7 +38,7 @@ def _rows(model: PublishedModel, size: int) -> Iterator[Row]:
             "count": name,
             "published": figure,
             "counted": count,
-            "difference_pct": None if figure is None else round(100 * (count / figure - 1), 2),
+            "difference_pct": None if figure is None else round(100 * (count / figure - 1), 4),
         }
 
 

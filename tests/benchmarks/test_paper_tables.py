@@ -42,11 +42,34 @@ def test_the_mean_of_the_seeds_stands_with_its_standard_error():
 
 
 def test_the_curve_of_a_training_with_its_drops():
-    rows = markdown_tables.rows(paper_tables.jumps({paper_tables.SHORT: [run("g4-c4", 10.0)]}))
+    text = paper_tables.jumps({paper_tables.SHORT: [run("g4-c4", 10.0)]})
+    rows = markdown_tables.rows(text)
     assert [list(row.values()) for row in rows] == [
         ["1", "0", "1.500", "50.00", "100"],
         ["2", "1", "1.250", "41.50", "50"],
     ]
+    assert text.endswith("the loss is higher than before at 0 of 1 drops.\n")
+
+
+def test_a_rise_of_the_loss_after_a_drop_is_counted():
+    curve = [[1, 0, 1.5, 60, 50, 100], [2, 1, 1.25, 50, 41, 75], [3, 1, 1.3, 50, 41, 75], [4, 2, 1.4, 50, 41, 50]]
+    expected = "In the epoch after a drop the loss is higher than before at 1 of 2 drops (drop 2, 1.300 to 1.400)."
+    assert paper_tables.at_the_drops(curve) == expected
+
+
+def test_what_no_other_setting_beats_is_marked():
+    def timed(name: str, error_pct: float, ratio: float) -> dict[str, object]:
+        latency = {"device": "a CPU", "ratio": ratio, "ratio_p10": ratio - 0.1, "ratio_p90": ratio + 0.1}
+        return {**run(name, error_pct), "latency": latency}
+
+    rows = [timed("fast", 12.0, 0.5), timed("beaten", 12.5, 0.6), timed("good", 10.0, 0.9), run("not timed", 1.0)]
+    lines = markdown_tables.rows(paper_tables.choices({paper_tables.SHORT: rows}))
+    assert [(line["Setting"], line["Unbeaten"]) for line in lines] == [
+        ("good", "yes"),
+        ("fast", "yes"),
+        ("beaten", "no"),
+    ]
+    assert lines[0]["Measured ratio to MobileNetV1 (p10 to p90)"] == "0.90 (0.80 to 1.00)"
 
 
 @pytest.mark.parametrize(("flops", "status"), [(65.8e6, "exact"), (60e6, "+9.7%"), (None, "–")])
@@ -74,10 +97,10 @@ def test_a_trained_error_stands_beside_the_published_one_and_only_a_whole_traini
     model = as_json(presets["condensenet-86"])
     row = {"side": "ours", "seed": "mean", "error_pct": 5.432, "epochs": 300, "model": model}
     lines = {line["Network"]: line for line in markdown_tables.rows(paper_tables.cifar({"fidelity": [row]}))}
-    measured = "Measured, CIFAR-10 as JPEG, %"
+    measured = "Measured CIFAR-10 error, %"
     ours = lines["CondenseNet-86"]
-    assert (ours["Published FLOPs"], ours["Counted"]) == ("65.8M", "65.82M")
-    assert (ours["Published parameters"], ours["Counted (2)"]) == ("0.52M", "0.5202M")
+    assert (ours["Published FLOPs"], ours["Counted FLOPs"]) == ("65.8M", "65.82M")
+    assert (ours["Published parameters"], ours["Counted parameters"]) == ("0.52M", "0.5202M")
     assert (ours["Published CIFAR-10 error, %"], ours[measured]) == ("5.06", "5.43")
     other = lines["CondenseNet-50"]
     assert (other["Published CIFAR-10 error, %"], other[measured]) == ("6.22", NOT_MEASURED)
