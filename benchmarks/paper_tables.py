@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import pairwise
@@ -9,8 +11,8 @@ from math import sqrt
 from statistics import mean, stdev
 
 from benchmarks.corruptions import CLEAN, mean_error
-from benchmarks.results_markdown import ROOT, Column, Results, Row, rows_of, spread, table, text
-from benchmarks.results_tables import published_figure, trained_error
+from benchmarks.results_markdown import NOT_MEASURED, ROOT, Column, Results, Row, rows_of, spread, table, text
+from benchmarks.results_tables import as_json, published_figure
 from condensenet import presets
 from tasks import paths
 from tasks.networks import CONDENSENETS
@@ -20,12 +22,12 @@ from tasks.tables.cost import counted
 
 DASH = "–"
 EXACT_PCT = 0.5  # a count may be so far from a published one, which has three or four digits
+EPOCHS = {"condensenet-182": 600}  # of the published figures; 300 for the others
 LONG = "not run: 300 epochs (182: 600) on a GPU"
 IMAGENET = "not run: ImageNet, 120 epochs on 8 GPUs, `dvc exp run -S study=imagenet`"
 SHORT, FEW = "study-cifar10-short", "study-cifar10-few"
 HOURS = {SHORT: "two hours each", FEW: "half an hour each"}
 CORRUPTIONS = "corruptions"
-SEED = "-seed"
 
 
 @cache
@@ -40,7 +42,7 @@ def cifar(results: Results) -> str:
         *count_columns("FLOPs", "paper_flops", 32),
         *count_columns("parameters", "params", 32),
         ("Published CIFAR-10 error, %", lambda entry: published_figure(entry, "cifar10_error_pct", "{:.2f}")),
-        ("Measured CIFAR-10 error, %", lambda entry: trained_error(results, presets[entry.preset])),
+        ("Measured CIFAR-10 error, %", lambda entry: trained_error(results, entry)),
         ("Published CIFAR-100 error, %", lambda entry: published_figure(entry, "cifar100_error_pct", "{:.2f}")),
         ("Counts", lambda entry: count_status(entry, 32)),
         ("Error", lambda entry: error_status(results, entry)),
@@ -116,8 +118,19 @@ def count_status(entry: PublishedModel, size: int) -> str:
 def error_status(results: Results, entry: PublishedModel) -> str:
     if not entry.figures.keys() & {"cifar10_error_pct", "cifar100_error_pct"}:
         return DASH
-    is_measured = trained_error(results, presets[str(entry.preset)])[0].isdigit()
-    return "measured" if is_measured else LONG
+    return LONG if trained_error(results, entry) == NOT_MEASURED else "measured"
+
+
+def trained_error(results: Results, entry: PublishedModel) -> str:
+    """Our mean test error; only whole trainings on all images of CIFAR-10, original or as JPEG, count."""
+    config = as_json(presets[str(entry.preset)])
+    epochs = EPOCHS.get(str(entry.preset), 300)
+    for row in rows_of(results, "fidelity"):
+        is_our_mean = row["side"] == "ours" and row["seed"] == "mean" and row["model"] == config
+        all_images = row["train_images"] > 50_000 - row["batch_size"] and row["test_images"] == 10_000  # full batches
+        if is_our_mean and row["epochs"] >= epochs and all_images and row["data"] in ("cifar10", "cifar10-jpeg"):
+            return f"{row['error_pct']:.2f}"
+    return NOT_MEASURED
 
 
 def top_errors(entry: PublishedModel) -> str:
@@ -153,8 +166,21 @@ def study(file: str, *settings: str) -> Callable[[Results], str]:
 
 
 def runs_of(rows: Sequence[Row], settings: Sequence[str]) -> dict[str, list[Row]]:
-    """The runs of each setting, whatever their seed, in the order of ``settings``."""
-    runs = {name: [row for row in rows if row["setting"].partition(SEED)[0] == name] for name in settings}
+    """The runs of each setting, whatever their seed, in the order of ``settings``.
+
+    Raises ``ValueError`` for rows of different studies or images, and for runs of a setting that differ in anything but
+    their seeds.
+    """
+    if len({(row["study"], row["data_fingerprint"]) for row in rows}) > 1:
+        raise ValueError(f"rows of different studies or images: {', '.join(row['setting'] for row in rows)}")
+    runs = {name: [row for row in rows if re.fullmatch(rf"{name}(-seed\d+)?", row["setting"])] for name in settings}
+    for name, own in runs.items():
+        recipes = {json.dumps([row["model"], {**row["train"], "seed": None}], sort_keys=True) for row in own}
+        seeds = [row["train"]["seed"] for row in own]
+        if len(recipes) > 1 or len(set(seeds)) < len(seeds):
+            raise ValueError(
+                f"{name}: its runs must have one recipe and different seeds, not {len(recipes)} and {seeds}"
+            )
     return {name: own for name, own in runs.items() if own}
 
 

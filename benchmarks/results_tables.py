@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.results_markdown import (
-    NOT_MEASURED,
     ROOT,
     Column,
     Results,
@@ -28,7 +27,6 @@ from condensenet import ModelConfig, presets
 from tasks import paths
 from tasks.report.published import PublishedModel, read_published
 
-FULL_EPOCHS = 300
 IMAGENET_IMAGES = 1_281_167 + 50_000
 CPUS = "cpus"  # of the latency table, other than the one that it was made on
 
@@ -240,15 +238,6 @@ def by_cpu(results: Results) -> str:
         ("Peak, GMAC/s", lambda rows: number(rows[0]["peak_macs_per_s"] / 1e9)),
     )
     return table(columns, [rows for rows in singles if rows]) + provenance(results, CPUS, latency_facts)
-
-
-def trained_error(results: Results, config: ModelConfig) -> str:
-    """Our mean test error; only full-length trainings count."""
-    for row in rows_of(results, "fidelity"):
-        is_our_mean = row["side"] == "ours" and row["seed"] == "mean"
-        if is_our_mean and row["epochs"] >= FULL_EPOCHS and row["model"] == as_json(config):
-            return f"{row['error_pct']:.2f}"
-    return NOT_MEASURED
 
 
 def published_figure(entry: PublishedModel, name: str, form: str, unit: float = 1.0) -> str:

@@ -65,6 +65,9 @@ def test_a_file_of_another_study_stays_as_it_is(
     keep_study.main()
     rows = json.loads(kept.read_text())
     assert [row["setting"] for row in rows] == list(study.settings)
+    assert rows[1]["test_error_pct"] == pytest.approx(100 * 10 / 360)
+    assert (rows[1]["test_images"], rows[1]["macs"]) == (360, 500_000)
+    assert [epoch[0] for epoch in rows[0]["curve"]] == list(range(1, first.train.epochs + 1))
     assert rows[0]["latency"]["ratio"] == pytest.approx(rows[0]["latency"]["median_ms"] / 0.5)
     keep_study.main()
     assert json.loads(kept.read_text()) == rows

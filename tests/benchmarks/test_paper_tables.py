@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import markdown_tables
 import pytest
 
@@ -11,12 +13,25 @@ from benchmarks.results_tables import as_json
 from condensenet import presets
 from tasks.report.published import PublishedModel
 
+WHOLE = {  # a training that counts
+    "side": "ours",
+    "seed": "mean",
+    "epochs": 300,
+    "data": "cifar10-jpeg",
+    "train_images": 49_984,
+    "test_images": 10_000,
+    "batch_size": 64,
+}
 
-def run(setting: str, error_pct: float, **train: object) -> dict[str, object]:
+
+def run(setting: str, error_pct: float, **train: object) -> dict[str, Any]:
+    seed = int(setting.partition("-seed")[2] or 0)
     return {
+        "study": "cifar10-short",
+        "data_fingerprint": "f",
         "setting": setting,
         "model": {"groups_1x1": 4, "condensation_factor": 2},
-        "train": {"epochs": 12, **train},
+        "train": {"epochs": 12, "seed": seed, **train},
         "macs": 18_300_000,
         "params": 142_282,
         "test_error_pct": error_pct,
@@ -39,6 +54,30 @@ def test_the_mean_of_the_seeds_stands_with_its_standard_error():
     )  # of 10,000
     assert second["Status"] == "measured small: 12 epochs, 2026-11-21"
     assert "Not run yet: g4-c4;" in text
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (run("g4-c1-seed1", 5.0, epochs=300), r"g4-c1: .* one recipe and different seeds, not 2 and \[0, 1\]"),
+        (run("g4-c1-seed1", 5.0, seed=0), r"not 1 and \[0, 0\]"),
+        (run("g4-c1", 10.0), r"not 1 and \[0, 0\]"),
+        ({**run("g4-c1-seed1", 5.0), "model": {"groups_1x1": 1}}, "not 2 and"),
+        (
+            {**run("g4-c1-seed1", 5.0), "data_fingerprint": "g"},
+            "rows of different studies or images: g4-c1, g4-c1-seed1",
+        ),
+        ({**run("g4-c2", 5.0), "study": "another"}, "rows of different studies or images"),
+    ],
+)
+def test_runs_that_do_not_compare_are_never_averaged(other, message):
+    with pytest.raises(ValueError, match=message):
+        paper_tables.study(paper_tables.SHORT, "g4-c1", "g4-c2")({paper_tables.SHORT: [run("g4-c1", 10.0), other]})
+
+
+def test_a_setting_whose_name_only_begins_like_another_is_no_run_of_it():
+    rows = [run("g4-c1", 10.0), run("g4-c1", 20.0) | {"setting": "g4-c1-seedling"}]
+    assert paper_tables.runs_of(rows, ["g4-c1"])["g4-c1"] == rows[:1]
 
 
 def test_the_curve_of_a_training_with_its_drops():
@@ -80,13 +119,7 @@ def test_a_count_is_exact_or_says_how_far_off_it_is(flops: float | None, status:
 
 
 def test_an_error_is_not_run_until_a_whole_training_was():
-    whole = {
-        "side": "ours",
-        "seed": "mean",
-        "error_pct": 5.43,
-        "epochs": 300,
-        "model": as_json(presets["condensenet-86"]),
-    }
+    whole = {**WHOLE, "error_pct": 5.43, "model": as_json(presets["condensenet-86"])}
     for results, status in (({}, "not run"), ({"fidelity": [whole]}, "measured")):
         lines = {line["Network"]: line for line in markdown_tables.rows(paper_tables.cifar(results))}
         assert lines["CondenseNet-86"]["Error"].startswith(status)
@@ -95,7 +128,7 @@ def test_an_error_is_not_run_until_a_whole_training_was():
 
 def test_a_trained_error_stands_beside_the_published_one_and_only_a_whole_training_does():
     model = as_json(presets["condensenet-86"])
-    row = {"side": "ours", "seed": "mean", "error_pct": 5.432, "epochs": 300, "model": model}
+    row = {**WHOLE, "error_pct": 5.432, "model": model}
     lines = {line["Network"]: line for line in markdown_tables.rows(paper_tables.cifar({"fidelity": [row]}))}
     measured = "Measured CIFAR-10 error, %"
     ours = lines["CondenseNet-86"]
@@ -104,5 +137,9 @@ def test_a_trained_error_stands_beside_the_published_one_and_only_a_whole_traini
     assert (ours["Published CIFAR-10 error, %"], ours[measured]) == ("5.06", "5.43")
     other = lines["CondenseNet-50"]
     assert (other["Published CIFAR-10 error, %"], other[measured]) == ("6.22", NOT_MEASURED)
-    short = paper_tables.cifar({"fidelity": [{**row, "epochs": 10}]})
-    assert "5.43" not in short
+    lesser: list[dict[str, Any]] = [{"epochs": 299}, {"train_images": 49_000}, {"test_images": 9_999}]
+    lesser += [{"data": "patterns"}, {"side": "authors"}, {"seed": 0}]
+    longest = {"model": as_json(presets["condensenet-182"])}
+    for change in (*lesser, longest):
+        assert "5.43" not in paper_tables.cifar({"fidelity": [{**row, **change}]}), change
+    assert "5.43" in paper_tables.cifar({"fidelity": [{**row, **longest, "epochs": 600}]})
