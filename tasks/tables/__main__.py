@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from condensenet.deploy import latency
 from tasks import outputs, params, paths, tracking
 from tasks.arguments import no_arguments
 from tasks.console import say
@@ -20,8 +19,6 @@ def main() -> None:
     loaded, published = params.load(), read_published()
     costs, facts = cost_rows(published), time_networks(loaded.tables)
     write(published, costs, facts)
-    if latency.is_unsteady(facts):
-        say("the machine was not quiet, as the spread of the ratios shows; to measure again: dvc repro -f -s tables")
     tracking.record_tables(loaded, facts)
     say(f"tables: {paths.TABLES / paths.TABLES_MD}")
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from condensenet.deploy import latency
 from tasks.report import formats, machines
 from tasks.report.published import Published
 from tasks.report.tables.cells import DASH, Cell, Column, Table, make_cells, percentiles
 from tasks.tables.cost import Row
 
 TITLES = {"paper_flops": "paper's FLOPs", "macs": "MACs", "params": "parameters"}
+UNSTEADY = "Other work ran beside, as the spread of the ratios shows. To measure again: dvc repro -f -s tables"
 CAPTIONS = {"cifar": "Cost at 32×32 pixels", "imagenet": "Cost at 224×224 pixels"}
 
 
@@ -58,7 +60,7 @@ def latency_table(published: Published, facts: Mapping[str, Any]) -> Table:
     ratios, shown = published.arm_ratios(), set[str]()
     rows = []
     for row in facts["rows"]:
-        ratio = f"{ratios[row['model']]:.2f}" if row["model"] in ratios and row["model"] not in shown else DASH
+        ratio = f"{ratios[row['model']]:.3g}" if row["model"] in ratios and row["model"] not in shown else DASH
         shown.add(row["model"])
         rows.append(make_cells([row["model"], row["form"], formats.short_count(row["macs"]), *_times(row), ratio]))
     size = facts["protocol"]["input_size"][-1]
@@ -67,6 +69,7 @@ def latency_table(published: Published, facts: Mapping[str, Any]) -> Table:
         f"Batch 1 on one thread, in turn with MobileNetV1; median of {facts['protocol']['runs']} runs "
         "(10th to 90th percentile). Weights are random.",
         f"{machines.runtime(facts)}; {machines.hardware(facts)}.",
+        *([UNSTEADY] if latency.is_unsteady(facts) else []),
     ]
     return Table(f"Latency at {size}×{size} pixels", columns, rows, notes)
 

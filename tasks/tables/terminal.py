@@ -39,7 +39,7 @@ def print_latency(facts: Mapping[str, Any], file: TextIO | None = None) -> None:
         table.add_row(*(f"{cell.text} ({cell.detail})" if cell.detail else cell.text for cell in row))
     console.print(Text(f"\n{content.caption}\n"))
     console.print(table)
-    for note in content.notes:
+    for note in (*content.notes, f"FLOPs and parameters: {paths.TABLES / paths.TABLES_MD}"):
         console.print(Text(note))
 
 

@@ -68,8 +68,8 @@ def test_the_counted_figures_of_the_paper_agree_with_the_published_ones(publishe
 
 def test_the_paper_s_ratio_stands_once_beside_a_network_and_apart_from_the_measured_one(published: Published):
     table = latency_table(published, FACTS)
-    assert [cell.text for cell in table.rows[0]] == ["mobilenet_v1", "plain", "569 M", "8.00", "1.00", "1.00"]
-    assert [cell.text for cell in table.rows[1]][4:] == ["3.00", "0.51"]
+    assert [cell.text for cell in table.rows[0]] == ["mobilenet_v1", "plain", "569 M", "8.00", "1.00", "1"]
+    assert [cell.text for cell in table.rows[1]][4:] == ["3.00", "0.505"]
     assert [cell.text for cell in table.rows[2]][4:] == ["0.75", "–"]
     assert table.rows[1][4].detail == "2.70–3.30"
     assert [column.is_published for column in table.columns] == [False] * 5 + [True]
@@ -84,6 +84,16 @@ def test_every_row_reaches_markdown_and_the_terminal(published: Published):
     assert "6.00 (5.40–6.60)" in printed.getvalue()
     assert "condensenet-74-g8" in text
     assert max(map(len, printed.getvalue().splitlines())) <= 110
+    assert "FLOPs and parameters: out/tables/tables.md" in printed.getvalue()
+    assert "Other work ran beside" not in printed.getvalue() + text
+
+
+def test_figures_of_a_busy_machine_say_so_wherever_they_are_shown(published: Published):
+    busy = {**FACTS, "rows": [{**row, "ratio_p90": 3 * row["ratio"]} for row in FACTS["rows"]]}
+    printed = io.StringIO()
+    print_latency(busy, printed)
+    for text in (printed.getvalue(), render(published, [], busy)):
+        assert "Other work ran beside, as the spread of the ratios shows" in text
 
 
 def test_without_latencies_nothing_is_printed():
