@@ -10,14 +10,6 @@ from tasks import paths
 from tasks.outputs import read_json_or_empty
 
 
-def final_metrics(study: str, setting: str, workspace: Path = Path()) -> dict[str, float]:
-    """All headline figures of a setting, as far as the output files below ``workspace`` hold them."""
-    metrics: dict[str, float] = {}
-    for stage in SOURCES:
-        metrics.update(stage_metrics(study, setting, stage, workspace))
-    return metrics
-
-
 def stage_metrics(study: str, setting: str, stage: str, workspace: Path = Path()) -> dict[str, float]:
     """The headline figures in the outputs of one stage; none if it has none."""
     if stage not in SOURCES:

@@ -73,7 +73,7 @@ def complete_runs(study: Study, figures: Figures) -> None:
             tracking.record(
                 result.run,
                 "report",
-                metrics=tracking.final_metrics(study.params.study, result.name),
+                metrics=result.metrics,
                 artifacts=[(report, "report"), (hashes, "report"), *artifacts],
                 finished=not result.missing,
             )

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from condensenet.files import write_atomically
 from tasks import outputs, paths
-from tasks.headline_metrics import final_metrics
 from tasks.tracking import desired, registry, snapshots
 from tasks.tracking.desired import dvc_hashes
 from tasks.tracking.reconcile import is_unreachable, metrics_of, upload
@@ -33,7 +32,6 @@ __all__ = [
     "SWEEP",
     "add_environment",
     "dvc_hashes",
-    "final_metrics",
     "learn_run_id",
     "metrics_of",
     "name_execution",

@@ -12,7 +12,6 @@ from report_outputs import digits, write_study
 
 from tasks import paths
 from tasks.errors import UserError
-from tasks.headline_metrics import final_metrics
 from tasks.outputs import write_csv, write_json
 from tasks.params import Params
 from tasks.report import formats
@@ -158,11 +157,9 @@ def test_every_form_has_its_figures_and_a_dropped_one_its_reason(study_folder: P
     assert "not compiled" in rows["native"]["remark"]
 
 
-def test_the_figures_are_those_that_mlflow_gets(study_folder: Path, checkout: Path) -> None:
-    params = digits(checkout)
-    metrics = read_study(params).results[2].metrics
-    assert metrics == final_metrics(params.study, "g4-c2")
-    assert {name for name in make_row(read_study(params).results[2]) if name in metrics} >= {
+def test_the_row_holds_the_headline_figures(study_folder: Path, checkout: Path) -> None:
+    result = read_study(digits(checkout)).results[2]
+    assert {name for name, _ in make_row(result).items() & result.metrics.items()} >= {
         *("test_error_pct", "test_top5_error_pct", "macs", "paper_flops", "params", "file_bytes"),
         *("latency_ms", "latency_ratio", "latency_ms_plain", "latency_ratio_plain"),
     }
