@@ -31,7 +31,7 @@ from condensenet.deploy.runtime import open_session, versions
 from condensenet.machine import hardware, usable_cores
 from tasks import paths
 from tasks.networks import CONDENSENETS, MOBILENET, TORCHVISION
-from tasks.tables.networks import FORMS, File, files_of
+from tasks.tables.network_files import FORMS, File, files_of
 
 COLUMNS = (
     *("runtime", "model", "form", "threads", "median_ms", "ratio_to_mobilenet_v1", "ratio_p10", "ratio_p90"),

@@ -27,7 +27,7 @@ from condensenet.deploy.native.encoding import POOL_AVERAGE, POOL_NONE, encode_b
 from condensenet.deploy.native.writing import DOMAIN, VERSION
 from condensenet.deploy.runtime import operator_library
 from tasks.networks import CONDENSENETS
-from tasks.tables.networks import converted
+from tasks.tables.network_files import converted
 
 SIZE = 224
 COLUMNS = ("model", "block", "library", "lanes", "block_ms", "block_ms_p10", "block_ms_p90", "gmacs_per_s")

@@ -32,15 +32,14 @@ from benchmarks.reporting import parser, start, table, write_rows
 from benchmarks.runtime_environments import PACKAGES, Unavailable, Worker, environment
 from condensenet import CondenseNet, count_cost, export_onnx
 from condensenet.deploy.latency.measure import MIN_RUNS
-from condensenet.deploy.latency.mobilenet import NAME as MOBILENET
 from condensenet.deploy.lowering import Plan, lower, measure_plan, portable_plan
 from condensenet.deploy.native.writing import write_native
 from condensenet.deploy.runtime import open_session, operator_library
 from condensenet.files import write_atomically
 from condensenet.machine import hardware
-from tasks.networks import CONDENSENETS
+from tasks.networks import CONDENSENETS, MOBILENET
 from tasks.paths import LOWERED, NATIVE, PLAIN
-from tasks.tables.networks import File, converted, peer_file
+from tasks.tables.network_files import File, converted, peer_file
 
 COLUMNS = (
     *("runtime", "version", "model", "form", "threads", "median_ms", "ratio_to_mobilenet_v1", "ratio_p10", "ratio_p90"),
@@ -124,7 +123,7 @@ def all_files(folder: Path, forms: Sequence[str]) -> list[File]:
 def digest_of_code() -> str:
     """Of all that decides what the files hold."""
     root = Path(__file__).resolve().parents[1]
-    sources = [*(root / "condensenet").rglob("*.py"), root / "tasks" / "tables" / "networks.py", Path(__file__)]
+    sources = [*(root / "condensenet").rglob("*.py"), root / "tasks" / "tables" / "network_files.py", Path(__file__)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
 
 

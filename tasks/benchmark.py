@@ -11,7 +11,7 @@ from typing import Any
 
 from condensenet.deploy import latency
 from condensenet.deploy.latency.measure import input_shape, measure_latency
-from condensenet.deploy.latency.mobilenet import NAME as YARDSTICK
+from condensenet.deploy.latency.mobilenet import MOBILENET
 from condensenet.deploy.runtime import operator_library
 from tasks import locks, outputs, paths, tracking
 from tasks.arguments import stage_arguments
@@ -39,8 +39,8 @@ def benchmark(params: Params, setting: Setting) -> dict[str, Any]:
     protocol = params.benchmark
     with one_line():
         rows = measure_latency(
-            {**available_forms(params, setting), YARDSTICK: yardstick},
-            yardstick=YARDSTICK,
+            {**available_forms(params, setting), MOBILENET: yardstick},
+            yardstick=MOBILENET,
             batch_sizes=(1, protocol.throughput_batch),
             threads=protocol.threads,
             runs=protocol.runs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from condensenet.deploy.latency.mobilenet import NAME as MOBILENET
+from condensenet.deploy.latency.mobilenet import MOBILENET
 
 CONDENSENETS = ("condensenet-74-g4", "condensenet-74-g8")
 TORCHVISION = (

@@ -14,7 +14,7 @@ import torch
 from condensenet.data import Manifest, PreparedData
 from condensenet.deploy.cost import count_cost
 from condensenet.deploy.export import export_onnx
-from condensenet.deploy.latency.mobilenet import NAME
+from condensenet.deploy.latency.mobilenet import MOBILENET
 from condensenet.deploy.latency.mobilenet_torch import mobilenet_v1
 from tasks import locks, outputs, paths
 from tasks import params as parameters
@@ -39,7 +39,7 @@ def make_yardstick(params: Params, manifest: Manifest) -> dict[str, Any]:
     """Write ``model.onnx`` and ``cost.json``, whose content is returned."""
     torch.manual_seed(SEED)
     model = mobilenet_v1(len(manifest.classes), manifest.channels)
-    cost = {"model": NAME, **dataclasses.asdict(count_cost(model, manifest.image_size))}
+    cost = {"model": MOBILENET, **dataclasses.asdict(count_cost(model, manifest.image_size))}
     folder = params.paths.yardstick
     path = export_onnx(
         model,

@@ -10,7 +10,7 @@ from torch import nn
 
 from condensenet import CondenseNet, Cost, count_cost, presets
 from tasks.report.published import Published, PublishedModel
-from tasks.tables.networks import peer
+from tasks.tables.network_files import peer
 
 IMAGE_SIZES = {"cifar": 32, "imagenet": 224}
 COUNTS = ("paper_flops", "macs", "params")

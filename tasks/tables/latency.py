@@ -12,7 +12,7 @@ from tasks.errors import one_line
 from tasks.networks import MOBILENET
 from tasks.params import TablesParams
 from tasks.paths import LOWERED, NATIVE, PLAIN
-from tasks.tables.networks import File, files_of
+from tasks.tables.network_files import File, files_of
 
 FORMS = (PLAIN, LOWERED, NATIVE)
 WARMUP = 5

@@ -16,8 +16,8 @@ from benchmarks import latency_plans, latency_table, peak, results_tables
 from condensenet import ModelConfig, presets
 from condensenet.deploy.lowering import Plan, portable_plan
 from condensenet.models.layers import CondensedGroupConv
-from tasks.tables import networks
-from tasks.tables.networks import File
+from tasks.tables import network_files
+from tasks.tables.network_files import File
 
 pytest.importorskip("onnxruntime")
 TINY = {
@@ -45,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, path: Path, *arguments: str) -> list[di
 @pytest.mark.usefixtures("tiny")
 def test_quick_writes_a_row_a_network_and_form(tmp_path, monkeypatch, capsys):
     rows = run(monkeypatch, tmp_path / "rows.json", "--rounds", "50")
-    made = [form for form in networks.FORMS if networks.is_available(form)]
+    made = [form for form in network_files.FORMS if network_files.is_available(form)]
     assert {"plain", "int8"} <= set(made)
     expected = [("mobilenet_v1", "plain"), *((name, form) for name in TINY for form in made)]
     assert [(row["model"], row["form"]) for row in rows] == expected
@@ -62,7 +62,7 @@ def test_quick_writes_a_row_a_network_and_form(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.usefixtures("tiny")
 def test_every_network_takes_the_plan_that_was_made_for_it(tmp_path):
-    models = {name: networks.converted(name) for name in TINY}
+    models = {name: network_files.converted(name) for name in TINY}
     saved = [portable_plan(model, 32).save(tmp_path / f"{name}.json") for name, model in models.items()]
     plans = latency_plans.Plans([str(path) for path in saved])
     for path, model in zip(saved, models.values(), strict=True):
@@ -99,7 +99,7 @@ def test_rounds_take_turns_after_a_warm_up_and_end_in_time():
 
 
 def test_the_condensenets_are_condensed_and_converted():
-    model = networks.converted("condensenet-86")
+    model = network_files.converted("condensenet-86")
     assert model.form == "grouped"
     layer = next(module for module in model.modules() if isinstance(module, CondensedGroupConv))
     assert sorted(layer.index.tolist()) != list(range(len(layer.index)))  # chosen by weights, not in order

@@ -19,7 +19,7 @@ from benchmarks.runtimes import Started
 from condensenet import ModelConfig, presets
 from condensenet.deploy.latency.mobilenet import write_mobilenet_v1
 from condensenet.deploy.runtime import open_session
-from tasks.tables.networks import File
+from tasks.tables.network_files import File
 
 pytest.importorskip("onnxruntime")
 MOBILENET = File(model="mobilenet_v1", form="plain", path=Path("m.onnx"), macs=10)

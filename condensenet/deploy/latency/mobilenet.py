@@ -14,7 +14,7 @@ import numpy as np
 
 from condensenet.files import write_atomically
 
-NAME = "mobilenet_v1"
+MOBILENET = "mobilenet_v1"
 OPSET, IR_VERSION = 18, 10
 # (output channels, stride) of the depthwise separable layers: MobileNets, arXiv 1704.04861, table 1.
 LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
@@ -64,13 +64,15 @@ def write_mobilenet_v1(
     tensors = [*zip(names, arrays, strict=True), ("axes", np.array([2, 3], np.int64))]
     graph = (
         nodes
-        + _text(2, NAME)
+        + _text(2, MOBILENET)
         + b"".join(_embed(5, _tensor(name, array)) for name, array in tensors)
         + _embed(11, _value("image", ("batch", *image_shape)))
         + _embed(12, _value("logits", ("batch", classes)))
     )
     opset = _text(1, "") + _number(2, OPSET)
-    metadata = _embed(14, _text(1, "model") + _text(2, NAME)) + _embed(14, _text(1, "weights") + _text(2, "random"))
+    metadata = _embed(14, _text(1, "model") + _text(2, MOBILENET)) + _embed(
+        14, _text(1, "weights") + _text(2, "random")
+    )
     model = _number(1, IR_VERSION) + _text(2, "condensenet") + _embed(7, graph) + _embed(8, opset)
     write_atomically(Path(path), model + (metadata if weights is None else b""))
     return Path(path)

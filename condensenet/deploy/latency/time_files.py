@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from condensenet.deploy.latency.measure import MIN_RUNS, WARMUP, Latency, check_protocol, measure_latency
-from condensenet.deploy.latency.mobilenet import NAME, write_mobilenet_v1
+from condensenet.deploy.latency.mobilenet import MOBILENET, write_mobilenet_v1
 from condensenet.deploy.runtime import open_session, versions
 from condensenet.files import sha256
 from condensenet.machine import hardware
@@ -43,16 +43,16 @@ def time_files(
     written for them. Raises ``FileNotFoundError`` for a missing file, ``ValueError`` and ``ImportError`` as
     ``measure_latency`` does.
     """
-    if not models or NAME in models:
-        raise ValueError(f"models={list(models)} is not allowed: at least one, and none called {NAME}")
+    if not models or MOBILENET in models:
+        raise ValueError(f"models={list(models)} is not allowed: at least one, and none called {MOBILENET}")
     check_protocol(batch_sizes, threads, runs, warmup)
     usable, skipped = _describe_files(models)
     shape, classes = (usable[next(iter(models))][key] for key in ("input_shape", "classes"))
     with tempfile.TemporaryDirectory() as folder:
         reference = yardstick or write_mobilenet_v1(Path(folder) / "yardstick.onnx", shape, classes)
         rows = measure_latency(
-            {**{name: models[name] for name in usable}, NAME: reference},
-            yardstick=NAME,
+            {**{name: models[name] for name in usable}, MOBILENET: reference},
+            yardstick=MOBILENET,
             batch_sizes=batch_sizes,
             threads=threads,
             runs=runs,
@@ -74,7 +74,7 @@ def as_facts(rows: Sequence[Latency], image_shape: Sequence[int], runs: int, war
         "protocol": {
             "runs": runs,
             "warmup": warmup,
-            "yardstick": NAME,
+            "yardstick": MOBILENET,
             "input_size": list(image_shape),
             "order": "the files in turn: each once untimed, then the yardstick and the file",
             "spinning": False,

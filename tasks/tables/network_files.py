@@ -15,13 +15,12 @@ import torch
 from torch import nn
 
 from condensenet import CondenseNet, convert, count_cost, export_onnx, presets
-from condensenet.deploy.latency.mobilenet import NAME as MOBILENET
 from condensenet.deploy.latency.mobilenet_torch import mobilenet_v1
 from condensenet.deploy.lowering import Plan, lower, portable_plan
 from condensenet.deploy.native.writing import write_native
 from condensenet.deploy.quantize import write_int8
 from condensenet.deploy.runtime import operator_library
-from tasks.networks import CONDENSENETS
+from tasks.networks import CONDENSENETS, MOBILENET
 from tasks.paths import INT8, LOWERED, NATIVE, PLAIN
 
 FORMS = (PLAIN, LOWERED, NATIVE, INT8)  # in table order
