@@ -24,12 +24,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cluster import supervisor
-from cluster.mlflow_server import write_private
 from cluster.services import services
 from cluster.settings import CHECKOUT, PORTS_FILE, Cluster, Passwords, Ports, state_folder
 from condensenet.file_locks import lock
 from tasks.console import say
 from tasks.errors import UserError, run_main
+from tasks.private_files import write_private
 
 ENV = "env"
 UP_S = 900.0

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.errors import UserError, run_main
+from tasks.private_files import write_private
 
 REQUIRED = {
     "MLFLOW_BACKEND_STORE_URI": "the database of runs, postgresql+psycopg://user:password@host/mlflow",
@@ -68,13 +69,6 @@ def auth_config(database_uri: str) -> str:
     text = "\n".join(lines)
     configparser.ConfigParser().read_string(text)
     return text
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, whatever was there before."""
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 if __name__ == "__main__":

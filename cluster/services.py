@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.mlflow_server import write_private
-from cluster.settings import BUCKET, HOST, POOL, RAY_HOST, USER, Cluster
-from tasks import ray_local, telemetry
+from cluster.settings import BUCKET, HOST, POOL, USER, Cluster
+from tasks import telemetry
 from tasks.errors import UserError, first_line
+from tasks.private_files import write_private
+from tasks.ray_local import NO_CLOUD, RAY_HOST
 from tasks.server_addresses import listens
 
 QUIET = {
@@ -229,7 +230,7 @@ def _ray(cluster: Cluster) -> Service:
         ready=lambda: (
             any(cluster.ray_folder.glob("r/session_2*/sockets/raylet")) and listens(RAY_HOST, cluster.ports.ray)
         ),
-        variables={**cluster.ray_variables, **ray_local.NO_CLOUD},
+        variables={**cluster.ray_variables, **NO_CLOUD},
         prepare=prepare,
     )
 

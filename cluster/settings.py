@@ -7,18 +7,15 @@ import json
 import os
 import secrets
 import socket
-import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Self
 
-from cluster.mlflow_server import write_private
 from tasks.errors import UserError
-from tasks.ray_local import parent_of
+from tasks.private_files import write_private
+from tasks.ray_local import RAY_HOST, parent_of
 
 HOST = "127.0.0.1"
-# `ray start` replaces 127.0.0.1 by an address that others can reach; other addresses of the loopback it takes as given.
-RAY_HOST = "127.0.0.2" if sys.platform == "linux" else HOST
 CHECKOUT = Path(__file__).resolve().parents[1]
 FOLDER = "CLUSTER_FOLDER"  # names another place for the state
 PORTS_FILE = "ports.json"

@@ -24,6 +24,7 @@ import psutil
 from cluster.services import Service, services
 from cluster.settings import Cluster
 from condensenet.file_locks import try_lock
+from condensenet.files import write_atomically
 from tasks.errors import UserError, run_main
 from tasks.ray_head import kill_all
 
@@ -124,9 +125,8 @@ def supervise(all_services: list[Supervised], status: Path, stop: threading.Even
 
 
 def write_status(path: Path, all_services: list[Supervised], error: str | None = None) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"ready": {each.service.name: each.ready for each in all_services}, "error": error}))
-    partial.replace(path)
+    status = {"ready": {each.service.name: each.ready for each in all_services}, "error": error}
+    write_atomically(path, json.dumps(status).encode())
 
 
 def end_group(pid: int) -> None:

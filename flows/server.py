@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from condensenet.file_locks import lock, unlock
 from tasks.console import say
 from tasks.errors import UserError
+from tasks.server_addresses import free_port
 
 START_S = 120.0
 HOST = "127.0.0.1"
@@ -42,7 +42,7 @@ def ensure_server() -> None:
 def _start(home: Path) -> str:
     """The address of a server that ends with this process. The lock lets one process at a time create the database."""
     home.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port(HOST)
     with (home / "server.lock").open("w") as starting, (home / "server.log").open("a") as log:
         lock(starting)
         process = subprocess.Popen(
@@ -72,10 +72,3 @@ def _await(process: subprocess.Popen[bytes], health: str, log: Path) -> None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(KeyboardInterrupt):  # a second Ctrl-C: the supervisor ends it all the same
         process.communicate()  # closes its input
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

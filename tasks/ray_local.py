@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,12 +20,14 @@ from pathlib import Path
 from typing import Self
 
 from condensenet.file_locks import try_lock, unlock
+from condensenet.files import write_atomically
 from condensenet.temporary import relative_path, temporary_folder
 from condensenet.text import shown
 from tasks import paths, telemetry
 from tasks.errors import UserError
+from tasks.private_files import write_private
 from tasks.ray_head import kill_all
-from tasks.server_addresses import listens
+from tasks.server_addresses import free_port, listens
 
 VARIABLE = "CONDENSENET_RAY"
 NO_CLOUD = {  # for Ray's head, which asks three clouds if it runs there; others may get credentials at these addresses
@@ -45,9 +46,9 @@ ENVIRONMENT = {  # read by Ray when it is imported and by the processes that it 
     "RAY_prestart_worker_first_driver": "0",
 }
 # Any address of the loopback but 127.0.0.1, which `ray start` replaces by one that other machines can reach.
-HOST = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
+RAY_HOST = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 OPTIONS = (
-    *("--node-ip-address", HOST, "--include-dashboard=false", "--include-log-monitor=false", "--no-monitor"),
+    *("--node-ip-address", RAY_HOST, "--include-dashboard=false", "--include-log-monitor=false", "--no-monitor"),
     *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0", "--disable-usage-stats"),
     f"--object-store-memory={100 << 20}",  # nothing large passes through Ray
 )
@@ -76,7 +77,7 @@ class LocalRay:
 
     def __enter__(self) -> Self:
         self.folder = self._made.enter_context(new_folder())
-        write_token(self.folder / TOKEN)
+        write_private(self.folder / TOKEN, secrets.token_hex(32))
         self._thread.start()
         return self
 
@@ -110,7 +111,7 @@ class LocalRay:
             address = next(filter(None, (self._start() for _ in range(ATTEMPTS) if not self._ended.is_set())), None)
             unlock(starting)
         (self.folder / WANTED).unlink(missing_ok=True)
-        _put(self.folder / (ADDRESS if address else FAILED), address or self._why_not())
+        write_atomically(self.folder / (ADDRESS if address else FAILED), (address or self._why_not()).encode())
         while not self._ended.wait(POLL_S) and address and self._head and self._head.poll() is None:
             pass
         (self.folder / ADDRESS).unlink(missing_ok=True)
@@ -119,7 +120,7 @@ class LocalRay:
 
     def _start(self) -> str | None:
         """The address once Ray answers there; None if its process ended before."""
-        port = _free_port()
+        port = free_port(RAY_HOST)
         command = [sys.executable, "-m", "tasks.ray_head", f"--port={port}", f"--temp-dir={self.folder / SESSION}"]
         with (self.folder / LOG).open("ab") as log:
             self._head = subprocess.Popen(
@@ -132,8 +133,8 @@ class LocalRay:
             )
         deadline = time.monotonic() + START_S
         while self._head.poll() is None and time.monotonic() < deadline and not self._ended.wait(POLL_S):
-            if any(self.folder.glob(f"{SESSION}/session_2*/sockets/raylet")) and listens(HOST, port):
-                return f"{HOST}:{port}"
+            if any(self.folder.glob(f"{SESSION}/session_2*/sockets/raylet")) and listens(RAY_HOST, port):
+                return f"{RAY_HOST}:{port}"
         self._end()
         return None
 
@@ -201,24 +202,5 @@ def parent_of(path: Path | str) -> Path:
     return usual if len(os.fsencode(usual / path / SOCKET)) <= MAX_SOCKET else Path("/tmp")
 
 
-def write_token(path: Path) -> None:
-    """Write a new secret that only the owner of ``path`` can read."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
-
-
 def _token_variables(folder: Path) -> dict[str, str]:
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": str(folder / TOKEN)}
-
-
-def _put(path: Path, text: str) -> None:
-    """Write the file so that a reader finds all of it or none."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

@@ -1,4 +1,7 @@
-"""Addresses of servers: shown without passwords, and whether something answers there. None of them need be valid."""
+"""Addresses of servers: shown without passwords, and whether something answers there. None of them need be valid.
+
+A free port for a server of our own.
+"""
 
 from __future__ import annotations
 
@@ -53,3 +56,10 @@ def listens(host: str, port: int, wait_s: float = PROBE_S) -> bool:
     except (OSError, OverflowError):  # the latter for a port above 65535
         return False
     return True
+
+
+def free_port(host: str) -> int:
+    """A port of this machine's address ``host`` where nothing listens."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

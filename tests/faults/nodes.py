@@ -18,8 +18,9 @@ from pathlib import Path
 
 import psutil
 
+from tasks.private_files import write_private
 from tasks.ray_head import kill_all
-from tasks.ray_local import ATTEMPTS, OPTIONS, write_token
+from tasks.ray_local import ATTEMPTS, OPTIONS
 
 HUB, NODES, PORT = "hub", ("head", "left", "right"), 6379
 HIDE = 'while [ "$1" != -- ]; do mount -t tmpfs none "$1" || exit 1; shift; done; shift; exec "$@"'
@@ -49,7 +50,7 @@ class Nodes:
         self.address = f"10.77.0.1:{PORT}"
         self._folder = folder
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        write_token(folder / "token")
+        write_private(folder / "token", secrets.token_hex(32))
         self.variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
         self.hidden: list[Path] = []  # folders that nodes started from now on find empty
 

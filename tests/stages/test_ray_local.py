@@ -18,7 +18,7 @@ from processes import command_line
 
 from tasks import telemetry
 from tasks.errors import UserError
-from tasks.ray_local import ADDRESS, FAILED, HOST, NO_CLOUD, TOKEN, VARIABLE, LocalRay, ask, join
+from tasks.ray_local import ADDRESS, FAILED, NO_CLOUD, RAY_HOST, TOKEN, VARIABLE, LocalRay, ask, join
 
 WAIT_S = 400
 TRAINING = """
@@ -133,7 +133,7 @@ def test_what_listens_during_a_training_is_on_the_loopback_or_asks_for_the_token
     assert not any(exposed(process) for process in processes if "Agent" in process.name())
 
     address = join(local.folder)
-    assert address.startswith(f"{HOST}:")
+    assert address.startswith(f"{RAY_HOST}:")
     assert mode(local.folder) == 0o700
     for variables in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0123456789abcdef"}):
         stranger = subprocess.run(
