@@ -13,7 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from flows.parameters import keys_of
-from tasks import params
+from tasks import params, plain_yaml
 from tasks.errors import UserError
 
 SHORT = {"model.groups_1x1": "g", "model.condensation_factor": "c", "train.learning_rate": "lr", "train.epochs": "e"}
@@ -38,7 +38,7 @@ def compose(text: str, grid: Mapping[str, Sequence[Any]], base: str | None, stud
     Every point starts from the setting ``base``, or from what all settings share. The study is called ``study``, or
     like the one it is made from with ``-sweep`` added. Raises ``UserError`` if no point is possible.
     """
-    raw = YAML(typ="safe", pure=True).load(text)
+    raw = plain_yaml.parse(text)
     if base is not None and base not in raw["settings"]:
         raise UserError(f"base={base!r} is not allowed: {', '.join(raw['settings'])}")
     own = raw["settings"][base] if base is not None else {}

@@ -18,10 +18,9 @@ from dataclasses import replace
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from ruamel.yaml import YAML
 
 from flows import study as studies
-from tasks import params, paths
+from tasks import params, paths, plain_yaml
 from tasks.console import say, size
 from tasks.errors import UserError, one_line, run_main
 from tasks.params import Params
@@ -50,7 +49,7 @@ def main() -> None:
     options = arguments()
     text = studies.compose_params(options.study, options.set, options.setting or None)
     with one_line():
-        loaded = params.parse(YAML(typ="safe", pure=True).load(text))
+        loaded = params.parse(plain_yaml.parse(text))
         images = count_images(loaded, options.images)
         names = options.setting or list(loaded.settings)
         plans = [plan_setting(loaded, loaded.setting(name), images, rate(loaded, name, options)) for name in names]

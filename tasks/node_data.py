@@ -23,6 +23,7 @@ from condensenet.data.manifest import MANIFEST, FileEntry, Manifest
 from condensenet.data.shards import sync_and_close, write
 from condensenet.file_locks import lock, try_lock
 from condensenet.files import write_atomically
+from tasks import environment
 from tasks.console import progress, say, size
 from tasks.object_store import ObjectStore, allow_requests
 from tasks.remote_images import RemoteImages, disk_bytes
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from condensenet.data import PreparedData
 
 CACHE, LIMIT = "CONDENSENET_CACHE", "CONDENSENET_CACHE_GB"
-DEFAULT_LIMIT_GB = "300"
+DEFAULT_LIMIT_GB = 300.0
 GB = 10**9
 LOCK = ".lock"  # suffix of the file whose time says when the folder beside it was last used
 DOWNLOAD = ".download"  # suffix of the file that the one that downloads has locked
@@ -123,11 +124,7 @@ def _cache_folder() -> Path:
 
 
 def _limit_gb() -> float:
-    value = os.environ.get(LIMIT, DEFAULT_LIMIT_GB)
-    with suppress(ValueError):
-        if float(value) > 0:  # nan is not
-            return float(value)
-    raise ValueError(f"{LIMIT}={value!r} is not allowed: it must be a number of GB above 0")
+    return environment.gigabytes(LIMIT, DEFAULT_LIMIT_GB)
 
 
 def _ensure_downloaded(store: ObjectStore, folder: Path) -> None:

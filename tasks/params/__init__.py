@@ -1,4 +1,4 @@
-"""Reads and checks ``params.yaml``. No other module of the pipeline parses it.
+"""Reads and checks ``params.yaml``. Where it is composed or compared, ``tasks.plain_yaml`` parses it.
 
 Pydantic checks keys and types. The dataclasses check values themselves: ``ModelConfig`` and ``TrainConfig`` in
 ``condensenet.config``, the others here.
