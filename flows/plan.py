@@ -15,7 +15,6 @@ import math
 import sys
 from dataclasses import replace
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -40,6 +39,7 @@ from tasks.planning import (
     what_cannot_fit,
 )
 from tasks.report import formats
+from tasks.report.terminal_table import plain_table
 
 DASH = "–"
 HOURS_NEED_A_RATE = "Hours need a rate: --measure here, or --images-per-s N of a machine like the one that will train."
@@ -113,7 +113,7 @@ def describe(loaded: Params, images: Images, plans: list[SettingPlan], watts: fl
 
 
 def settings_table(images: Images, plans: list[SettingPlan], watts: float | None) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = plain_table()
     table.add_column("setting", no_wrap=True, vertical="bottom")
     titles = (
         "workers",

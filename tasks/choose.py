@@ -18,9 +18,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from tasks import params, tracking
 from tasks.errors import UserError, run_main
@@ -28,6 +26,7 @@ from tasks.params import Params
 from tasks.report import formats
 from tasks.report.pareto import pareto
 from tasks.report.results import SettingResult, read_study
+from tasks.report.terminal_table import plain_table
 
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 
@@ -184,7 +183,7 @@ def verdict(found: Sequence[Candidate], best: Candidate | None, bounds: Bounds) 
 def print_candidates(found: Sequence[Candidate], best: Candidate | None) -> None:
     """A row for each; an asterisk marks those that no other beats in error, latency and MACs at once."""
     front = pareto({one.name: (one.error, one.latency, one.macs) for one in found})
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = plain_table()
     table.add_column("setting", no_wrap=True)
     for title in ("error\n%", "95% interval", "latency\nms", "times\nMobileNetV1", "MACs", "Pareto"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""The table of all settings on a terminal or in a pipe."""
+"""The table of all settings on a terminal or in a pipe, and how tables look there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def print_table(rows: Sequence[Row], file: TextIO | None = None) -> None:
     """Print the rows of ``table.csv``, with the notes that a latency needs; only the first column may wrap."""
     console = Console(file=file, highlight=False)
     console.width = max(console.width, MIN_WIDTH) if console.is_terminal else PIPE_WIDTH
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = plain_table()
     table.add_column("setting", overflow="fold", vertical="bottom")
     for title in HEADER:
         table.add_column(title, justify="right", no_wrap=True)
@@ -32,6 +32,11 @@ def print_table(rows: Sequence[Row], file: TextIO | None = None) -> None:
     console.print(table)
     for note in _notes(rows):
         console.print(Text(note))
+
+
+def plain_table() -> Table:
+    """An empty table with a line below its header and none around it."""
+    return Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
 
 
 def _figures(row: Row) -> tuple[str, ...]:

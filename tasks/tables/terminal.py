@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from tasks import outputs, paths
 from tasks.arguments import no_arguments
 from tasks.errors import run_main
 from tasks.report.published import read_published
-from tasks.report.terminal_table import PIPE_WIDTH
+from tasks.report.terminal_table import PIPE_WIDTH, plain_table
 from tasks.tables.content import latency_table
 
 
@@ -31,7 +29,7 @@ def print_latency(facts: Mapping[str, Any], file: TextIO | None = None) -> None:
     console = Console(file=file, highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = plain_table()
     for column in content.columns:
         title = f"{column.title}\n{column.unit}" if column.unit else column.title.replace(" to ", "\nto ")
         table.add_column(title, justify="left" if column.is_text else "right", no_wrap=True)
