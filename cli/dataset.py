@@ -27,6 +27,7 @@ from tasks.sources import parquet
 from tasks.sources.base import Part, file_state, hold_out
 from tasks.sources.imagefolder import SUFFIXES, USUAL_NAMES, is_image, relative_files
 
+LISTED = 5  # names in a line
 TEST_SHARE = 0.2
 MAX_TEST_IMAGES = 10_000  # held out; more make a figure little better
 HOLD_OUT_KEY = "test"
@@ -256,5 +257,5 @@ def _sample(part: Part) -> Iterator[Image.Image]:
             continue
 
 
-def listed(names: Sequence[str], shown: int = 5) -> str:
-    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")

@@ -45,10 +45,6 @@ def small_difference(value: Number) -> str:
     return "0" if float(value) == 0 else f"{float(value):.1e}"
 
 
-def shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
 def _three_digits(number: float) -> str:
     if number < 9.995:
         return f"{number:.3f}" if number < 0.9995 else f"{number:.2f}"

@@ -163,11 +163,12 @@ def _kept_layer(layer: Json) -> KeptLayer:
     )
 
 
-def wilson_interval_pct(error_pct: float, images: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval_pct(error_pct: float, images: int) -> tuple[float, float]:
     """The 95% interval of an error measured on ``images`` images, in percent.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
+    z = 1.96
     p = error_pct / 100
     centre = p + z * z / (2 * images)
     spread = z * sqrt(p * (1 - p) / images + z * z / (4 * images * images))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tasks.tracking.mlflow_store import Store
 
 MAX_REASON = 400  # characters of why the store is unavailable
+WAIT_S = 600.0  # of a command, while another process uploads
 TICK_S = 0.25  # between two looks for new snapshots by a process that stays at it
 
 
@@ -62,10 +63,10 @@ def upload(wait_s: float = 0.0, ended: threading.Event | None = None) -> None:
         _memory.retry_at = now + 10 * (now - _memory.asked_at)  # a server that lets us wait is asked less often
 
 
-def upload_everything(wait_s: float = 600.0) -> str:
+def upload_everything() -> str:
     """What ``python -m tasks.track`` does; returns what to print. Raises ``UserError`` if the store is unavailable."""
     with _store_errors():
-        uploaded = _upload_pending(wait_s)
+        uploaded = _upload_pending(WAIT_S)
     snapshots.tidy()
     return f"{_count(uploaded)} uploaded to {_where()}"
 
@@ -73,12 +74,12 @@ def upload_everything(wait_s: float = 600.0) -> str:
 def restore_everything() -> str:
     """Make a run for every execution in ``out/`` that the store does not know; returns what to print."""
     with _store_errors():
-        _upload_pending(wait_s=600.0)  # else what waits would be restored
+        _upload_pending(WAIT_S)  # else what waits would be restored
         store = _store()
         unknown = [run for run in executions() if not store.has_run(run)]
         for run in unknown:
             restore(run, Path.cwd())
-        _upload_pending(wait_s=600.0)
+        _upload_pending(WAIT_S)
     names = ", ".join(f"{run['study']}/{run['setting']}" for run in unknown)
     return f"restored in {_where()}: {names or 'nothing, all are known'}"
 

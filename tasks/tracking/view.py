@@ -43,7 +43,7 @@ def experiment_tags(study: str, time_ms: int) -> dict[str, str]:
     return {
         "mlflow.experimentKind": "custom_model_development",  # else the UI offers what language models need
         "mlflow.note.content": NOTE.format(study=study),
-        TAG: saved_view("Comparison", time_ms),
+        TAG: saved_view(time_ms),
     }
 
 
@@ -53,11 +53,11 @@ def link(base: str, experiment_id: str) -> str:
     return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
 
 
-def saved_view(name: str, time_ms: int) -> str:
-    """The content of the tag that makes a saved view called ``name``; MLflow has no public call for it.
+def saved_view(time_ms: int) -> str:
+    """The content of the tag that makes the saved view; MLflow has no public call for it.
 
     Seen in MLflow 3.17.2, whose UI fills in what the state lacks. Nothing else depends on it: a UI that cannot read
     the tag does not list the view.
     """
     state = {"selectedColumns": COLUMNS, "columnOrder": COLUMNS, "orderByKey": ORDER, "orderByAsc": False}
-    return json.dumps({"name": name, "createdAt": time_ms, "state": json.dumps(state)})
+    return json.dumps({"name": "Comparison", "createdAt": time_ms, "state": json.dumps(state)})
