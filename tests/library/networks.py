@@ -59,7 +59,7 @@ def set_scales(model: CondenseNet, scale: float) -> None:
             module.weight.data[::3] = scale
 
 
-def images(config: ModelConfig, count: int, size: tuple[int, int]) -> Tensor:
+def images(config: ModelConfig, count: int = 2, size: tuple[int, int] = (16, 16)) -> Tensor:
     """Random images (count, C, H, W), the same in every call; ``size`` is (H, W)."""
     return torch.randn(count, config.in_channels, *size, generator=torch.Generator().manual_seed(1))
 

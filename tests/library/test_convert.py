@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from hostile import Code
 from hypothesis import given
 from networks import condensed, configs, random_network, relative_difference, share_of_examples
 from torch import nn
@@ -125,18 +126,13 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
         load_model(tmp_path / "none.pt")
 
 
-class _Code:
-    def __reduce__(self) -> tuple[object, ...]:
-        return print, ("run",)
-
-
 @pytest.mark.parametrize(
     ("content", "old_format", "message"),
     [
         (b"nothing", None, r"model.pt is not a file of plain tensors, or is incomplete$"),
         (b"", None, r"model.pt is not a file of plain tensors, or is incomplete$"),
-        ({"state_dict": _Code()}, False, r"model.pt contains code \((?:builtins.)?print\), which is never run"),
-        ({"state_dict": _Code()}, True, r"model.pt contains code \((?:builtins.)?print\), which is never run"),
+        ({"state_dict": Code()}, False, r"model.pt contains code \((?:builtins.)?print\), which is never run"),
+        ({"state_dict": Code()}, True, r"model.pt contains code \((?:builtins.)?print\), which is never run"),
         (nn.Linear(1, 1), False, r"model.pt contains code \(torch.nn.modules.linear.Linear\), which is never run"),
     ],
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from image_bytes import encoded
 from networks import share_of_examples
 from PIL import Image
 from training_example import TRAIN, bits, new_model, without_time, write_stripes
@@ -52,14 +51,6 @@ def noise(root: Path, channels: int, size: int) -> PreparedData:
 @pytest.fixture(scope="module", params=[(1, 5), (3, 7), (3, 8)], ids=str)
 def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return noise(tmp_path_factory.mktemp("prepared") / "data", *request.param)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -180,15 +171,12 @@ def encoded_split(root: Path, count: int) -> ImageSplit:
     pictures = np.random.default_rng(0).integers(0, 256, (count, 13, 17, 3), dtype=np.uint8)
     with PreparedWriter(root, name="pictures", classes=["a"], encoding="encoded", image_size=8, channels=3) as writer:
         for picture in pictures:
-            buffer = io.BytesIO()
-            Image.fromarray(picture).save(buffer, "PNG")
-            writer.splits["train"].add(buffer.getvalue(), 0)
+            writer.splits["train"].add(encoded(Image.fromarray(picture), "PNG"), 0)
         writer.histogram_CV += histogram(pictures.transpose(0, 3, 1, 2))
         writer.finish()
     return PreparedData(root).split("train")
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_a_training_goes_on_from_disk_where_it_began_resident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same weights and history to the bit, all on disk, all resident, and half and half."""
     data, augment = write_stripes(tmp_path / "data"), AugmentConfig(crop="pad", pad=1, flip=True)

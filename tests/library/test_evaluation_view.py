@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import runpy
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_bytes import encoded
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
@@ -108,9 +108,8 @@ def test_images_are_taken_as_they_are_only_where_all_have_the_inputs_size(tmp_pa
         tmp_path / "data", name="x", classes=["a"], encoding="encoded", image_size=24, channels=3
     ) as writer:
         for width, height in sizes:
-            buffer = io.BytesIO()
-            Image.fromarray(photograph(width, height).permute(1, 2, 0).numpy()).save(buffer, "PNG")
-            writer.splits["train"].add(buffer.getvalue(), 0, (height, width))
+            image = Image.fromarray(photograph(width, height).permute(1, 2, 0).numpy())
+            writer.splits["train"].add(encoded(image, "PNG"), 0, (height, width))
         writer.histogram_CV += 1
         writer.finish()
     data = PreparedData(tmp_path / "data")

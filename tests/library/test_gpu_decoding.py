@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_data_encoded import EPOCH, SIZE, encoded, picture
+from image_bytes import encoded
+from test_data_encoded import EPOCH, SIZE, picture
 
 from condensenet.config import AugmentConfig, ModelConfig, TrainConfig
 from condensenet.data import ImageSplit, PreparedData, PreparedWriter, gpu_decoding, train_batches

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from contextlib import suppress
@@ -14,6 +13,7 @@ import torch
 from bounds import within_bounds
 from hypothesis import given
 from hypothesis import strategies as st
+from image_bytes import encoded
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 
@@ -36,12 +36,6 @@ def png(
     """A file whose checksums are right, whatever ``packed`` is."""
     header = struct.pack(">IIBBBBB", side, side, bits, 2, 0, 0, interlaced)
     return PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
-
-
-def as_file(image: Image.Image, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
 
 
 def picture(side: int = 24) -> Image.Image:
@@ -73,7 +67,7 @@ def test_a_file_that_ends_early_but_properly_is_filled_up() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
 def test_png_gives_the_pixels_that_torchvision_gives(mode: str) -> None:
-    content = as_file(picture().convert(mode), "PNG")
+    content = encoded(picture().convert(mode), "PNG")
     theirs = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB)
     assert torch.equal(decode(content, 3), theirs)
     gray = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.GRAY)
@@ -95,7 +89,7 @@ def test_sixteen_bits_are_refused() -> None:
 def test_bytes_that_were_changed_raise_or_give_an_image(
     kind: str, places: list[tuple[float, int]], kept: float, channels: int
 ) -> None:
-    content = bytearray(as_file(picture(), kind))
+    content = bytearray(encoded(picture(), kind))
     for place, value in places:
         content[int(place * len(content))] = value
     damaged = bytes(content[: round(max(kept, 0.5) * len(content))])

@@ -6,9 +6,18 @@ import dataclasses
 
 import pytest
 import torch
+from hostile import Code
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import authors_drop, authors_forward, configs, random_network, relative_difference, share_of_examples
+from networks import (
+    authors_drop,
+    authors_forward,
+    configs,
+    images,
+    random_network,
+    relative_difference,
+    share_of_examples,
+)
 
 from condensenet import ModelConfig, convert, load_authors_checkpoint, save_model
 from condensenet.interop import authors_state_dict, halve_classifier
@@ -16,10 +25,6 @@ from condensenet.interop import authors_state_dict, halve_classifier
 SMALL = ModelConfig(block_depths=(2, 2), growth_rates=(8, 16), condensation_factor=2)
 LIGHT = dataclasses.replace(SMALL, condensation_factor=4, reduction=0.5)
 TOLERANCE = 1e-5
-
-
-def _images(config: ModelConfig) -> torch.Tensor:
-    return torch.randn(2, config.in_channels, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 def _checkpoint(config: ModelConfig, stage: int = 0, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -33,7 +38,7 @@ def _checkpoint(config: ModelConfig, stage: int = 0, seed: int = 0) -> dict[str,
 @torch.no_grad()
 def test_every_form_and_stage_loads_and_computes_as_theirs(config, data):
     config = dataclasses.replace(config, condense_classifier=False)
-    state, images = _checkpoint(config), _images(config)
+    state, x = _checkpoint(config), images(config)
     for _ in range(stage := data.draw(st.integers(0, config.num_condensing_stages))):
         authors_drop(state, config)
     for name, value in state.items():
@@ -41,18 +46,18 @@ def test_every_form_and_stage_loads_and_computes_as_theirs(config, data):
             value.fill_(stage)
     model = load_authors_checkpoint(state, config)
     assert model.condensing_stage == stage
-    assert relative_difference(model(images), authors_forward(state, config, images)) <= TOLERANCE
+    assert relative_difference(model(x), authors_forward(state, config, x)) <= TOLERANCE
 
     for _ in range(config.num_condensing_stages - stage):
         authors_drop(state, config)
     model.condense_to(config.num_condensing_stages)
-    expected = authors_forward(state, config, images)
-    assert relative_difference(model(images), expected) <= TOLERANCE
+    expected = authors_forward(state, config, x)
+    assert relative_difference(model(x), expected) <= TOLERANCE
 
     grouped = convert(model)
     converted = authors_state_dict(grouped)
-    assert relative_difference(authors_forward(converted, config, images), expected) <= TOLERANCE
-    assert torch.equal(load_authors_checkpoint(converted, config)(images), grouped(images))
+    assert relative_difference(authors_forward(converted, config, x), expected) <= TOLERANCE
+    assert torch.equal(load_authors_checkpoint(converted, config)(x), grouped(x))
 
 
 @pytest.mark.parametrize("config", [SMALL, LIGHT, dataclasses.replace(SMALL, stem="imagenet")])
@@ -64,10 +69,10 @@ def test_a_classifier_halved_their_way(config):
     linear, kept = model.classifier, halved.classifier.index
     strongest = linear.weight.abs().sum(0).argsort(descending=True)[: linear.in_features // 2]
     assert sorted(kept.tolist()) == sorted(strongest.tolist())
-    assert relative_difference(halved(_images(config)), authors_forward(state, config, _images(config))) <= TOLERANCE
+    assert relative_difference(halved(images(config)), authors_forward(state, config, images(config))) <= TOLERANCE
     again = load_authors_checkpoint(state, config)
     assert again.config == dataclasses.replace(config, condense_classifier=True)
-    assert torch.equal(again(_images(config)), halved(_images(config)))
+    assert torch.equal(again(images(config)), halved(images(config)))
     with pytest.raises(ValueError, match="condensed already"):
         halve_classifier(halved)
 
@@ -79,7 +84,7 @@ def test_a_configuration_that_condenses_the_classifier_condenses_it_at_the_last_
     assert not model.is_condensed
     model.condense_to(1)
     expected = halve_classifier(load_authors_checkpoint(_checkpoint(SMALL, 1), SMALL))
-    assert torch.equal(model(_images(config)), expected(_images(config)))
+    assert torch.equal(model(images(config)), expected(images(config)))
 
 
 @pytest.mark.parametrize("groups", [1, 4])
@@ -95,7 +100,7 @@ def test_their_converted_form_without_condensation_becomes_plain_convolutions(gr
         for part in ("weight", "bias", "running_mean", "running_var"):
             state[f"{name}.norm.{part}"] = state[f"{name}.norm.{part}"][index]
     model = load_authors_checkpoint(state, config)
-    assert relative_difference(model(_images(config)), authors_forward(state, config, _images(config))) <= TOLERANCE
+    assert relative_difference(model(images(config)), authors_forward(state, config, images(config))) <= TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -112,11 +117,11 @@ def test_their_converted_form_without_condensation_becomes_plain_convolutions(gr
 )
 def test_what_is_wrapped_around_the_tensors_does_not_matter(wrap, tmp_path):
     state = _checkpoint(LIGHT, 2)
-    expected = load_authors_checkpoint(state, LIGHT)(_images(LIGHT))
-    assert torch.equal(load_authors_checkpoint(wrap(state), LIGHT)(_images(LIGHT)), expected)
+    expected = load_authors_checkpoint(state, LIGHT)(images(LIGHT))
+    assert torch.equal(load_authors_checkpoint(wrap(state), LIGHT)(images(LIGHT)), expected)
     torch.save(wrap(state), tmp_path / "theirs.pth.tar")
     for path in (tmp_path / "theirs.pth.tar", str(tmp_path / "theirs.pth.tar")):
-        assert torch.equal(load_authors_checkpoint(path, LIGHT)(_images(LIGHT)), expected)
+        assert torch.equal(load_authors_checkpoint(path, LIGHT)(images(LIGHT)), expected)
 
 
 @pytest.mark.parametrize("claimed", [0, 1, 3])
@@ -242,7 +247,7 @@ def test_other_precisions_become_float32(form, dtype):
     )
     rounded = load_authors_checkpoint({**integers, **{k: v.to(dtype).float() for k, v in floats.items()}}, SMALL)
     assert {value.dtype for value in loaded.parameters()} == {torch.float32}
-    assert torch.equal(loaded(_images(SMALL)), rounded(_images(SMALL)))
+    assert torch.equal(loaded(images(SMALL)), rounded(images(SMALL)))
 
 
 @pytest.mark.parametrize(
@@ -279,24 +284,19 @@ def test_tensors_that_are_not_as_theirs_are_refused(name, value, message):
     assert "\n" not in str(caught.value)
 
 
-class _Code:
-    def __reduce__(self) -> tuple[object, ...]:
-        return print, ("run",)
-
-
 @pytest.mark.parametrize("old_format", [True, False])
 def test_a_whole_checkpoint_of_their_training_loads_and_one_with_code_does_not(old_format, tmp_path, capfd):
     model = random_network(SMALL).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
-    model(_images(SMALL)).sum().backward()
+    model(images(SMALL)).sum().backward()
     optimizer.step()
     state = {f"module.{name}": value for name, value in authors_state_dict(model).items()}
     content = {"epoch": 3, "model": "condensenet", "state_dict": state, "best_prec1": 7.5}
     path = tmp_path / "checkpoint_003.pth.tar"
-    for extra in (optimizer.state_dict(), _Code()):
+    for extra in (optimizer.state_dict(), Code()):
         torch.save({**content, "optimizer": extra}, path, _use_new_zipfile_serialization=not old_format)
         if isinstance(extra, dict):
-            assert torch.equal(load_authors_checkpoint(path, SMALL)(_images(SMALL)), model.eval()(_images(SMALL)))
+            assert torch.equal(load_authors_checkpoint(path, SMALL)(images(SMALL)), model.eval()(images(SMALL)))
     with pytest.raises(
         ValueError, match=r"003.pth.tar contains code \((?:builtins.)?print\), which is never run"
     ) as caught:

@@ -10,7 +10,7 @@ import torch
 from bounds import within_bounds
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import authors_forward, configs, random_network, relative_difference
+from networks import authors_forward, configs, images, random_network, relative_difference
 
 from condensenet import CondenseNet, ModelConfig, convert, load_authors_checkpoint, presets
 from condensenet.interop import authors_state_dict, halve_classifier
@@ -19,10 +19,6 @@ from condensenet.interop.configuration import infer_groups
 CIFAR = ModelConfig(block_depths=(2, 1, 1), growth_rates=(8, 8, 16))  # the authors' number of blocks and classes
 FIRST = "features.denseblock_1.denselayer_1.conv_1"
 TOLERANCE = 1e-5
-
-
-def _images(config: ModelConfig) -> torch.Tensor:
-    return torch.randn(2, config.in_channels, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 def _at(config: ModelConfig, stage: int, seed: int = 0) -> CondenseNet:
@@ -53,7 +49,7 @@ def test_a_converted_checkpoint_alone_leads_to_the_same_network(config, halved):
     loaded = load_authors_checkpoint(authors_state_dict(grouped), **_stem(config))
     assert loaded.form == "grouped"
     assert loaded.config == _of_file(model.config)
-    assert torch.equal(loaded(_images(config)), grouped(_images(config)))
+    assert torch.equal(loaded(images(config)), grouped(images(config)))
 
 
 @given(configs(), st.data())
@@ -72,7 +68,7 @@ def test_a_training_form_leads_to_the_same_network_or_asks(config, data):
         loaded = load_authors_checkpoint(state, **stem, **asked)
     assert loaded.config == _of_file(config)
     assert loaded.condensing_stage == model.condensing_stage
-    assert torch.equal(loaded(_images(config)), model(_images(config)))
+    assert torch.equal(loaded(images(config)), model(images(config)))
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4, 8])
@@ -144,12 +140,12 @@ def test_presets_are_inferred():
 def test_their_plain_densenet_is_one_group_without_condensation(reduction, groups_3x3):
     dense = dataclasses.replace(CIFAR, groups_1x1=1, groups_3x3=groups_3x3, condensation_factor=1, reduction=reduction)
     state = authors_state_dict(random_network(dense))
-    expected = authors_forward(state, dense, _images(dense))
+    expected = authors_forward(state, dense, images(dense))
     for name in [name for name in state if name.endswith(("_mask", "_count", "_stage"))]:
         del state[name]
     loaded = load_authors_checkpoint(state)
     assert loaded.config == dense
-    assert relative_difference(loaded(_images(dense)), expected) <= TOLERANCE
+    assert relative_difference(loaded(images(dense)), expected) <= TOLERANCE
     state[f"{FIRST}.conv.weight"] = state[f"{FIRST}.conv.weight"][:, ::2]
     with pytest.raises(ValueError, match=f"{FIRST} does not fit: a filter reads 8 of 16 inputs without mask or index"):
         load_authors_checkpoint(state)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import authors_forward, configs, random_network, relative_difference, share_of_examples
+from networks import authors_forward, configs, images, random_network, relative_difference, share_of_examples
 from torch import nn
 
 from condensenet import CondenseNet, ModelConfig, convert, load_authors_checkpoint, save_authors_checkpoint
@@ -24,10 +24,6 @@ OLD_PYTORCH = {  # all that PyTorch 1.1 needs to know to read a file
     "torch FloatStorage",
     "torch LongStorage",
 }
-
-
-def _images(config: ModelConfig) -> torch.Tensor:
-    return torch.randn(2, config.in_channels, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 def _at(config: ModelConfig, stage: int) -> CondenseNet:
@@ -53,13 +49,13 @@ def test_every_form_and_stage_computes_as_theirs_from_the_file(tmp_path_factory,
     content = torch.load(path, weights_only=True)["state_dict"]
     assert all(name.startswith("module.") for name in content)  # theirs is wrapped in DataParallel
     state = {name.removeprefix("module."): value for name, value in content.items()}
-    logits = model(_images(config))
-    assert relative_difference(authors_forward(state, config, _images(config)), logits) <= TOLERANCE
+    logits = model(images(config))
+    assert relative_difference(authors_forward(state, config, images(config)), logits) <= TOLERANCE
 
     saved_config = model.config if model.form == "grouped" else dataclasses.replace(config, condense_classifier=False)
     loaded = load_authors_checkpoint(path, saved_config)
     assert loaded.config == saved_config
-    assert relative_difference(loaded(_images(config)), logits) <= TOLERANCE
+    assert relative_difference(loaded(images(config)), logits) <= TOLERANCE
 
 
 def test_what_resuming_reads_is_there(tmp_path):
@@ -117,7 +113,7 @@ def test_a_condensed_classifier_keeps_its_function_and_loses_its_mask(tmp_path):
     save_authors_checkpoint(model, tmp_path / "model.pth.tar")
     loaded = load_authors_checkpoint(tmp_path / "model.pth.tar")
     assert not loaded.config.condense_classifier
-    assert torch.equal(loaded(_images(SMALL)), model(_images(SMALL)))
+    assert torch.equal(loaded(images(SMALL)), model(images(SMALL)))
     kept = halve_classifier(loaded).classifier.group_mask  # as the authors' conversion chooses
     assert torch.equal(kept, model.classifier.group_mask)
 

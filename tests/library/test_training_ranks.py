@@ -230,7 +230,7 @@ def test_average(results):
         assert torch.equal(result["tensors"][1], torch.full((2, 2), 0.5))
 
 
-def test_ranks_count_every_image_once_between_them(results, tmp_path, one_thread):
+def test_ranks_count_every_image_once_between_them(results, tmp_path):
     loss, error_pct = evaluate(new_model(), write_stripes(tmp_path / "data").split("train"), 8)
     first, second = results["evaluate_together"]
     assert first == second
@@ -238,15 +238,7 @@ def test_ranks_count_every_image_once_between_them(results, tmp_path, one_thread
     assert first["loss"] == pytest.approx(loss, rel=1e-6)
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_resume_with_fewer_processes_goes_on_and_says_that_it_is_not_exact(tmp_path, caplog, one_thread):
+def test_resume_with_fewer_processes_goes_on_and_says_that_it_is_not_exact(tmp_path, caplog):
     data, checkpoints = write_stripes(tmp_path / "data"), tmp_path / "checkpoints"
     next(fit(new_model(), data, AUGMENT, TRAIN, checkpoints=checkpoints))
     content = checkpoint_files.load_newest(checkpoints)

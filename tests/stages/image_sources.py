@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import pickle
 import struct
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from image_bytes import encoded
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
@@ -25,12 +25,6 @@ CLASSES = ("ant", "bee", "cat")
 def picture(seed: int, width: int, height: int) -> Image.Image:
     coarse = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(image: Image.Image, kind: str = "JPEG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
 
 
 def pictures(count: int, size: int = 8, start: int = 0) -> list[bytes]:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from image_sources import encoded, shards, tree
+from image_bytes import encoded
 from image_sources import picture as picture_of
+from image_sources import shards, tree
 
 from condensenet.config import AugmentConfig, ModelConfig
 from condensenet.models import kernels

@@ -191,9 +191,7 @@ def bomb(claimed: int = 65_000) -> bytes:
 def rotated(image: Image.Image) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", exif=exif)
-    return buffer.getvalue()
+    return made.encoded(image, exif=exif)
 
 
 STRANGE = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import shutil
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
+from image_bytes import encoded
 from object_server import BUCKET
 from PIL import Image
 from slow_server import slow_server
@@ -45,9 +45,7 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> PreparedData:
             folder.mkdir(parents=True)
             for index in range(count):
                 pixels = np.random.default_rng(index + 100 * ord(name)).integers(0, 256, (70, 90, 3), dtype=np.uint8)
-                buffer = io.BytesIO()
-                Image.fromarray(pixels).save(buffer, "PNG")
-                (folder / f"{index}.png").write_bytes(buffer.getvalue())
+                (folder / f"{index}.png").write_bytes(encoded(Image.fromarray(pixels), "PNG"))
     form = {"shorter_side": 99, "raw": True} if request.param == "pixels" else {}
     params = DataParams(source="imagefolder", path=str(tmp_path / "raw"), image_size=32, **form)
     source = imagefolder.read(params)
