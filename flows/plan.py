@@ -23,21 +23,9 @@ from tasks import params, paths, plain_yaml
 from tasks.console import say, size
 from tasks.errors import UserError, one_line, run_main
 from tasks.params import Params
-from tasks.planning import (
-    Images,
-    Rate,
-    SettingPlan,
-    count_images,
-    decoded_per_core_s,
-    free_disk,
-    gpus_here,
-    measure_rate,
-    memory_here,
-    plan_setting,
-    too_few_cores,
-    unchecked_gpus,
-    what_cannot_fit,
-)
+from tasks.planning.machine import free_disk, gpus_here, memory_here, too_few_cores, unchecked_gpus
+from tasks.planning.measuring import Rate, measure_rate
+from tasks.planning.plan import Images, SettingPlan, count_images, decoded_per_core_s, plan_setting, what_cannot_fit
 from tasks.report import formats
 from tasks.report.terminal_table import plain_table
 

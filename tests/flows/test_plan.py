@@ -12,9 +12,10 @@ import torch
 
 from condensenet.machine import usable_cores
 from flows import plan
-from tasks import params, planning
+from tasks import params
 from tasks.errors import UserError
-from tasks.planning import Images, plan_setting
+from tasks.planning import machine
+from tasks.planning.plan import Images, plan_setting
 
 
 def run(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -57,7 +58,7 @@ def test_memory_that_is_missing_is_refused_and_gpus_that_are_missing_are_told(
 ) -> None:
     monkeypatch.chdir(checkout)
     monkeypatch.setenv("RAY_ADDRESS", "")
-    monkeypatch.setattr(planning, "usable_memory", lambda: 1_000_000)
+    monkeypatch.setattr(machine, "usable_memory", lambda: 1_000_000)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     command = ["plan", "--study", "digits", "--setting", "g4-c4"]

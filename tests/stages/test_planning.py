@@ -17,10 +17,13 @@ from image_sources import shards, tree
 from condensenet.config import AugmentConfig, ModelConfig
 from condensenet.models import kernels
 from condensenet.models.condensenet import CondenseNet
-from tasks import params, planning
+from tasks import params
 from tasks.errors import UserError
 from tasks.params import DataParams, Params, RayParams
-from tasks.planning import Images, Rate, SettingPlan
+from tasks.planning import machine, measuring
+from tasks.planning import plan as planning
+from tasks.planning.measuring import Rate
+from tasks.planning.plan import Images, SettingPlan
 from tasks.sources import imagefolder
 from tasks.sources.base import split_training_images
 from tasks.sources.space import check_space
@@ -57,13 +60,13 @@ def test_activations_by_hand() -> None:
     first = 2 * (16 + 32) + 2 * (24 + 32) + 32  # two layers and the pool, 32x32
     second = 2 * (32 + 64) + 2 * (48 + 64) + 2 * 64  # two layers and the last norm, 16x16
     by_hand = 4 * ((3 + first) * 32**2 + second * 16**2)
-    assert planning.activation_bytes(CondenseNet(SMALL), 32) == pytest.approx(by_hand, rel=1e-3)
+    assert measuring.activation_bytes(CondenseNet(SMALL), 32) == pytest.approx(by_hand, rel=1e-3)
 
 
 def test_activations_grow_with_the_area_and_shrink_with_half_the_precision() -> None:
-    small, large = (planning.activation_bytes(CondenseNet(SMALL), size) for size in (32, 64))
+    small, large = (measuring.activation_bytes(CondenseNet(SMALL), size) for size in (32, 64))
     assert large == pytest.approx(4 * small, rel=0.05)
-    assert planning.activation_bytes(CondenseNet(SMALL), 32, "bf16") < 0.8 * small
+    assert measuring.activation_bytes(CondenseNet(SMALL), 32, "bf16") < 0.8 * small
 
 
 def test_hours_by_hand() -> None:
@@ -188,10 +191,10 @@ def test_threads_load_no_more_than_the_cores_of_one_machine(
     cores: int, address: str, expected: float, line: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    monkeypatch.setattr(planning, "usable_cores", lambda: cores)
+    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
     ray = RayParams(num_workers=8, threads_per_worker=8)
-    assert planning.loading_cores(ray) == expected
-    assert planning.too_few_cores(ray) == line
+    assert machine.loading_cores(ray) == expected
+    assert machine.too_few_cores(ray) == line
 
 
 def test_training_images_of_another_size_are_counted(digits: Params) -> None:
@@ -223,7 +226,7 @@ def test_a_setting_of_the_digits(digits: Params) -> None:
 
 
 def test_a_measured_rate_is_of_this_machine(digits: Params) -> None:
-    rate = planning.measure_rate(digits, digits.settings["g4-c4"])
+    rate = measuring.measure_rate(digits, digits.settings["g4-c4"])
     assert rate.images_per_s > 1
     assert rate.source == "measured here now: 1 CPU threads, batches of 32, dense network, images already decoded"
 
@@ -232,7 +235,7 @@ def test_a_rate_is_measured_with_more_workers_than_images_and_with_graphs(digits
     elastic = replace(digits, ray=replace(digits.ray, num_workers=(1, 100)))
     setting = digits.settings["g4-c4"]
     setting = replace(setting, train=replace(setting.train, batch_size=8, gradient_accumulation=2, cuda_graph=True))
-    assert planning.measure_rate(elastic, setting).source.startswith("measured here now: 1 CPU threads, batches of 2,")
+    assert measuring.measure_rate(elastic, setting).source.startswith("measured here now: 1 CPU threads, batches of 2,")
 
 
 def test_a_rate_is_measured_of_a_training_shorter_than_the_measurement(digits: Params) -> None:
@@ -240,7 +243,7 @@ def test_a_rate_is_measured_of_a_training_shorter_than_the_measurement(digits: P
     growing = replace(
         digits, data=replace(digits.data, augment=AugmentConfig(crop="resized", crop_size=8, first_crop_size=8))
     )
-    assert planning.measure_rate(growing, replace(setting, train=replace(setting.train, epochs=1))).images_per_s > 1
+    assert measuring.measure_rate(growing, replace(setting, train=replace(setting.train, epochs=1))).images_per_s > 1
 
 
 def test_memory_is_that_of_the_fewest_workers(digits: Params) -> None:
@@ -276,13 +279,13 @@ def test_only_the_memory_of_the_machine_that_trains_counts(
     digits: Params, use_gpu: bool, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    monkeypatch.setattr(planning, "usable_memory", lambda: 12_345)
+    monkeypatch.setattr(machine, "usable_memory", lambda: 12_345)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     params = replace(digits, ray=replace(digits.ray, use_gpu=use_gpu))
-    assert planning.memory_here(params) == (math.inf if use_gpu or address else 12_345)
-    assert (planning.unchecked_gpus(params) is not None) == (use_gpu and not address)
+    assert machine.memory_here(params) == (math.inf if use_gpu or address else 12_345)
+    assert (machine.unchecked_gpus(params) is not None) == (use_gpu and not address)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert planning.unchecked_gpus(params) is None
+    assert machine.unchecked_gpus(params) is None
 
 
 def test_a_worker_on_the_cpu_keeps_what_its_kernels_keep(digits: Params) -> None:
@@ -290,7 +293,7 @@ def test_a_worker_on_the_cpu_keeps_what_its_kernels_keep(digits: Params) -> None
     images = planning.count_images(digits)
     params = {on: replace(digits, ray=replace(digits.ray, use_gpu=on)) for on in (True, False)}
     gpu, cpu = (planning.plan_setting(params[on], digits.settings["g4-c4"], images, None) for on in (True, False))
-    with planning.without_kernels():
+    with measuring.without_kernels():
         layers = planning.plan_setting(params[False], digits.settings["g4-c4"], images, None)
     assert layers.memory_bytes == gpu.memory_bytes
     assert cpu.memory_bytes < 0.8 * gpu.memory_bytes if kernels.available() else cpu.memory_bytes == gpu.memory_bytes
@@ -302,7 +305,7 @@ def test_images_are_given_the_margin_that_prepare_asks_for(
     """On a disk where the plan says that they fit, ``prepare`` does not refuse them: 1,000 bytes need 1,100."""
     disk = shutil.disk_usage(tmp_path)._replace(free=1100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
-    no_checkpoints, room = plan(checkpoint_bytes=0.0), {"free_bytes": planning.free_disk(), "gpu_bytes": []}
+    no_checkpoints, room = plan(checkpoint_bytes=0.0), {"free_bytes": machine.free_disk(), "gpu_bytes": []}
     images = Images(train=10, validation=0, test=0, bytes_each=100.2)
     assert planning.what_cannot_fit([no_checkpoints], images, digits, **room)
     with pytest.raises(UserError, match="the prepared images need about"):

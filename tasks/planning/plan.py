@@ -8,37 +8,20 @@ decoding, or from the user.
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-
-from condensenet.config import AugmentConfig, ModelConfig
-from condensenet.data import PreparedData, write_prepared
+from condensenet.config import ModelConfig
 from condensenet.data.augment import crop_size
 from condensenet.deploy.cost import count_cost
-from condensenet.machine import usable_cores
-from condensenet.models import kernels
 from condensenet.models.condensenet import CondenseNet
-from condensenet.training.cuda_graph import WARM_UP_CALLS
-from condensenet.training.evaluation import autocast
-from condensenet.training.loop import Trainer
 from tasks import paths, sources
 from tasks.console import size
 from tasks.errors import UserError
-from tasks.params import ENCODED, DataParams, Params, RayParams, Setting
+from tasks.params import ENCODED, DataParams, Params, Setting
+from tasks.planning.machine import loading_cores
+from tasks.planning.measuring import Rate, activation_bytes, training_size
 from tasks.sources.space import MARGIN, sampled_bytes
-from tasks.sources.workers import usable_memory
-from tasks.train_worker import usable_workers
 
 KNOWN = {"digits": (1437, 360), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
 JPEG_BYTES_A_PIXEL = 0.31  # of 330 photographs of ImageNet at shorter sides of 256 and 320, quality 90
@@ -49,7 +32,6 @@ RANDAUGMENT_S = 0.0008  # of a core, for a photograph; docs/LOG.md
 STATE_COPIES = 3  # of the parameters: themselves, gradients, momentum
 CHECKPOINT_COPIES = 2  # parameters and momentum; two checkpoints are kept while a third is written
 CHECKPOINTS = 3
-MEASURED_STEPS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +46,6 @@ class Images:
     @property
     def total_bytes(self) -> float:
         return self.bytes_each * (self.train + self.validation + self.test)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rate:
-    """Training images per second of one worker, and where the figure is from."""
-
-    images_per_s: float
-    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,20 +131,6 @@ def decoded_per_core_s(data: DataParams) -> float | None:
     return 1 / (seconds + (RANDAUGMENT_S if data.augment.randaugment else 0))
 
 
-def loading_cores(ray: RayParams) -> float:
-    """Cores that a worker's threads have for loading: below one a thread where this machine has fewer."""
-    cores = math.inf if os.environ.get("RAY_ADDRESS") else usable_cores()
-    return min(ray.threads_that_load, cores / ray.max_workers)
-
-
-def too_few_cores(ray: RayParams) -> str | None:
-    """A line if the threads of all workers are more than this machine's cores. A cluster's cores are not known."""
-    threads, cores = ray.max_workers * ray.threads_that_load, usable_cores()
-    if os.environ.get("RAY_ADDRESS") or threads <= cores:
-        return None
-    return f"{threads} loading threads on {cores} core{'s' * (cores > 1)} of this machine: they load as {cores} would."
-
-
 def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | None) -> SettingPlan:
     """Raises ``UserError`` if an epoch has no whole batch, ``ValueError`` if images are too small for the network."""
     workers, train = params.ray.max_workers, setting.train
@@ -202,11 +162,6 @@ def plan_setting(params: Params, setting: Setting, images: Images, rate: Rate | 
     )
 
 
-def training_size(params: Params) -> int:
-    """The height and width of training images, in the last epochs if it grows."""
-    return params.data.augment.crop_size or params.data.image_size
-
-
 def _epoch_areas(params: Params, epochs: int) -> tuple[float, ...]:
     sizes = (crop_size(params.data.augment, params.data.image_size, epoch, epochs) for epoch in range(epochs))
     return tuple((size / training_size(params)) ** 2 for size in sizes)
@@ -215,91 +170,6 @@ def _epoch_areas(params: Params, epochs: int) -> tuple[float, ...]:
 def dense(config: ModelConfig) -> ModelConfig:
     """The network before anything is pruned."""
     return replace(config, condensation_factor=1, condense_classifier=False)
-
-
-def activation_bytes(model: CondenseNet, image_size: int, precision: str = "fp32", *, on_gpu: bool = True) -> float:
-    """Bytes that the layers keep of one more image for the backward pass: on a GPU, where each layer is by itself, or
-    on the CPU, for which this package's kernels keep less.
-    """
-    with without_kernels() if on_gpu else nullcontext():
-        two, four = (_kept_bytes(model, batch, image_size, precision) for batch in (2, 4))
-    return (four - two) / 2
-
-
-def _kept_bytes(model: CondenseNet, batch: int, image_size: int, precision: str) -> int:
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    images = torch.zeros(batch, model.config.in_channels, image_size, image_size)
-    watch = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with autocast("cpu", precision), watch:
-        loss = F.cross_entropy(model.train()(images), torch.zeros(batch, dtype=torch.long))
-    del loss  # which kept all of them until here, each with an address of its own
-    return sum(kept.values())
-
-
-@contextmanager
-def without_kernels() -> Iterator[None]:
-    """Layer by layer, as on a GPU."""
-    before = os.environ.get(kernels.SWITCH)
-    os.environ[kernels.SWITCH] = "off"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[kernels.SWITCH]
-        else:
-            os.environ[kernels.SWITCH] = before
-
-
-def measure_rate(params: Params, setting: Setting) -> Rate:
-    """Train a few steps of one worker's share of a batch on random images, on a GPU if the study asks for one."""
-    use_gpu = params.ray.use_gpu
-    if use_gpu and not torch.cuda.is_available():
-        raise UserError("ray.use_gpu=true is not allowed with --measure: this machine has no GPU")
-    device = torch.device("cuda" if use_gpu else "cpu")
-    parts = setting.train.gradient_accumulation
-    workers = usable_workers(params.ray.max_workers, setting.train.batch_size // parts)
-    batch = setting.train.batch_size // workers
-    threads = torch.get_num_threads()
-    if not use_gpu:
-        torch.set_num_threads(params.ray.threads_per_worker)
-    try:
-        seconds = _seconds_a_step(params, setting, batch, device)
-    finally:
-        torch.set_num_threads(threads)
-    name = torch.cuda.get_device_name() if use_gpu else f"{params.ray.threads_per_worker} CPU threads"
-    return Rate(
-        images_per_s=batch / seconds,
-        source=f"measured here now: {name}, batches of {batch}, dense network, images already decoded",
-    )
-
-
-def _seconds_a_step(params: Params, setting: Setting, batch: int, device: torch.device) -> float:
-    """The median over a few steps after those that warm up, a CUDA graph's capture among them."""
-    config, size = setting.model, training_size(params)
-    random = np.random.default_rng(0)
-    shape, classes = (batch, config.in_channels, size, size), [str(label) for label in range(config.num_classes)]
-    split = random.integers(0, 256, shape, dtype=np.uint8), random.integers(0, config.num_classes, batch).tolist()
-    with tempfile.TemporaryDirectory() as folder:
-        write_prepared(Path(folder), {"train": split, "test": split}, name="random", classes=classes)
-        steps = 1 + (WARM_UP_CALLS if setting.train.cuda_graph else 0) + MEASURED_STEPS  # an epoch each
-        train = replace(setting.train, gpu_decoding=False, batch_size=batch, epochs=max(setting.train.epochs, steps))
-        trainer = Trainer(CondenseNet(config), PreparedData(folder), AugmentConfig(), train, None, device)
-        times = []
-        warm_up = 1 + (WARM_UP_CALLS if setting.train.cuda_graph else 0)
-        for _ in range(warm_up + MEASURED_STEPS):
-            for images, labels in trainer.batches():
-                started = time.perf_counter()
-                trainer.train_step(images, labels)
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                times.append(time.perf_counter() - started)
-    return float(np.median(times[warm_up:]))
 
 
 def what_cannot_fit(
@@ -336,26 +206,3 @@ def what_cannot_fit(
                 f"{size(memory_bytes)} are free: a smaller train.batch_size needs less"
             )
     return lines
-
-
-def free_disk() -> float:
-    return shutil.disk_usage(Path.cwd()).free
-
-
-def gpus_here(params: Params) -> list[Any]:
-    """Bytes of memory of each GPU of this machine; none if the study does not train here on GPUs."""
-    if not params.ray.use_gpu or os.environ.get("RAY_ADDRESS"):
-        return []
-    return [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
-
-
-def memory_here(params: Params) -> float:
-    """Bytes of this machine's memory that are free for workers; infinite if they do not train in it."""
-    return math.inf if params.ray.use_gpu or os.environ.get("RAY_ADDRESS") else usable_memory()
-
-
-def unchecked_gpus(params: Params) -> str | None:
-    """A line if the study asks for GPUs, of which there are none here and no cluster is named."""
-    if not params.ray.use_gpu or os.environ.get("RAY_ADDRESS") or torch.cuda.is_available():
-        return None
-    return "ray.use_gpu=true, and this machine has no GPU: whether GPUs and their memory suffice is not checked."
