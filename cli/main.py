@@ -18,11 +18,11 @@ def main() -> None:
     except (UserError, ValueError, ImportError, OSError) as error:  # the library's errors are one line too
         if os.environ.get("CONDENSENET_TRACEBACK"):
             raise
-        from condensenet.text import escaped
+        from condensenet.text import message_of
 
         if isinstance(error, ModuleNotFoundError) and error.name:  # else it says itself what it lacks
             sys.exit(f"error: the command needs {error.name}: pip install 'condensenet[pipeline]'")
-        sys.exit(f"error: {escaped(' '.join(str(error).split()))}")
+        sys.exit(f"error: {message_of(error)}")
 
 
 if __name__ == "__main__":

@@ -29,3 +29,8 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # such an integer inside, or lists within lists
         return f"<a {type(value).__name__}>"
     return escaped(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error in one printable line; its type if it has none."""
+    return escaped(" ".join(str(error).split())) or type(error).__name__

@@ -23,6 +23,7 @@ from prefect.states import Failed
 
 from condensenet.deploy.latency.measure import MIN_RUNS, WARMUP, check_protocol
 from condensenet.deploy.latency.time_files import describe, time_files
+from condensenet.text import message_of
 from flows.exported_run import MODEL, ExportedRun, NotLogged
 from tasks.errors import UserError
 from tasks.paths import ALL_FORMS
@@ -71,7 +72,7 @@ def benchmark_device(
         log.warning("not added to the run: %s", json.dumps(report))
         return Failed(message=str(error))
     except (UserError, ValueError, ImportError) as error:
-        return Failed(message=" ".join(str(error).split()))
+        return Failed(message=message_of(error))
     return lines
 
 

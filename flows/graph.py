@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from graphlib import TopologicalSorter
 
+from condensenet.text import message_of
 from tasks.errors import UserError
 
 TABLES, BENCHMARK, REPORT = "tables", "benchmark", "report"
@@ -28,7 +29,7 @@ def read_graph() -> dict[str, frozenset[str]]:
                 for stage in graph
             }
     except DvcException as error:
-        raise UserError(f"dvc.yaml: {' '.join(str(error).split())}") from None
+        raise UserError(f"dvc.yaml: {message_of(error)}") from None
     return {name: dependencies[name] for name in TopologicalSorter(dependencies).static_order()}
 
 

@@ -21,7 +21,7 @@ from ruamel.yaml.error import YAMLError
 
 from condensenet.file_locks import lock, try_lock
 from condensenet.files import write_atomically
-from condensenet.text import escaped, shown
+from condensenet.text import message_of, shown
 from tasks import params, paths, plain_yaml
 from tasks.errors import UserError
 from tasks.locks import lock_file
@@ -142,8 +142,8 @@ def _compose(file: Path, study: str | None, overrides: list[str]) -> None:
     except FileNotFoundError:
         raise UserError(f"{paths.PARAMS} is missing: run from the folder that holds it") from None
     except (DvcException, HydraException, OmegaConfBaseException, YAMLError, *OF_VALUES) as error:
-        reason = escaped(" ".join(str(error.__cause__ or error).split()))[: plain_yaml.MAX_REASON]
-        raise UserError(f"overrides {shown(overrides)}: {reason or type(error).__name__}") from None
+        reason = message_of(error.__cause__ or error)[: plain_yaml.MAX_REASON]
+        raise UserError(f"overrides {shown(overrides)}: {reason}") from None
 
 
 def _check_plain(raw: object) -> None:

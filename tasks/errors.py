@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from condensenet.text import escaped
+from condensenet.text import escaped, message_of
 
 
 class UserError(Exception):
@@ -26,7 +26,7 @@ def one_line() -> Iterator[None]:
     try:
         yield
     except (ValueError, ImportError, FileNotFoundError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(message_of(error)) from error
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -23,6 +23,7 @@ from condensenet.deploy.quantize import write_int8
 from condensenet.deploy.runtime import operator_library
 from condensenet.machine import hardware
 from condensenet.models.condensenet import CondenseNet
+from condensenet.text import message_of
 from tasks import locks, paths
 from tasks.errors import UserError, one_line
 from tasks.params import Params
@@ -69,7 +70,7 @@ def choose_plan(params: Params, setting: str, model: CondenseNet, size: int) -> 
         plan = Plan.load(path)
         check_plan(model, size, plan)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise UserError(f"export.plan={choice!r} is not allowed for {setting}: {reason}") from error
     return plan
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from condensenet.files import Folder
+from condensenet.text import message_of
 from tasks.lease import Lease
 
 ATTEMPTS = 8  # each request, with growing pauses: about 50 s in all (40 to 60 s, measured)
@@ -149,7 +150,7 @@ class ObjectStore:
         except OSError as error:
             if error.errno is not None:  # of a file on this machine
                 raise
-            reason = " ".join(str(error).split())
+            reason = message_of(error)
             what = f"{self}/{name}".rstrip("/")
             if any(word in reason for word in FINAL):
                 raise PermissionError(errno.EACCES, reason, what) from None

@@ -13,7 +13,7 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 
 from condensenet.config import require
 from condensenet.files import read_regular
-from condensenet.text import MAX_BITS, escaped, shown
+from condensenet.text import MAX_BITS, message_of, shown
 
 MAX_BYTES = 2**18  # the parser reads some 200 kB in a second; the largest study in conf/ has 4 kB
 MAX_VALUES = 10_000  # aliases count as often as they are used
@@ -41,7 +41,7 @@ def parse(content: bytes | str) -> Any:
         problem = _problem(text)
         value = None if problem else YAML(typ="safe", pure=True).load(text)
     except Exception as error:  # a tag that contradicts its value ends the parser with errors of many kinds
-        reason = escaped(" ".join(str(error).split()))[:MAX_REASON] or type(error).__name__
+        reason = message_of(error)[:MAX_REASON]
         raise ValueError(f"it is not valid YAML: {reason}") from None
     if problem:
         raise ValueError(problem)

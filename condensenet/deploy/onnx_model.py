@@ -12,7 +12,7 @@ from torch import Tensor
 from condensenet.deploy.onnx_file import INPUT, OUTPUT
 from condensenet.deploy.runtime import open_session
 from condensenet.preprocessing import Preprocessing
-from condensenet.text import escaped, shown
+from condensenet.text import escaped, message_of, shown
 
 FLOAT32 = "tensor(float)"  # in ONNX Runtime's words
 
@@ -69,7 +69,7 @@ class OnnxModel:
         try:
             logits = self._session.run([OUTPUT], {INPUT: images})[0]
         except Exception as error:  # the runtime raises a class of its own for each reason
-            why = escaped(" ".join(str(error).split()))
+            why = message_of(error)
             raise ValueError(f"{self.path} does not run on images of shape {images.shape}: {why}") from None
         if not isinstance(logits, np.ndarray) or logits.dtype.kind not in "fiub":
             raise ValueError(f"{self.path} gives {OUTPUT} that are no numbers")

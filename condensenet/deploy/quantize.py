@@ -15,6 +15,7 @@ import numpy as np
 
 from condensenet.deploy.onnx_file import INPUT, import_optional, write_onnx
 from condensenet.temporary import temporary_folder
+from condensenet.text import message_of
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
 PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # our files need no preprocessing: no warning about it
@@ -76,7 +77,7 @@ def _quantize(quantization: Any, fp32: Path, int8: Path, calibration: _Calibrati
     except ValueError:  # from the calibration reader
         raise
     except Exception as error:  # such as the quantizer's own assertion when activations are not finite
-        why = " ".join(str(error).split()) or type(error).__name__
+        why = message_of(error)
         raise ValueError(f"{name} cannot be quantized, perhaps its values are not finite: {why}") from error
 
 
@@ -105,7 +106,7 @@ def _read(onnx: Any, path: Path) -> Any:
     try:
         proto = onnx.load(path)
     except Exception as error:  # missing, or not a model: protobuf raises its own class
-        raise ValueError(f"{path} cannot be read as ONNX: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} cannot be read as ONNX: {message_of(error)}") from error
     foreign = sorted(
         {f"{node.domain}.{node.op_type}" for node in proto.graph.node if node.domain not in ("", "ai.onnx")}
     )

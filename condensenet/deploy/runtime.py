@@ -15,7 +15,7 @@ import numpy as np
 from condensenet import compiled
 from condensenet.deploy.onnx_file import import_optional
 from condensenet.machine import usable_cores
-from condensenet.text import escaped
+from condensenet.text import message_of
 
 
 @functools.cache
@@ -45,7 +45,7 @@ def open_session(model: str | Path | bytes, threads: int = 0) -> Any:
         source = model if isinstance(model, bytes) else str(model)
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime raises a class of its own for each kind of bad file
-        why = escaped(" ".join(str(error).split()))  # names of the file's own
+        why = message_of(error)  # names of the file's own
         if "DenseBlock" in why and operators is None:
             why = "it is in native form, and the operators of condensenet.deploy.native were not built here"
         name = "a model" if isinstance(model, bytes) else model

@@ -18,6 +18,7 @@ from condensenet.models.condensenet import CondenseNet
 from condensenet.models.presets import HUB_PREFIX
 from condensenet.models.storage import checked_model
 from condensenet.preprocessing import Preprocessing
+from condensenet.text import message_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 MAX_CONFIG_BYTES = 2**28  # the names of a million classes take a tenth of it
@@ -62,7 +63,7 @@ def from_pretrained(name_or_folder: str | Path, *, revision: str | None = None) 
     except FileNotFoundError as error:
         raise ValueError(f"{folder} holds no model: {Path(str(error.filename)).name} is missing") from None
     except (KeyError, TypeError, ValueError, RuntimeError, safetensors_error()) as error:
-        raise ValueError(f"{folder} does not hold a model of this library: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{folder} does not hold a model of this library: {message_of(error)}") from None
     if content.get("preprocessing") is not None:
         model.preprocessing = Preprocessing.from_dict(content["preprocessing"])
     return model

@@ -10,6 +10,7 @@ from typing import Any
 
 from condensenet.config import ModelConfig
 from condensenet.models.presets import presets
+from condensenet.text import message_of
 from tasks import paths
 from tasks.errors import UserError
 from tasks.networks import MOBILENET, NETWORKS
@@ -102,7 +103,7 @@ def read_published(path: Path = paths.PUBLISHED) -> Published:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run from the folder that holds it") from None
     except (YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: {message_of(error)}") from None
 
 
 def parse(raw: Mapping[str, Any]) -> Published:

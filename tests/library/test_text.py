@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from condensenet.data.manifest import Manifest
-from condensenet.text import escaped, shown
+from condensenet.text import escaped, message_of, shown
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,11 @@ from condensenet.text import escaped, shown
 def test_what_is_not_printable_becomes_an_escape(text, expected):
     assert escaped(text) == expected
     assert escaped(expected) == expected
+
+
+def test_a_message_is_one_printable_line_and_never_empty():
+    assert message_of(ValueError("two\n  lines\t\x1b[31m")) == r"two lines \x1b[31m"
+    assert message_of(ValueError()) == message_of(ValueError(" \n")) == "ValueError"
 
 
 @given(st.text())

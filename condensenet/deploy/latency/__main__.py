@@ -10,6 +10,7 @@ from pathlib import Path
 
 from condensenet.deploy.latency.measure import MIN_RUNS, WARMUP
 from condensenet.deploy.latency.time_files import describe, time_files
+from condensenet.text import message_of
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             warmup=options.warmup,
         )
     except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(f"error: {message_of(error)}")
     except KeyboardInterrupt:
         sys.exit(130)
     for line in describe(facts):

@@ -24,7 +24,7 @@ import numpy as np
 
 from condensenet.deploy.runtime import open_session
 from condensenet.machine import usable_cores
-from condensenet.text import escaped, shown
+from condensenet.text import message_of, shown
 
 MIN_RUNS, WARMUP = 50, 10  # rounds that count, and those before
 MAX_RUNS = 100_000  # more only takes longer: the median no longer changes
@@ -151,7 +151,7 @@ def _check_runs(name: str, session: Any, images: np.ndarray) -> None:
     try:
         session.run(None, {session.get_inputs()[0].name: images})
     except Exception as error:  # the runtime raises a class of its own for each reason
-        why = escaped(" ".join(str(error).split()))
+        why = message_of(error)
         raise ValueError(f"{name} does not run on images {images.shape}: {why}") from error
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from condensenet.deploy.lowering.network import Network, Pointwise, Size
 from condensenet.files import read_regular, write_atomically
-from condensenet.text import escaped, shown
+from condensenet.text import escaped, message_of, shown
 
 Kind = Literal["portable", "measured"]
 FORMAT = "condensenet lowering plan 1"
@@ -49,7 +49,7 @@ class Plan:
         try:
             return cls.from_json(read_regular(path, MAX_BYTES).decode())
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not a plan: {escaped(' '.join(str(error).split()))}") from None
+            raise ValueError(f"{path} is not a plan: {message_of(error)}") from None
 
     @classmethod
     def from_json(cls, text: str) -> Plan:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from condensenet.files import read_regular, write_atomically
+from condensenet.text import message_of
 
 FORMAT = "condensenet lowering times 1"
 MAX_BYTES = 2**26  # a network of a thousand layers takes half a million
@@ -58,7 +59,7 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        warnings.warn(f"{path} is ignored, it is not a timing cache: {' '.join(str(error).split())}", stacklevel=4)
+        warnings.warn(f"{path} is ignored, it is not a timing cache: {message_of(error)}", stacklevel=4)
         return {}
 
 
