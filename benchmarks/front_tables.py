@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
 from benchmarks.paper_tables import published
@@ -131,8 +131,8 @@ def _without_kernels(row: Row) -> float | None:
     return None if row.get("kernels_ratio") is None else row["ratio"] / row["kernels_ratio"]
 
 
-def draw(results: Results, path: Path) -> None:
-    """Published error against counted multiply-adds, and against milliseconds measured here, as SVG."""
+def draw(results: Results) -> bytes:
+    """An SVG file: published error against counted multiply-adds, and against milliseconds measured here."""
     from tasks.report.figures import style
 
     drawn = networks(results)
@@ -150,7 +150,9 @@ def draw(results: Results, path: Path) -> None:
             axes.margins(x=0.28, y=0.1)
             axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
             axes.minorticks_off()
-        figure.savefig(path, metadata={"Date": None}, facecolor="white")
+        file = BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None}, facecolor="white")
+    return file.getvalue()
 
 
 def _look(network: Network) -> dict[str, Any]:

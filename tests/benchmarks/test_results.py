@@ -22,15 +22,22 @@ def test_check_writes_nothing_and_names_the_page_that_is_out_of_date(tmp_path, m
     other.write_text("<!-- table cpus -->\ntyped by hand\n<!-- end -->\n")
     monkeypatch.setattr(results, "PAGES", {page: {}, other: {}})
     monkeypatch.setattr(results, "TABLES", {"cpus": lambda _: "made"})
-    monkeypatch.setattr(results, "PICTURE", tmp_path / "picture.svg")
+    picture = tmp_path / "picture.svg"
+    monkeypatch.setattr(results, "PICTURE", picture)
     monkeypatch.setattr("sys.argv", ["results", "--check"])
     with pytest.raises(SystemExit, match=r"B\.md does not match"):
         results.main()
     other.write_text("<!-- table cpus -->\n\nmade\n<!-- end -->\n")
-    before = [path.stat().st_mtime_ns for path in (page, other)]
+    for missing_or_empty in (None, b""):
+        if missing_or_empty is not None:
+            picture.write_bytes(missing_or_empty)
+        with pytest.raises(SystemExit, match=r"picture\.svg does not match"):
+            results.main()
+    picture.write_bytes(results.draw(results.read(results.FOLDER)))
+    before = [path.stat().st_mtime_ns for path in (page, other, picture)]
     results.main()
-    assert [path.stat().st_mtime_ns for path in (page, other)] == before
-    assert sorted(tmp_path.iterdir()) == [page, other]
+    assert [path.stat().st_mtime_ns for path in (page, other, picture)] == before
+    assert sorted(tmp_path.iterdir()) == [page, other, picture]
 
 
 def test_throughput_by_hand():

@@ -6,15 +6,22 @@ import re
 import tomllib
 from pathlib import Path
 
+import matplotlib
 import pytest
 from ruamel.yaml import YAML
 
 from benchmarks import front_tables, results
+from benchmarks.pictures import is_same
 from condensenet import __version__
 
 DOCS = ("FAQ", "LIBRARY", "TUTORIAL", "OPERATORS", "PAPER", "RESULTS")
 PAGES = ["README.md", "CONTRIBUTING.md", "release/README.md", *(f"docs/{name}.md" for name in DOCS)]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.fixture(scope="module")
+def drawn() -> bytes:
+    return front_tables.draw(results.read(results.FOLDER))
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -45,11 +52,43 @@ def test_badges_are_true(checkout: Path) -> None:
     assert project["license"] == "MIT"
 
 
-def test_the_picture_is_up_to_date(checkout: Path, tmp_path: Path) -> None:
-    """Its texts and points; the shapes of letters depend on the fonts that are installed."""
-    front_tables.draw(results.read(results.FOLDER), tmp_path / "tradeoff.svg")
-    drawn, kept = (path.read_text() for path in (tmp_path / "tradeoff.svg", checkout / "docs/tradeoff.svg"))
-    assert re.findall(r"<!-- (.*?) -->", drawn) == re.findall(r"<!-- (.*?) -->", kept)
+def test_the_picture_is_up_to_date(checkout: Path, drawn: bytes) -> None:
+    assert is_same(drawn, (checkout / "docs/tradeoff.svg").read_bytes())
+
+
+def test_a_picture_drawn_with_other_fonts_is_the_same(drawn: bytes) -> None:
+    with matplotlib.rc_context({"font.family": "monospace", "font.monospace": "DejaVu Sans Mono"}):
+        other = front_tables.draw(results.read(results.FOLDER))
+    (frame, *_), (other_frame, *_) = (re.findall(rb"<rect .*?/>", picture) for picture in (drawn, other))
+    assert frame != other_frame  # the axes are smaller
+    assert is_same(drawn, other)
+
+
+@pytest.mark.parametrize(("share", "rows_changed"), [(0.5, None), (1.02, 1)])
+def test_other_latencies_make_another_picture(drawn: bytes, share: float, rows_changed: int | None) -> None:
+    """Half of all leaves every point at its place between the edges, and moves the ticks."""
+    files = results.read(results.FOLDER)
+    rows = files["latency_table"]
+    changed = [{**row, "median_ms": share * row["median_ms"]} for row in rows[:rows_changed]]
+    files["latency_table"] = changed + rows[len(changed) :]
+    assert not is_same(drawn, front_tables.draw(files))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"ms on one core", b"s on one core"),
+        (b"fill: #0072b2", b"fill: #737373"),
+        (b'x="5', b'x="4'),
+        (b"<use ", b"<gone "),
+        (b'x="5', b'x="?'),
+        (b"</svg>", b""),
+    ],
+)
+def test_an_edited_picture_is_another(drawn: bytes, old: bytes, new: bytes) -> None:
+    assert old in drawn
+    assert not is_same(drawn, drawn.replace(old, new))
+    assert not is_same(drawn, b"")
 
 
 def test_the_front_table_by_hand() -> None:
