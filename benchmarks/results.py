@@ -10,8 +10,6 @@ A table without a file says that it was not measured here.
 from __future__ import annotations
 
 import json
-import re
-import sys
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -20,19 +18,20 @@ from benchmarks.front_tables import TABLES as FRONT_TABLES
 from benchmarks.front_tables import draw
 from benchmarks.paper_tables import TABLES as PAPER_TABLES
 from benchmarks.pictures import is_same
+from benchmarks.reporting import start
 from benchmarks.results_markdown import ROOT, Results
+from benchmarks.results_pages import Tables, render
 from benchmarks.results_tables import TABLES as RESULT_TABLES
 from condensenet.files import write_atomically
+from tasks.errors import UserError
 
 PAGES = {
     ROOT / "README.md": FRONT_TABLES,
     ROOT / "docs" / "RESULTS.md": RESULT_TABLES,
     ROOT / "docs" / "PAPER.md": PAPER_TABLES,
 }
-TABLES = {**FRONT_TABLES, **RESULT_TABLES, **PAPER_TABLES}
 PICTURE = ROOT / "docs" / "tradeoff.svg"
 FOLDER = ROOT / "benchmarks" / "results"
-BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
@@ -40,28 +39,29 @@ def main() -> None:
     options.add_argument("--check", action="store_true", help="write nothing; fail if something is out of date")
     check = options.parse_args().check
     results = read(FOLDER)
-    for page in PAGES:
-        old = page.read_text(encoding="utf-8")
-        new = render(old, results)
-        if not check:
-            write_atomically(page, new.encode())
-        elif new != old:
-            sys.exit(f"error: {page.name} does not match benchmarks/results: run python -m benchmarks.results")
+    pages = {page: rendered(page, tables, results) for page, tables in PAGES.items()}
+    stale = {page: new for page, new in pages.items() if new != page.read_bytes()}
     picture = draw(results)
-    if not check:
-        write_atomically(PICTURE, picture)
-    elif not (PICTURE.exists() and is_same(picture, PICTURE.read_bytes())):
-        sys.exit(f"error: {PICTURE.name} does not match benchmarks/results: run python -m benchmarks.results")
+    if not (PICTURE.exists() and is_same(picture, PICTURE.read_bytes())):
+        stale[PICTURE] = picture
+    if check and stale:
+        names = ", ".join(path.name for path in stale)
+        raise UserError(f"out of date with benchmarks/results: {names}; run python -m benchmarks.results")
+    for path, new in stale.items():
+        write_atomically(path, new)
 
 
 def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
-def render(page: str, results: Results) -> str:
-    """``page`` with every table regenerated. Raises ``KeyError`` for a table with an unknown name."""
-    return BLOCK.sub(lambda block: f"{block[1]}\n{TABLES[block[2]](results)}\n{block[4]}", page)
+def rendered(page: Path, tables: Tables, results: Results) -> bytes:
+    """The page as it should be, with the line ends of Unix. Raises ``UserError`` for its markers."""
+    try:
+        return render(page.read_text(encoding="utf-8"), tables, results).encode()
+    except ValueError as error:
+        raise UserError(f"{page.name}: {error}") from error
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -6,38 +6,99 @@ import markdown_tables
 import pytest
 
 from benchmarks import results, results_tables
+from benchmarks.reporting import start
 from benchmarks.results_markdown import NOT_MEASURED
+
+TWO = "text\n<!-- table a -->\n\nmade a\n<!-- end -->\nmore\n<!-- table b -->\n\nmade b\n<!-- end -->\nthe rest\n"
+TABLES = {"a": lambda _: "made a", "b": lambda _: "made b"}
 
 
 @pytest.mark.parametrize("path", results.PAGES, ids=lambda path: path.name)
 def test_a_page_is_up_to_date_and_has_all_its_tables(path):
-    page = path.read_text(encoding="utf-8")
-    assert results.render(page, results.read(results.FOLDER)) == page
-    assert all(f"<!-- table {name} -->" in page for name in results.PAGES[path])
+    assert results.rendered(path, results.PAGES[path], results.read(results.FOLDER)) == path.read_bytes()
 
 
-def test_check_writes_nothing_and_names_the_page_that_is_out_of_date(tmp_path, monkeypatch):
-    page, other = tmp_path / "A.md", tmp_path / "B.md"
-    page.write_text("as it is\n")
-    other.write_text("<!-- table cpus -->\ntyped by hand\n<!-- end -->\n")
-    monkeypatch.setattr(results, "PAGES", {page: {}, other: {}})
-    monkeypatch.setattr(results, "TABLES", {"cpus": lambda _: "made"})
-    picture = tmp_path / "picture.svg"
-    monkeypatch.setattr(results, "PICTURE", picture)
-    monkeypatch.setattr("sys.argv", ["results", "--check"])
-    with pytest.raises(SystemExit, match=r"B\.md does not match"):
-        results.main()
-    other.write_text("<!-- table cpus -->\n\nmade\n<!-- end -->\n")
-    for missing_or_empty in (None, b""):
-        if missing_or_empty is not None:
-            picture.write_bytes(missing_or_empty)
-        with pytest.raises(SystemExit, match=r"picture\.svg does not match"):
-            results.main()
-    picture.write_bytes(results.draw(results.read(results.FOLDER)))
-    before = [path.stat().st_mtime_ns for path in (page, other, picture)]
-    results.main()
-    assert [path.stat().st_mtime_ns for path in (page, other, picture)] == before
-    assert sorted(tmp_path.iterdir()) == [page, other, picture]
+@pytest.fixture(scope="module")
+def drawn():
+    return results.draw(results.read(results.FOLDER))
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch, drawn):
+    """A page that is up to date, and a picture."""
+    pages = {tmp_path / "A.md": {}, tmp_path / "B.md": TABLES}
+    for path, text in zip(pages, ("as it is\n", TWO), strict=True):
+        path.write_text(text)
+    monkeypatch.setattr(results, "PAGES", pages)
+    monkeypatch.setattr(results, "PICTURE", tmp_path / "picture.svg")
+    results.PICTURE.write_bytes(drawn)
+    return tmp_path / "B.md"
+
+
+def run(monkeypatch, *arguments):
+    """What the script says as it ends: nothing, or one line."""
+    monkeypatch.setattr("sys.argv", ["results", *arguments])
+    try:
+        start(results.main)
+    except SystemExit as end:
+        return end.code
+    return ""
+
+
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("B.md", TWO.replace("made b", "typed").encode()),
+        ("B.md", TWO.replace("\n", "\r\n").encode()),
+        ("picture.svg", b""),
+        ("picture.svg", None),
+    ],
+)
+def test_check_writes_nothing_and_names_what_is_out_of_date(page, monkeypatch, name, content):
+    before = times(page.parent)
+    assert run(monkeypatch, "--check") == run(monkeypatch) == ""
+    assert times(page.parent) == before  # nothing was out of date
+    path = page.parent / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    before = times(page.parent)
+    assert f"out of date with benchmarks/results: {name};" in run(monkeypatch, "--check")
+    assert times(page.parent) == before
+    assert run(monkeypatch) == run(monkeypatch, "--check") == ""
+    assert page.read_bytes() == TWO.encode()
+
+
+START_A, START_B, END = "<!-- table a -->", "<!-- table b -->", "<!-- end -->"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TWO[: TWO.rindex(END)] + "<!-- ende -->\n", f"{START_B} has no {END} in a line of its own after it"),
+        (TWO.replace(END, "<!-- End -->"), f"{START_A} has no {END} in a line of its own before {START_B} in line 7"),
+        (TWO.replace(END, "", 1), f"{START_A} has no {END} in a line of its own before {START_B} in line 7"),
+        (TWO.replace(START_A, f"`{START_A}`"), f"{END} in line 5 ends no table"),
+        (TWO.replace(START_A, f"{START_A} "), f"{END} in line 5 ends no table"),
+        (TWO.replace(START_A, f"`{START_A}`").replace(END, "", 1), f"{START_A} is missing in a line of its own"),
+        (TWO.replace(END, f"`{END}`", 1), f"{START_A} has no {END}"),
+        (TWO + END + "\n", f"{END} in line 12 ends no table"),
+        (TWO.replace("table b", "table c"), "<!-- table c --> in line 7 is no table of this page: a, b"),
+        (TWO.replace("table b", "table a"), f"{START_A} in line 7 is there twice"),
+        ("", f"{START_A} is missing"),
+    ],
+)
+def test_a_marker_that_is_wrong_is_named_and_nothing_is_written(page, monkeypatch, text, message):
+    page.write_text(text)
+    results.PICTURE.unlink()  # would be written
+    for arguments in ((), ("--check",)):
+        assert run(monkeypatch, *arguments).startswith(f"error: B.md: {message}")
+    assert page.read_text() == text
+    assert not results.PICTURE.exists()
 
 
 def test_throughput_by_hand():
@@ -62,8 +123,3 @@ def test_throughput_by_hand():
         line.values()
     )
     assert NOT_MEASURED in results_tables.throughput({"ray_overhead": [row]})
-
-
-def test_an_unknown_table_is_an_error():
-    with pytest.raises(KeyError, match="nothing"):
-        results.render("<!-- table nothing -->\n<!-- end -->", {})
