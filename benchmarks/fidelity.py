@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from benchmarks import authors_training, images
-from benchmarks.reporting import chosen_device, device_name, parser, start, table, write_rows
+from benchmarks.reporting import chosen_device, device_name, output_file, parser, start, table, write_rows
 from benchmarks.side_by_side import CIFAR_AUGMENT, new_model
 from condensenet import ModelConfig, TrainConfig, presets
 from condensenet.data import PreparedData
@@ -100,7 +100,7 @@ def arguments() -> Namespace:
     )
     options.add_argument("--out", type=Path, default=Path("state/fidelity"), help="working folder (%(default)s)")
     options.add_argument("--only", choices=SIDES, help="train only this side and stop; the other one later")
-    options.add_argument("--curves", type=Path, metavar="FILE", help="write a CSV file with a row per epoch")
+    options.add_argument("--curves", type=output_file, metavar="FILE", help="write a CSV file with a row per epoch")
     parsed = options.parse_args()
     if parsed.quick:
         vars(parsed).update(QUICK)
@@ -223,22 +223,24 @@ def summary(trainings: Sequence[Training]) -> list[dict[str, Any]]:
     ]
     means = {side: mean_and_error([row["error_pct"] for row in rows if row["side"] == side]) for side in SIDES}
     (ours, our_error), (theirs, their_error) = means.values()
-    means["difference"] = (ours - theirs, float(np.hypot(our_error, their_error)))
+    either = None if our_error is None or their_error is None else float(np.hypot(our_error, their_error))
+    means["difference"] = (ours - theirs, either)
     for side, (mean, error) in means.items():
         rows.append({"side": side, "seed": "mean", "error_pct": mean, "standard_error_pct": error})
     return rows
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error; nan for one value."""
-    error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean and its standard error, which one value lacks."""
+    error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
     return float(np.mean(values)), error
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
     last = rows[-1]
     difference, error = last["error_pct"], last["standard_error_pct"]
-    return f"ours minus authors: {difference:+.2f} percentage points, standard error {error:.2f}"
+    known = "unknown: one seed" if error is None else f"{error:.2f}"
+    return f"ours minus authors: {difference:+.2f} percentage points, standard error {known}"
 
 
 def curves(trainings: Sequence[Training]) -> str:

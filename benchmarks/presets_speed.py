@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks import STARTED
-from benchmarks.reporting import Spread, chosen_device, device_name, parser, start, table, write_rows
+from benchmarks.reporting import Spread, chosen_device, device_name, output_file, parser, start, table, write_rows
 from benchmarks.side_by_side import OurTraining, new_model, prepared, time_alternately
 from condensenet import ModelConfig, TrainConfig, count_cost, presets
 from condensenet.machine import usable_cores
@@ -60,7 +60,7 @@ def arguments() -> Namespace:
     options.add_argument("--threads", type=int, default=usable_cores(), help="default: all cores (%(default)s)")
     options.add_argument("--rounds", type=int, default=10, help="default: %(default)s")
     options.add_argument("--steps", type=int, default=20 if cuda else 1, help="per round (default: %(default)s)")
-    options.add_argument("--plot", type=Path, metavar="FILE", help="draw images/s against MACs: .svg or .png")
+    options.add_argument("--plot", type=output_file, metavar="FILE", help="draw images/s against MACs: .svg or .png")
     return options.parse_args()
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 import torch
 
-from condensenet.files import write_atomically
+from condensenet.files import read_regular, write_atomically
 from condensenet.machine import hardware
 from tasks.errors import UserError
 
 Row = Mapping[str, Any]
+MAX_BYTES = 2**26  # of a file of rows; the largest has 64 kB
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,31 @@ def parser(description: str | None, *, quick: bool = True) -> argparse.ArgumentP
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    arguments.add_argument("--json", type=Path, metavar="FILE", help="write the rows of the table as a JSON list")
+    arguments.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write the rows of the table as a JSON list"
+    )
     if quick:
         arguments.add_argument("--quick", action="store_true", help="a figure in under 50 seconds on two cores")
     return arguments
 
 
+def output_file(path: str) -> Path:
+    """A file that can be written, as the type of an argument; else ``UserError`` before anything is measured."""
+    file = Path(path)
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with TemporaryFile(dir=next(folder for folder in file.absolute().parents if os.path.lexists(folder))):
+            return file
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+
 def start(main: Callable[[], None]) -> None:
-    """Run a script; a user's mistake ends it with one line."""
+    """Run a script; a user's mistake, or a disk that is full, ends it with one line."""
     try:
         main()
-    except (UserError, ValueError, FileNotFoundError) as error:
+    except (UserError, ValueError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 
@@ -99,6 +118,40 @@ def cell(value: Any) -> str:
 
 
 def write_rows(path: Path | None, rows: Sequence[Row]) -> None:
-    """The rows as a JSON list; nothing without a path."""
-    if path is not None:
-        write_atomically(path, (json.dumps(list(rows), indent=1, ensure_ascii=False) + "\n").encode())
+    """The rows as a JSON list; nothing without a path. Raises ``UserError`` for a figure that is not finite."""
+    if path is None:
+        return
+    for row in rows:
+        for column, value in row.items():
+            _check(path, column, value)
+    write_atomically(path, (json.dumps(list(rows), indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _check(path: Path, column: str, value: Any) -> None:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise UserError(f"{path} is not written: {column}={value} is not finite") from None
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """What ``write_rows`` wrote. Raises ``UserError`` that names a file which holds anything else."""
+    try:
+        text = read_regular(path, MAX_BYTES).decode()
+        rows = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+            raise ValueError("it is not a list of objects")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"{path} has no rows of a table: it is nested too deeply") from None
+    except ValueError as error:
+        raise UserError(f"{path} has no rows of a table: {error}") from None
+    return rows
+
+
+def _finite(number: str) -> float:
+    """Raises ``ValueError`` for what is too large too: Python reads 1e999 as infinity."""
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number} is no finite number")
+    return float(number)

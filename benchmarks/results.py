@@ -9,7 +9,6 @@ A table without a file says that it was not measured here.
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from benchmarks.front_tables import TABLES as FRONT_TABLES
 from benchmarks.front_tables import draw
 from benchmarks.paper_tables import TABLES as PAPER_TABLES
 from benchmarks.pictures import is_same
-from benchmarks.reporting import start
+from benchmarks.reporting import read_rows, start
 from benchmarks.results_markdown import ROOT, Results
 from benchmarks.results_pages import Tables, render
 from benchmarks.results_tables import TABLES as RESULT_TABLES
@@ -52,7 +51,7 @@ def main() -> None:
 
 
 def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    return {path.stem: read_rows(path) for path in sorted(folder.glob("*.json"))}
 
 
 def rendered(page: Path, tables: Tables, results: Results) -> bytes:

@@ -29,6 +29,13 @@ def test_summary_by_hand():
     assert [row["side"] for row in rows[6:]] == ["ours", "authors", "difference"]
 
 
+def test_one_seed_has_no_standard_error():
+    rows = fidelity.summary([training("ours", 0, 1.0), training("authors", 0, 3.0)])
+    assert [row["standard_error_pct"] for row in rows[2:]] == [None] * 3
+    assert fidelity.verdict(rows) == "ours minus authors: -2.00 percentage points, standard error unknown: one seed"
+    json.dumps(rows, allow_nan=False)
+
+
 def test_a_subset_has_equally_many_images_of_each_class(tmp_path):
     full = write_stripes(tmp_path / "full")
     subset = images.subset(full, tmp_path / "subset", train_images=10, test_images=3)

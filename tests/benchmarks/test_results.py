@@ -101,6 +101,15 @@ def test_a_marker_that_is_wrong_is_named_and_nothing_is_written(page, monkeypatc
     assert not results.PICTURE.exists()
 
 
+def test_a_broken_file_of_rows_is_named_and_nothing_is_written(page, monkeypatch, tmp_path):
+    (tmp_path / "rows").mkdir()
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "rows")
+    (tmp_path / "rows" / "fidelity.json").write_text("[{")
+    page.write_text(TWO.replace("made", "typed"))
+    assert run(monkeypatch).startswith(f"error: {tmp_path}/rows/fidelity.json has no rows of a table: ")
+    assert "typed" in page.read_text()
+
+
 def test_throughput_by_hand():
     row = {
         "device": "a CPU",
