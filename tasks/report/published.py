@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from condensenet.config import ModelConfig
 from condensenet.models.presets import presets
-from condensenet.text import message_of
+from condensenet.text import message_of, shown
 from tasks import paths
 from tasks.errors import UserError
 from tasks.networks import MOBILENET, NETWORKS
@@ -27,6 +28,7 @@ FIGURES = (
     "arm_latency_s",
 )
 TABLES = ("cifar", "imagenet", "arm")
+MAX = sys.float_info.max
 DATASETS = ("cifar10", "cifar100", "imagenet")
 
 
@@ -107,14 +109,17 @@ def read_published(path: Path = paths.PUBLISHED) -> Published:
 
 
 def parse(raw: Mapping[str, Any]) -> Published:
-    """Raises ``ValueError`` for a figure that is no positive number, an unknown key or source."""
+    """Raises ``ValueError`` for a figure that is no positive number or above 100%, an unknown key or source."""
     sources = dict(raw["sources"])
+    for number, row in enumerate(raw["models"], start=1):
+        if not isinstance(row, Mapping) or not isinstance(row.get("model"), str):
+            raise ValueError(f"row {number} of models has no name under the key model")
     return Published(sources=sources, models=tuple(_model(row, sources) for row in raw["models"]))
 
 
 def _model(row: Mapping[str, Any], sources: Mapping[str, str]) -> PublishedModel:
     rest = {key: value for key, value in row.items() if key not in ("table", "model", "source", "preset", "network")}
-    name, table, source = row["model"], row["table"], row["source"]
+    name, table, source = row["model"], row.get("table", ""), row.get("source", "")
     preset, network = row.get("preset"), row.get("network")
     links = [("preset", preset, tuple(presets)), ("network", network, NETWORKS)]
     for key, value, allowed in (
@@ -123,15 +128,16 @@ def _model(row: Mapping[str, Any], sources: Mapping[str, str]) -> PublishedModel
         *(link for link in links if link[1] is not None),
     ):
         if value not in allowed:
-            raise ValueError(f"{name}: {key}={value!r} is not allowed: {', '.join(allowed)}")
+            raise ValueError(f"{name}: {key}={shown(value)} is not allowed: {', '.join(allowed)}")
     for key in rest:
         if key not in FIGURES:
             raise ValueError(f"{name}: unknown key {key}: allowed are {', '.join(FIGURES)}")
-    figures = {key: _figure(value, f"{name}: {key}") for key, value in rest.items()}
+    figures = {key: _figure(name, key, value) for key, value in rest.items()}
     return PublishedModel(table=table, model=name, source=source, preset=preset, network=network, figures=figures)
 
 
-def _figure(value: object, key: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise ValueError(f"{key}={value!r} is not allowed: a positive number")
+def _figure(name: str, key: str, value: object) -> float:
+    limit, allowed = (100, "more than 0, at most 100") if key.endswith("_pct") else (MAX, "a positive number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= limit:
+        raise ValueError(f"{name}: {key}={shown(value)} is not allowed: {allowed}")
     return float(value)

@@ -61,6 +61,14 @@ def test_every_row_has_figures_and_every_source_a_row(published: Published) -> N
         ({"params": "1.0 M"}, "params='1.0 M' is not allowed: a positive number"),
         ({"params": -1.0}, "params=-1.0 is not allowed"),
         ({"params": True}, "params=True is not allowed"),
+        ({"params": 0}, "a model: params=0 is not allowed"),
+        ({"params": float("inf")}, "a model: params=inf is not allowed"),
+        ({"params": float("nan")}, "a model: params=nan is not allowed"),
+        ({"params": 10**400}, "a model: params=<an integer of 1329 bits> is not allowed"),
+        ({"cifar10_error_pct": 100.5}, "a model: cifar10_error_pct=100.5 is not allowed: more than 0, at most 100"),
+        ({"cifar10_error_pct": -1}, "a model: cifar10_error_pct=-1 is not allowed"),
+        ({"cifar10_error_pct": 0}, "a model: cifar10_error_pct=0 is not allowed"),
+        ({"table": None}, "a model: table=None is not allowed: cifar, imagenet, arm"),
         ({"parameters": 1.0}, "unknown key parameters"),
         ({"source": "hearsay"}, "source='hearsay' is not allowed: paper"),
         ({"preset": "condensenet-1"}, "preset='condensenet-1' is not allowed"),
@@ -70,6 +78,17 @@ def test_a_figure_that_is_no_number_or_has_no_source_is_refused(figures: dict[st
     with pytest.raises(ValueError, match="a model") as error:
         parse(row(**figures))
     assert message in str(error.value)
+
+
+def test_an_error_of_all_images_is_allowed() -> None:
+    assert parse(row(cifar10_error_pct=100)).models[0].figures == {"cifar10_error_pct": 100}
+
+
+@pytest.mark.parametrize("nameless", [{}, "a model", {"model": ["a model"]}])
+def test_a_row_without_a_name_is_counted(nameless: object) -> None:
+    named = {"table": "cifar", "model": "a model", "source": "paper"}
+    with pytest.raises(ValueError, match="row 2 of models has no name"):
+        parse({"sources": {"paper": "a paper"}, "models": [named, nameless]})
 
 
 def test_a_broken_file_is_one_line(tmp_path: Path) -> None:
