@@ -8,15 +8,20 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_MEASURED = "not measured here"
+STUDY = "study-"  # begins the name of a study's file
 Row = Mapping[str, Any]
 Results = Mapping[str, Sequence[Row]]  # rows by file name without .json
 Column = tuple[str, Callable[[Any], str]]  # its heading, and the cell of a row
 
 
 def files_of(results: Results, script: str) -> Iterator[tuple[str, Sequence[Row]]]:
-    """(name, rows) of every non-empty file of ``script``, which is called SCRIPT or SCRIPT-something."""
+    """(name, rows) of every non-empty file of ``script``, which is called SCRIPT or SCRIPT-something.
+
+    That of a study is called study-NAME and nothing else: cifar10-short-longer would be another study.
+    """
     for name, rows in results.items():
-        if rows and (name == script or name.startswith(f"{script}-")):
+        is_variant = name.startswith(f"{script}-") and not script.startswith(STUDY)
+        if rows and (name == script or is_variant):
             yield name, rows
 
 

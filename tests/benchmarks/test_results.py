@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import results, results_tables
 from benchmarks.reporting import start
-from benchmarks.results_markdown import NOT_MEASURED
+from benchmarks.results_markdown import NOT_MEASURED, rows_of
 
 TWO = "text\n<!-- table a -->\n\nmade a\n<!-- end -->\nmore\n<!-- table b -->\n\nmade b\n<!-- end -->\nthe rest\n"
 TABLES = {"a": lambda _: "made a", "b": lambda _: "made b"}
@@ -108,6 +108,21 @@ def test_a_broken_file_of_rows_is_named_and_nothing_is_written(page, monkeypatch
     page.write_text(TWO.replace("made", "typed"))
     assert run(monkeypatch).startswith(f"error: {tmp_path}/rows/fidelity.json has no rows of a table: ")
     assert "typed" in page.read_text()
+
+
+def test_a_script_has_files_with_suffixes_and_a_study_has_one_file():
+    names = (
+        "train_throughput",
+        "train_throughput-avx2",
+        "train_throughputs",
+        "study-few",
+        "study-few-copy",
+        "study-fewer",
+    )
+    files = {name: [{"file": name}] for name in names}
+    assert [row["file"] for row in rows_of(files, "train_throughput")] == ["train_throughput", "train_throughput-avx2"]
+    assert [row["file"] for row in rows_of(files, "study-few")] == ["study-few"]
+    assert rows_of(files, "study-f") == []
 
 
 def test_throughput_by_hand():
