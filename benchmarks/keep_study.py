@@ -18,7 +18,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from benchmarks.reporting import parser, start, write_rows
+from benchmarks.reporting import parser, read_rows, start, write_rows
 from tasks import params
 from tasks.report.results import SettingResult, read_study
 
@@ -38,7 +38,7 @@ def main() -> None:
     }
     if not new:
         raise ValueError(f"no setting of {study.params.study} is evaluated yet: run dvc repro evaluate@SETTING")
-    old = json.loads(options.json.read_text()) if options.json.exists() else []
+    old = read_rows(options.json) if options.json.exists() else []
     settings = {result.name: result.setting for result in study.results}
     if foreign := foreign_rows(old, study.params, settings, new):
         raise ValueError(f"{options.json} has rows of other runs and would lose them: {foreign}; give another file")
