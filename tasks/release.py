@@ -9,6 +9,7 @@ A setting must have been trained, exported and evaluated. The card holds no figu
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tasks.tracking.desired import run_params
 FOLDER = Path("release")
 CARD = "README.md"
 NEEDED = ("train", "convert", "export", "evaluate")
+PERCENTAGES = ("test_error_pct", "test_top5_error_pct", "test_calibration_error_pct")
 PARTS = ("G", "C", "model.", "train.")
 
 
@@ -44,39 +46,79 @@ def arguments() -> argparse.Namespace:
 
 def release(study: Study, names: Sequence[str], root: Path) -> Iterator[Path]:
     """Write and yield the folders of the settings ``names`` (none: all); raises ``UserError`` before the first."""
-    for result in checked(study, names):
+    for result, content in checked(study, names):
         folder = root / f"{study.params.study}-{result.name}"
         folder.mkdir(parents=True, exist_ok=True)
-        content = study.params.paths.form(result.name, paths.LOWERED).read_bytes()
         write_atomically(folder / paths.ONNX, content)
         write_atomically(folder / CARD, model_card(study, result).encode())
         yield folder
 
 
-def checked(study: Study, names: Sequence[str]) -> list[SettingResult]:
-    """The results of these settings, all of them complete."""
+def checked(study: Study, names: Sequence[str]) -> list[tuple[SettingResult, bytes]]:
+    """The results and the ONNX files of these settings, all of them complete."""
     results = {result.name: result for result in study.results}
     for name in names:
         if name not in results:
             raise UserError(f"{name} is not a setting of {study.params.study}: it must be one of {', '.join(results)}")
     chosen = [results[name] for name in names or results]
+    files = []
     for result in chosen:
-        if missing := [stage for stage in result.missing if stage in NEEDED]:
+        if why := next(_objections(study, result), None):
             command = f"dvc repro evaluate@{result.name}"
-            raise UserError(f"{result.name} cannot be released: {', '.join(missing)} was not run ({command})")
-        if changed := _changed(study, result):
-            raise UserError(
-                f"{result.name} cannot be released: {', '.join(changed)} in params.yaml is not what was trained "
-                f"(dvc repro evaluate@{result.name})"
-            )
-    return chosen
+            raise UserError(f"{result.name} cannot be released: {why} ({command})")
+        files.append(study.params.paths.form(result.name, paths.LOWERED).read_bytes())
+    return list(zip(chosen, files, strict=True))
 
 
-def _changed(study: Study, result: SettingResult) -> list[str]:
-    """Parameters of the network and the recipe that a card would name, and that were others in the training."""
-    trained = (result.run or {}).get("params") or {}
+def _objections(study: Study, result: SettingResult) -> Iterator[str]:
+    """What stands against a release, the first cause first: later ones rely on earlier ones."""
+    if missing := [stage for stage in result.missing if stage in NEEDED]:
+        yield f"{', '.join(missing)} was not run"
+    yield from _other_training(study, result)
+    yield from _no_figures(result)
+    yield from _other_file(study, result)
+
+
+def _other_training(study: Study, result: SettingResult) -> Iterator[str]:
+    """The network, the recipe and the images that the card would name, if they were others in the training."""
+    run = result.run or {}
+    trained, data = run.get("params") or {}, run.get("dataset") or {}
+    if not trained or not data.get("fingerprint"):
+        file = study.params.paths.setting("train", result.name) / paths.RUN
+        yield f"{file} does not say with what it was trained"
     now = run_params(study.params, result.setting)
-    return [key for key, value in trained.items() if key.startswith(PARTS) and now.get(key, value) != value]
+    changed = [key for key, value in trained.items() if key.startswith(PARTS) and now.get(key, value) != value]
+    if changed:
+        yield f"{', '.join(changed)} in params.yaml is not what was trained"
+    if study.manifest is None:
+        yield "its images are not prepared"
+    elif (prepared := str(study.manifest.get("fingerprint"))) != data["fingerprint"]:
+        yield f"images of fingerprint {prepared[:12]} are prepared, it was trained on {data['fingerprint'][:12]}"
+
+
+def _no_figures(result: SettingResult) -> Iterator[str]:
+    """Figures that the card would name, and that cannot be."""
+    images, error = (result.evaluation or {}).get("images"), result.metrics.get(PERCENTAGES[0])
+    if type(images) is not int or images < 1:
+        yield f"it was evaluated on {images} images"
+    if error is None:
+        yield "its test error is not a number"
+    for name in PERCENTAGES:
+        if not 0 <= result.metrics.get(name, 0) <= 100:
+            yield f"its {name} is {result.metrics[name]}, not from 0 to 100"
+    for name in ("macs", "params", "file_bytes"):
+        if not 0 < result.metrics.get(name, 0) < math.inf:
+            yield f"{name} was not counted"
+
+
+def _other_file(study: Study, result: SettingResult) -> Iterator[str]:
+    """An ONNX file that is missing, or not the one that was exported."""
+    file = study.params.paths.form(result.name, paths.LOWERED)
+    found, exported = file.stat().st_size if file.is_file() else None, int(result.metrics["file_bytes"])
+    if found is None:
+        yield f"{file} is missing"
+    elif found != exported:
+        yield f"{file} has {found:,} bytes, the exported one had {exported:,}"
 
 
 if __name__ == "__main__":

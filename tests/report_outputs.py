@@ -12,6 +12,7 @@ from tasks import paths
 from tasks.outputs import write_csv, write_json
 from tasks.params import Params, Setting, load
 from tasks.report.results import STAGES
+from tasks.tracking.desired import dataset, run_params
 
 CPU = "Example CPU @ 2.00GHz"
 TEST_IMAGES = 360
@@ -54,6 +55,8 @@ def write_setting(params: Params, setting: Setting, index: int, classes: int = 1
             "setting": setting.name,
             "started_at": "2026-01-02T03:04:05+00:00",
             "git_commit": "0123456789abcdef0123456789abcdef01234567",
+            "params": run_params(params, setting),
+            "dataset": dataset(params),
         },
     )
     history = _history(setting)

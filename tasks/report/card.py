@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from condensenet.data.manifest import SPLITS
 from tasks.report import formats
 from tasks.report.markdown import escape
 from tasks.report.results import Json, SettingResult, Study
 
-HARDEST = 3  # classes that a card names
+HARDEST = 3  # classes whose errors a card names
+MOST_FILES = 4  # that a card names as the source of the images
+DAY = len("2026-01-02")
+MOST_LISTED = 20  # classes that a card lists
 
 
 def model_card(study: Study, result: SettingResult) -> str:
@@ -27,10 +31,11 @@ def model_card(study: Study, result: SettingResult) -> str:
         "```python",
         "from condensenet import load, predict",
         "",
-        'predict(load("model.onnx"), ["photo.jpg"])',
+        'print(predict(load("model.onnx"), ["photo.jpg"]))',
         "```",
         "",
-        "The file carries its preprocessing and the names of its classes.",
+        "The file carries its preprocessing and the names of its classes. It runs in ONNX Runtime without this",
+        "package: docs/board_predict.py in the project is a program that does so.",
     ]
     return "\n".join([*lines, *_hardest(result)]) + "\n"
 
@@ -54,23 +59,40 @@ def _rows(study: Study, result: SettingResult) -> Iterator[tuple[str, str]]:
     yield "Multiply-adds", formats.exact_count(metrics["macs"])
     yield "Parameters", formats.exact_count(metrics["params"])
     yield "File", formats.file_size(metrics["file_bytes"])
-    yield "Data", _data(study)
+    yield "Data", _data(study, result.run or {})
+    if 0 < len(result.per_class) <= MOST_LISTED:
+        yield "Classes", ", ".join(row["class"] for row in result.per_class)
     train = result.setting.train
     recipe = f"{train.epochs} epochs, batches of {train.batch_size}, learning rate {train.learning_rate:g}"
     yield "Training", f"{recipe}, weight decay {train.weight_decay:g}, seed {train.seed}"
-    yield "Made", _origin(result.run or {})
+    yield "Trained", _origin(result.run or {})
 
 
-def _data(study: Study) -> str:
-    manifest = study.manifest or {}
-    counts = ", ".join(f"{count:,} {split}" for split, count in manifest.get("splits", {}).items())
-    size = f"{manifest.get('image_size')}x{manifest.get('image_size')} pixels"
-    return f"{study.params.data.source}: {counts} images, {size}; fingerprint {str(manifest.get('fingerprint'))[:12]}"
+def _data(study: Study, run: Json) -> str:
+    """The images of the training; what only their manifest says is left out where others are prepared now."""
+    data, manifest = run.get("dataset") or {}, study.manifest or {}
+    if not data:
+        return "not recorded"
+    counts = ", ".join(f"{int(data[key]):,} {split}" for split in SPLITS if (key := f"{split}_images") in data)
+    described = f"{counts} images"
+    fingerprint, name = str(data.get("fingerprint")), str(data.get("name"))
+    if fingerprint == manifest.get("fingerprint"):
+        described += f", {manifest.get('image_size')}x{manifest.get('image_size')} pixels"
+        name += _source(manifest.get("source") or {})
+    return f"{name}: {described}; fingerprint {fingerprint[:12]}"
+
+
+def _source(source: Json) -> str:
+    """Where the images are from: a name, or the files that were read."""
+    files = [part["file"] for split in SPLITS for part in source.get(split) or () if "file" in part]
+    named = source.get("origin") or ", ".join(files[:MOST_FILES]) + (", …" if len(files) > MOST_FILES else "")
+    return f" ({named})" if named else ""
 
 
 def _origin(run: Json) -> str:
+    """Day and commit of the training."""
     commit = f", commit {run['git_commit'][:12]}" if run.get("git_commit") else ""
-    return f"{run.get('started_at', 'unknown')}{commit}"
+    return f"{str(run.get('started_at', 'unknown'))[:DAY]}{commit}"
 
 
 def _hardest(result: SettingResult) -> list[str]:
