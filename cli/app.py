@@ -99,7 +99,9 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="model.pt, an ONNX file, a folder or hf-hub:OWNER/NAME.", callback=names.model_file
+            metavar="MODEL",
+            help="model.pt, an ONNX file, a folder with one or hf-hub:OWNER/NAME.",
+            callback=names.model_file,
         ),
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", callback=names.image_files)],

@@ -16,6 +16,7 @@ from condensenet.models.registry import no_weights
 from condensenet.models.storage import KEYS, checked_model, load_model, read_plain
 
 MODEL = "model.pt"
+ONNX = "model.onnx"
 OTHER_FILES = {  # what the pipeline writes beside models, by name
     MANIFEST: "the manifest of prepared images: PreparedData(FOLDER) reads them",
     "plan.json": "the plan of a lowered form: Plan.load(PATH) reads it",
@@ -35,7 +36,8 @@ def load(path_or_name: str | Path) -> CondenseNet | OnnxModel:
     - a checkpoint of a training in progress (``state/train/.../checkpoint-*.pt``): its weights at that step;
     - a checkpoint of the authors' code whose configuration follows from the file (else ``load_authors_checkpoint``);
     - a folder of ``save_pretrained``, or ``hf-hub:OWNER/NAME`` with huggingface_hub;
-    - an ONNX file of this package, in any form, as an ``OnnxModel``.
+    - an ONNX file of this package, in any form, as an ``OnnxModel``; a folder with ``model.onnx`` and neither of the
+      others, such as a release.
 
     Raises ``ValueError``, in one line that says what it is, for any other file and for the name of a network, which
     has no published weights; ``FileNotFoundError`` if there is no such file.
@@ -61,12 +63,14 @@ def load(path_or_name: str | Path) -> CondenseNet | OnnxModel:
     return _load_tensors(path)
 
 
-def _load_folder(folder: Path) -> CondenseNet:
+def _load_folder(folder: Path) -> CondenseNet | OnnxModel:
     if (folder / MODEL).is_file():
         return load_model(folder / MODEL)
     if (folder / CONFIG).is_file():
         return from_pretrained(folder)
-    raise ValueError(f"{folder} holds no network: neither {MODEL} nor {CONFIG} is in it")
+    if (folder / ONNX).is_file():
+        return OnnxModel(folder / ONNX)
+    raise ValueError(f"{folder} holds no network: none of {MODEL}, {CONFIG} and {ONNX} is in it")
 
 
 def _load_tensors(path: Path) -> CondenseNet:

@@ -150,8 +150,18 @@ def test_what_holds_no_network_is_named_in_one_line(tmp_path, monkeypatch, name,
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_with_an_onnx_file_alone_is_that_file_and_a_model_beside_it_comes_first(model, tmp_path):
+    released = Path(__file__).parents[2] / "release/cifar10-short-g4-c4"
+    loaded = load(released)
+    assert isinstance(loaded, OnnxModel)
+    assert loaded.path == released / "model.onnx"
+    (tmp_path / "model.onnx").write_bytes(b"not read")
+    save_model(model, tmp_path / "model.pt")
+    assert torch.equal(load(tmp_path)(X), model(X))
+
+
 def test_a_folder_without_a_network_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no network: neither model\.pt nor config\.json"):
+    with pytest.raises(ValueError, match=r"holds no network: none of model\.pt, config\.json and model\.onnx is in"):
         load(tmp_path)
     torch.save([1], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="it is a list"):
