@@ -30,16 +30,21 @@ from tasks.params import Setting
 from tasks.train_worker import as_rows
 
 COLUMNS = ("setting", "epoch", "figure", "tracked", "repeated")
+FIELDS = ("study", "setting", "model", "train", "started_at", "data_fingerprint", "curve")
 Row = dict[str, Any]
 
 
 def main() -> None:
     options = arguments()
     loaded = params.load()
-    pairs = [(row, loaded.setting(row["setting"])) for row in chosen(options.rows, options.settings)]
-    data = outputs.read_data(loaded, CondenseNet(pairs[0][1].model))
+    rows = chosen(options.rows, options.settings, options.epochs)
+    check_study(rows, loaded.study)
+    pairs = [(row, loaded.setting(row["setting"])) for row in rows]
     for row, setting in pairs:
-        check_comparable(row, setting, data)
+        check_recipe(row, setting)
+    data = outputs.read_data(loaded, CondenseNet(pairs[0][1].model))
+    for row in rows:
+        check_images(row, data)
     torch.set_num_threads(loaded.ray.threads_per_worker)
     different: list[dict[str, Any]] = []
     for row, setting in pairs:
@@ -65,21 +70,49 @@ def arguments() -> Namespace:
     return given
 
 
-def chosen(file: Path, names: Sequence[str] | None) -> list[Row]:
-    """The rows of the settings in ``names``, or all."""
-    rows = {row["setting"]: row for row in json.loads(file.read_text())}
+def chosen(file: Path, names: Sequence[str] | None, epochs: int) -> list[Row]:
+    """The rows of the settings in ``names``, or all, each with a curve of at least ``epochs``."""
+    kept = json.loads(file.read_text())
+    if not isinstance(kept, list) or not kept or not all(isinstance(row, dict) for row in kept):
+        raise ValueError(f"--rows {file} is not allowed: it must be a list of rows, as benchmarks.keep_study writes it")
+    if absent := [name for name in FIELDS if any(name not in row for row in kept)]:
+        raise ValueError(f"--rows {file} is not allowed: rows without {', '.join(absent)}")
+    rows = {row["setting"]: row for row in kept}
     for name in names or ():
         if name not in rows:
-            raise ValueError(f"--settings {name} is not allowed: {file} has {', '.join(rows) or 'none'}")
+            raise ValueError(f"--settings {name} is not allowed: {file} has {', '.join(rows)}")
+    for name in names or rows:
+        check_curve(rows[name], epochs)
     return [rows[name] for name in names or rows]
 
 
-def check_comparable(row: Row, setting: Setting, data: PreparedData) -> None:
-    """Raises ``ValueError`` if the row has another recipe or other images than the study in force."""
+def check_curve(row: Row, epochs: int) -> None:
+    """Raises ``ValueError`` if there are not ``epochs`` to compare, each with all its figures."""
+    if epochs > len(row["curve"]):
+        raise ValueError(f"--epochs {epochs} is not allowed: the curve of {row['setting']} has {len(row['curve'])}")
+    if any(len(epoch) != len(CURVE) for epoch in row["curve"]):
+        raise ValueError(
+            f"the curve of {row['setting']} does not have {len(CURVE)} figures an epoch: {', '.join(CURVE)}"
+        )
+
+
+def check_study(rows: Sequence[Row], study: str) -> None:
+    """Raises ``ValueError`` if a row is of another study than the one in force."""
+    if other := sorted({row["study"] for row in rows} - {study}):
+        command = f"dvc exp run -S study={other[0]} prepare"
+        raise ValueError(f"params.yaml has the study {study}, the rows are of {', '.join(other)} ({command})")
+
+
+def check_recipe(row: Row, setting: Setting) -> None:
+    """Raises ``ValueError`` if the row has another recipe than the study in force."""
     if not is_recipe(row, setting):
         raise ValueError(f"{setting.name}: params.yaml has another recipe than the row of {row['started_at']}")
+
+
+def check_images(row: Row, data: PreparedData) -> None:
+    """Raises ``ValueError`` if the row's images are not those that are prepared."""
     if row["data_fingerprint"] != data.manifest.fingerprint:
-        raise ValueError(f"{setting.name}: other images were prepared than those of the row of {row['started_at']}")
+        raise ValueError(f"{row['setting']}: other images were prepared than those of the row of {row['started_at']}")
 
 
 def curve(setting: Setting, data: PreparedData, augment: AugmentConfig, epochs: int) -> list[list[float]]:
@@ -91,7 +124,8 @@ def curve(setting: Setting, data: PreparedData, augment: AugmentConfig, epochs: 
 
 
 def differences(row: Row, repeated: Sequence[Sequence[float]]) -> Iterator[dict[str, Any]]:
-    for tracked, new in zip(row["curve"], repeated, strict=False):
+    """Of the epochs that were repeated, which are the first of the row's."""
+    for tracked, new in zip(row["curve"][: len(repeated)], repeated, strict=True):
         for name, old_figure, new_figure in zip(CURVE, tracked, new, strict=True):
             if old_figure != new_figure:
                 epoch = int(tracked[0])
