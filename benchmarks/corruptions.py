@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import io
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -202,8 +204,25 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def mean_error(rows: Sequence[Mapping[str, Any]], setting: str, corruption: str, figure: str = "error_pct") -> float:
+    """Over the severities. Raises ``ValueError`` if the rows cannot be compared or none is of these two."""
+    check_rows(rows)
     own = [row[figure] for row in rows if (row["setting"], row["corruption"]) == (setting, corruption)]
+    if not own:
+        raise ValueError(f"{setting} has no row of {corruption}")
     return sum(own) / len(own)
+
+
+def check_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ``ValueError`` unless all settings have the same corruptions, severities and images, each once."""
+    for name in ("study", "data_fingerprint", "images"):
+        if len(values := sorted({str(row[name]) for row in rows})) > 1:
+            raise ValueError(f"rows of different {name} cannot be compared: {', '.join(values)}")
+    count = Counter((row["setting"], row["corruption"], row["severity"]) for row in rows)
+    settings, corruptions, severities = (dict.fromkeys(names) for names in zip(*count, strict=True))
+    cases = [(CLEAN, 0), *product((one for one in corruptions if one != CLEAN), (one for one in severities if one))]
+    for setting, (corruption, severity) in product(settings, cases):
+        if (found := count[setting, corruption, severity]) != 1:
+            raise ValueError(f"{setting} has {found} rows of {corruption} with severity {severity}, not one")
 
 
 if __name__ == "__main__":
