@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 
 from benchmarks.reporting import parser, read_rows, start, write_rows
 from tasks import params
+from tasks.report.origin import other_training
 from tasks.report.results import SettingResult, read_study
 
 Row = dict[str, Any]
@@ -36,6 +37,9 @@ def main() -> None:
         for result in study.results
         if "test_error_pct" in result.metrics
     }
+    for result in study.results:
+        if result.name in new and (why := next(other_training(study, result), None)):
+            raise ValueError(f"{result.name} cannot be kept: {why}")
     if not new:
         raise ValueError(f"no setting of {study.params.study} is evaluated yet: run dvc repro evaluate@SETTING")
     old = read_rows(options.json) if options.json.exists() else []

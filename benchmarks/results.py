@@ -13,14 +13,14 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from benchmarks.front_tables import TABLES as FRONT_TABLES
-from benchmarks.front_tables import draw
-from benchmarks.paper_tables import TABLES as PAPER_TABLES
-from benchmarks.pictures import is_same
+from benchmarks.pages.blocks import Tables, render
+from benchmarks.pages.front_tables import TABLES as FRONT_TABLES
+from benchmarks.pages.front_tables import draw
+from benchmarks.pages.markdown import ROOT, Results
+from benchmarks.pages.paper_tables import TABLES as PAPER_TABLES
+from benchmarks.pages.pictures import is_same
+from benchmarks.pages.speed_tables import TABLES as RESULT_TABLES
 from benchmarks.reporting import read_rows, start
-from benchmarks.results_markdown import ROOT, Results
-from benchmarks.results_pages import Tables, render
-from benchmarks.results_tables import TABLES as RESULT_TABLES
 from condensenet.files import write_atomically
 from tasks.errors import UserError
 

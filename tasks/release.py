@@ -18,14 +18,13 @@ from tasks import params, paths
 from tasks.console import say
 from tasks.errors import UserError, run_main
 from tasks.report.card import model_card
+from tasks.report.origin import other_training
 from tasks.report.results import SettingResult, Study, read_study
-from tasks.tracking.desired import run_params
 
 FOLDER = Path("release")
 CARD = "README.md"
 NEEDED = ("train", "convert", "export", "evaluate")
 PERCENTAGES = ("test_error_pct", "test_top5_error_pct", "test_calibration_error_pct")
-PARTS = ("G", "C", "model.", "train.")
 
 
 def main() -> None:
@@ -74,26 +73,9 @@ def _objections(study: Study, result: SettingResult) -> Iterator[str]:
     """What stands against a release, the first cause first: later ones rely on earlier ones."""
     if missing := [stage for stage in result.missing if stage in NEEDED]:
         yield f"{', '.join(missing)} was not run"
-    yield from _other_training(study, result)
+    yield from other_training(study, result)
     yield from _no_figures(result)
     yield from _other_file(study, result)
-
-
-def _other_training(study: Study, result: SettingResult) -> Iterator[str]:
-    """The network, the recipe and the images that the card would name, if they were others in the training."""
-    run = result.run or {}
-    trained, data = run.get("params") or {}, run.get("dataset") or {}
-    if not trained or not data.get("fingerprint"):
-        file = study.params.paths.setting("train", result.name) / paths.RUN
-        yield f"{file} does not say with what it was trained"
-    now = run_params(study.params, result.setting)
-    changed = [key for key, value in trained.items() if key.startswith(PARTS) and now.get(key, value) != value]
-    if changed:
-        yield f"{', '.join(changed)} in params.yaml is not what was trained"
-    if study.manifest is None:
-        yield "its images are not prepared"
-    elif (prepared := str(study.manifest.get("fingerprint"))) != data["fingerprint"]:
-        yield f"images of fingerprint {prepared[:12]} are prepared, it was trained on {data['fingerprint'][:12]}"
 
 
 def _no_figures(result: SettingResult) -> Iterator[str]:

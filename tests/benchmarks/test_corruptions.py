@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import corruptions, paper_tables
+from benchmarks import corruptions
 from benchmarks.corruptions import CORRUPTIONS
+from benchmarks.pages import paper_tables
 from condensenet import export_onnx, load_model
 from condensenet.data import PreparedData
 from tasks import paths

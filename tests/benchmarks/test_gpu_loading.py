@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_loading, results_tables
+from benchmarks import gpu_loading
 from benchmarks.gpu_loading import CPU_FED, CPU_LOADER, GPU_FED, GPU_LOADER, STEP
 from benchmarks.gpu_targets import Recipe
+from benchmarks.pages import speed_tables
 from condensenet import ModelConfig, presets
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
@@ -34,7 +35,7 @@ def test_dry_run_has_a_row_a_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert rows[side]["images_per_s"] is None
         assert rows[side]["note"] == "train.gpu_decoding=true is not allowed on cpu: there is no CUDA GPU"
     assert all(rows[side]["images_per_s"] > 0 for side in (STEP, CPU_LOADER, CPU_FED))
-    table = results_tables.gpu_loading({"gpu_loading": list(rows.values())})
+    table = speed_tables.gpu_loading({"gpu_loading": list(rows.values())})
     assert "there is no CUDA GPU" in table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,20 @@ def test_a_file_of_another_study_stays_as_it_is(
     assert rows[0]["latency"]["ratio"] == pytest.approx(rows[0]["latency"]["median_ms"] / 0.5)
     keep_study.main()
     assert json.loads(kept.read_text()) == rows
+
+
+def test_a_recipe_that_was_not_trained_is_not_written(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (checkout / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text)
+    write_study(params.load())
+    (tmp_path / "params.yaml").write_text(re.sub(r"epochs: \d+", "epochs: 300", text, count=1))
+    monkeypatch.setattr("sys.argv", ["keep_study", "--json", "rows.json"])
+    with pytest.raises(ValueError, match=r"cannot be kept: train\.epochs in params\.yaml is not what was trained"):
+        keep_study.main()
+    assert not (tmp_path / "rows.json").exists()
 
 
 def test_a_users_mistake_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

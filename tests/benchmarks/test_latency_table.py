@@ -12,7 +12,8 @@ import markdown_tables
 import numpy as np
 import pytest
 
-from benchmarks import latency_plans, latency_table, peak, results_tables
+from benchmarks import latency_plans, latency_table, peak
+from benchmarks.pages import speed_tables
 from condensenet import ModelConfig, presets
 from condensenet.deploy.lowering import Plan, portable_plan
 from condensenet.models.layers import CondensedGroupConv
@@ -158,7 +159,7 @@ def test_measured_and_published_ratios_have_columns_of_their_own():
     }
     other = {**row, "model": "mobilenet_v2", "share_of_peak": 0.5}
     two = {**row, "threads": 2}
-    text = results_tables.latency({"latency_table": [row, other, two]})
+    text = speed_tables.latency({"latency_table": [row, other, two]})
     first, second, third = markdown_tables.rows(text)
     published = "Published ratio, another machine"
     assert first["Ratio to MobileNetV1 (p10 to p90)"] == "1.25 (1.20 to 1.30)"

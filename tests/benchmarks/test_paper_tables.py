@@ -7,9 +7,9 @@ from typing import Any
 import markdown_tables
 import pytest
 
-from benchmarks import paper_tables
-from benchmarks.results_markdown import NOT_MEASURED
-from benchmarks.results_tables import as_json
+from benchmarks.pages import paper_tables
+from benchmarks.pages.markdown import NOT_MEASURED
+from benchmarks.pages.speed_tables import as_json
 from condensenet import presets
 from tasks.report.published import PublishedModel
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import markdown_tables
 import pytest
 
-from benchmarks import results, results_tables
+from benchmarks import results
+from benchmarks.pages import speed_tables
+from benchmarks.pages.markdown import NOT_MEASURED, rows_of
 from benchmarks.reporting import start
-from benchmarks.results_markdown import NOT_MEASURED, rows_of
 
 TWO = "text\n<!-- table a -->\n\nmade a\n<!-- end -->\nmore\n<!-- table b -->\n\nmade b\n<!-- end -->\nthe rest\n"
 TABLES = {"a": lambda _: "made a", "b": lambda _: "made b"}
@@ -140,10 +141,10 @@ def test_throughput_by_hand():
         "instruction_set": "AVX2",
         "torch": "2.0",
     }
-    text = results_tables.throughput({"train_throughput-cpu": [row]})
+    text = speed_tables.throughput({"train_throughput-cpu": [row]})
     assert text.splitlines()[-1] == "train_throughput-cpu.json: a CPU; PyTorch 2.0; batch 64."
     (line,) = markdown_tables.rows(text)
     assert {"a CPU", "condensenet-86", "fp32, compile none", "schedule", "1,234", "20", "61.60", "1.50", "AVX2"} <= set(
         line.values()
     )
-    assert NOT_MEASURED in results_tables.throughput({"ray_overhead": [row]})
+    assert NOT_MEASURED in speed_tables.throughput({"ray_overhead": [row]})

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import results_runtimes, runtime_environments, runtime_worker, runtimes
+from benchmarks import runtime_environments, runtime_worker, runtimes
+from benchmarks.pages import runtime_tables
 from benchmarks.runtime_environments import Unavailable, Worker, environment, worker_environment
 from benchmarks.runtimes import Started
 from condensenet import ModelConfig, presets
@@ -79,7 +80,7 @@ class TestRows:
         }
         facts = {"device": "a CPU", "instruction_set": "AVX2", "rounds": 50, "clock": "cpu"}
         rows = [{**timed, **facts}, {"runtime": "ncnn", "note": "does not install: no wheel", **facts}]
-        text = results_runtimes.runtimes({"runtimes": rows})
+        text = runtime_tables.runtimes({"runtimes": rows})
         first, second = markdown_tables.rows(text)
         assert first["Median, ms (p10 to p90)"] == "46.0 (45.0 to 48.0)"
         assert first["Ratio to MobileNetV1 there"] == "2.70 (2.60 to 2.80)"

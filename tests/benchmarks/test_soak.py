@@ -9,7 +9,7 @@ from pathlib import Path
 import markdown_tables
 import pytest
 
-from benchmarks import results_tables
+from benchmarks.pages import speed_tables
 from tests.faults import soak
 
 EVENTS = [
@@ -42,7 +42,7 @@ def test_counts_by_trouble() -> None:
 
 
 def test_the_table_adds_up() -> None:
-    rows = markdown_tables.rows(results_tables.soak({"soak": soak.counts(EVENTS, 5, 0)}))
+    rows = markdown_tables.rows(speed_tables.soak({"soak": soak.counts(EVENTS, 5, 0)}))
     assert [row["Lost"] for row in rows] == ["2", "1", "3"]
     assert rows[-1]["Trouble"] == "all"
 

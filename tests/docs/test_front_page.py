@@ -10,8 +10,9 @@ import matplotlib
 import pytest
 from ruamel.yaml import YAML
 
-from benchmarks import front_tables, results
-from benchmarks.pictures import is_same
+from benchmarks import results
+from benchmarks.pages import front_tables
+from benchmarks.pages.pictures import is_same
 from condensenet import __version__
 
 DOCS = ("FAQ", "LIBRARY", "TUTORIAL", "OPERATORS", "PAPER", "RESULTS")

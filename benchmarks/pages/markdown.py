@@ -1,4 +1,4 @@
-"""Building blocks for the tables of docs/RESULTS.md: rows of one script, Markdown tables, and formatted cells."""
+"""Building blocks for the tables: rows of one script, Markdown tables, and formatted cells."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOT_MEASURED = "not measured here"
 STUDY = "study-"  # begins the name of a study's file
 Row = Mapping[str, Any]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-from benchmarks.paper_tables import published
-from benchmarks.results_markdown import Column, Results, Row, maybe, rows_of, table
+from benchmarks.pages.markdown import Column, Results, Row, maybe, rows_of, table
+from benchmarks.pages.paper_tables import published
 from tasks.networks import CONDENSENETS
 from tasks.report.published import PublishedModel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from benchmarks.results_markdown import Results
+from benchmarks.pages.markdown import Results
 
 MARKER = re.compile(r"^<!-- (?:table ([\w-]+)|end) -->$", re.MULTILINE)
 END = "<!-- end -->"

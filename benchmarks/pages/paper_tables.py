@@ -11,8 +11,8 @@ from math import sqrt
 from statistics import mean, stdev
 
 from benchmarks.corruptions import CLEAN, mean_error
-from benchmarks.results_markdown import NOT_MEASURED, ROOT, Column, Results, Row, rows_of, spread, table, text
-from benchmarks.results_tables import as_json, published_figure
+from benchmarks.pages.markdown import NOT_MEASURED, ROOT, Column, Results, Row, rows_of, spread, table, text
+from benchmarks.pages.speed_tables import as_json, published_figure
 from condensenet import presets
 from tasks import paths
 from tasks.networks import CONDENSENETS

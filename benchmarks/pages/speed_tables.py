@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.results_markdown import (
+from benchmarks.pages.markdown import (
     ROOT,
     Column,
     Results,
@@ -22,7 +22,7 @@ from benchmarks.results_markdown import (
     table,
     text,
 )
-from benchmarks.results_runtimes import runtimes
+from benchmarks.pages.runtime_tables import runtimes
 from condensenet import ModelConfig, presets
 from tasks import paths
 from tasks.report.published import PublishedModel, read_published

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.results_markdown import Results, Row, maybe, provenance, rows_of, spread, table
+from benchmarks.pages.markdown import Results, Row, maybe, provenance, rows_of, spread, table
 
 MISSING = "–"
 
