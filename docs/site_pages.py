@@ -33,7 +33,7 @@ def in_docs(page: str) -> str:
     """A page from elsewhere with links as they must be in docs/, and without badges, which another server draws."""
     page = "".join(line for line in page.splitlines(keepends=True) if "img.shields.io" not in line)
     page = page.replace("](docs/", "](").replace("](../docs/", "](").replace("](README.md", "](index.md")
-    return re.sub(rf"\]\(({'|'.join(map(re.escape, OTHERS))})\)", r"](\1.txt)", page)
+    return re.sub(rf"\]\((?:\.\./)?({'|'.join(map(re.escape, OTHERS))})\)", r"](\1.txt)", page)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
