@@ -43,10 +43,9 @@ def main() -> None:
     if not new:
         raise ValueError(f"no setting of {study.params.study} is evaluated yet: run dvc repro evaluate@SETTING")
     old = read_rows(options.json) if options.json.exists() else []
-    settings = {result.name: result.setting for result in study.results}
-    if foreign := foreign_rows(old, study.params, settings, new):
+    if foreign := foreign_rows(old, study.params, new):
         raise ValueError(f"{options.json} has rows of other runs and would lose them: {foreign}; give another file")
-    rows = merged(new, old, settings)
+    rows = merged(new, old, study.params.settings)
     for name in (result.name for result in study.results if result.name not in rows):
         print(f"{name} was not evaluated: left out")
     write_rows(options.json, list(rows.values()))
@@ -59,9 +58,7 @@ def arguments() -> Namespace:
     return options
 
 
-def foreign_rows(
-    old: Sequence[Row], loaded: params.Params, settings: Mapping[str, params.Setting], new: Mapping[str, Row]
-) -> str:
+def foreign_rows(old: Sequence[Row], loaded: params.Params, new: Mapping[str, Row]) -> str:
     """Each row of ``old`` that cannot stand beside those of ``new``, and why; empty if all can."""
     images = {row["data_fingerprint"] for row in new.values()}
     why = {}
@@ -69,9 +66,9 @@ def foreign_rows(
         name = row["setting"]
         if row["study"] != loaded.study:
             why[name] = f"of study {row['study']}"
-        elif name not in settings:
+        elif name not in loaded.settings:
             why[name] = "not in params.yaml"
-        elif not is_recipe(row, settings[name]):
+        elif not is_recipe(row, loaded.settings[name]):
             why[name] = "another recipe"
         elif row["data_fingerprint"] not in images:
             why[name] = "other images"

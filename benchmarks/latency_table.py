@@ -40,7 +40,6 @@ COLUMNS = (
 SIZE = 224
 QUICK_S = 40.0
 WARM_UP = 5
-ORT = "ONNX Runtime"
 
 
 def main() -> None:

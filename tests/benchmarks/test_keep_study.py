@@ -32,8 +32,8 @@ def test_rows_of_settings_that_were_not_run_again_stay(checkout: Path) -> None:
 def test_what_cannot_stand_beside_the_new_rows_is_named(checkout: Path) -> None:
     study = params.load(checkout / "params.yaml")
     first, second, *_ = study.settings.values()
-    settings, new = study.settings, {second.name: row(second)}
-    assert foreign_rows([row(first), row(second)], study, settings, new) == ""
+    new = {second.name: row(second)}
+    assert foreign_rows([row(first), row(second)], study, new) == ""
     longer = replace(first, train=replace(first.train, epochs=first.train.epochs + 1))
     reasons = {
         "another recipe": row(longer),
@@ -41,9 +41,9 @@ def test_what_cannot_stand_beside_the_new_rows_is_named(checkout: Path) -> None:
         "of study imagenet": row(first, study="imagenet"),
     }
     for reason, old in reasons.items():
-        assert foreign_rows([row(second), old], study, settings, new) == f"{first.name} ({reason})"
+        assert foreign_rows([row(second), old], study, new) == f"{first.name} ({reason})"
     gone = {**row(first), "setting": "gone"}
-    assert foreign_rows([gone], study, settings, new) == "gone (not in params.yaml)"
+    assert foreign_rows([gone], study, new) == "gone (not in params.yaml)"
 
 
 def test_a_file_of_another_study_stays_as_it_is(
