@@ -88,7 +88,7 @@ def reproduce(
         study: Compose params.yaml anew from conf/study/<study>.yaml. Default: params.yaml as it is.
         settings: Run only the stages of these settings; stages that need all settings (the report) are left out.
         overrides: Values to change, {"train.epochs": 7} or ["train.epochs=7"].
-        tables: Also count and time the paper's networks at full size, which takes two minutes.
+        tables: Also count and time the paper's networks at full size, which takes three minutes.
         remote: Take what other runs have made from the DVC remote, and at the end send there what is new, also if a
             stage failed.
     """

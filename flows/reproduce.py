@@ -70,7 +70,7 @@ def _print_results(loaded: params.Params, settings: list[str], duration_s: float
         say("")
         say(f"{loaded.study} in {duration_s:.0f} s. Where to look next:")
         say(f"  {report / paths.REPORT_HTML}   the report: table, curves, kept connections")
-        say("  make tables        the paper's networks at full size, where condensing pays (two minutes)")
+        say("  make tables        the paper's networks at full size, where condensing pays (three minutes)")
     else:
         print_table([make_row(read_setting(loaded, loaded.setting(name))) for name in settings])
         say("")
@@ -90,7 +90,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--study", help="compose params.yaml anew from conf/study/STUDY.yaml")
     parser.add_argument("--setting", action="append", default=[], help="only the stages of this setting (repeatable)")
     parser.add_argument(
-        "--tables", action="store_true", help="also count and time the paper's networks at full size: two minutes"
+        "--tables", action="store_true", help="also count and time the paper's networks at full size: three minutes"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value, for example train.epochs=7"
