@@ -13,7 +13,8 @@ from typing import Any
 
 from cli.dataset import Dataset
 from cli.finished import INITIAL
-from condensenet.config import MAX_BATCH, ModelConfig
+from condensenet.config import ModelConfig
+from condensenet.config.bounds import MAX_BATCH
 from condensenet.models.presets import presets
 from tasks import paths
 from tasks.errors import UserError

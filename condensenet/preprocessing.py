@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from condensenet.config import between, check_types, require
+from condensenet.config.checks import between, check_types, require
 from condensenet.text import escaped, shown
 
 MAX_PIXELS = 4096  # a side of the input, as in the pipeline's parameters

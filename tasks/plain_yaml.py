@@ -11,7 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent
 
-from condensenet.config import require
+from condensenet.config.checks import require
 from condensenet.files import read_regular
 from condensenet.text import MAX_BITS, message_of, shown
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
-from condensenet.config import require
+from condensenet.config.checks import require
 from condensenet.file_locks import try_lock
 from condensenet.files import Folder, Storage
 from condensenet.text import shown

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from condensenet.config import MAX_CHANNELS, MAX_CLASSES, ModelConfig
+from condensenet.config import ModelConfig
+from condensenet.config.bounds import MAX_CHANNELS, MAX_CLASSES
 from condensenet.interop.layout import Layers, dense_layer, form_of, layers_by_block, require, transition
 
 MAX_CHANCE = 1e-6  # masks that repeat with a smaller probability do not repeat by chance

@@ -6,7 +6,7 @@ import io
 import struct
 import zipfile
 
-from condensenet.config import require
+from condensenet.config.checks import require
 
 START = b"PK\3\4"  # by these bytes torch takes a file for an archive, whatever is at its end
 END = struct.Struct("<4s4H2LH")  # the last bytes of an archive: numbers 5 and 6 are the directory's size and offset

@@ -65,8 +65,7 @@ def _stem(config: ModelConfig) -> nn.Module:
             nn.ReLU(),  # in place it would break under a backward hook
             nn.MaxPool2d(3, stride=2, padding=1),
         )
-    stride = 2 if config.stem == "imagenet" else 1
-    return nn.Conv2d(config.in_channels, channels, 3, stride=stride, padding=1, bias=False)
+    return nn.Conv2d(config.in_channels, channels, 3, stride=config.stem_reduction, padding=1, bias=False)
 
 
 def _classifier(config: ModelConfig, form: Form) -> nn.Module:
@@ -203,9 +202,8 @@ class CondenseNet(nn.Module):
     @property
     def feature_info(self) -> list[dict[str, Any]]:
         """Of every block's output: ``num_chs`` channels, ``reduction`` of height and width, and the ``module``."""
-        stride = {"cifar": 1, "imagenet": 2, "densenet": 4}[self.config.stem]
         return [
-            {"num_chs": channels, "reduction": stride * 2**block, "module": f"blocks.{block}"}
+            {"num_chs": channels, "reduction": self.config.stem_reduction * 2**block, "module": f"blocks.{block}"}
             for block, (_, channels) in enumerate(self.config.block_channels())
         ]
 

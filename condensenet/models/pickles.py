@@ -6,7 +6,7 @@ import io
 import pickletools
 from typing import BinaryIO
 
-from condensenet.config import require
+from condensenet.config.checks import require
 from condensenet.models.archives import open_archive
 
 MAX_TUPLES = 100  # inside each other: those of a tensor are three

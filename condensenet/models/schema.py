@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condensenet.config import require
+from condensenet.config.checks import require
 from condensenet.models.layers import CondensedGroupConv, CondensedLinear, LearnedGroups
 from condensenet.text import escaped, shown
 

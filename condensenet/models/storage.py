@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import torch
 
-from condensenet.config import ModelConfig, require
+from condensenet.config import ModelConfig
+from condensenet.config.checks import require
 from condensenet.files import MAX_BYTES, read_regular, write_atomically
 from condensenet.models.condensenet import CondenseNet
 from condensenet.models.layers import Form

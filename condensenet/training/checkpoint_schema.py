@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from condensenet.config import require
+from condensenet.config.checks import require
 from condensenet.models.condensenet import CondenseNet
 from condensenet.models.schema import check_like, check_ranges
 from condensenet.text import shown

@@ -13,7 +13,7 @@ from condensenet.text import escaped, shown
 
 DIGEST_LENGTH = 12
 # In this library, as in dvc.yaml.
-SOURCES = ("compiled.py", "config.py", "data", "models", "preprocessing.py", "simd", "training")
+SOURCES = ("compiled.py", "config", "data", "models", "preprocessing.py", "simd", "training")
 
 
 def fingerprint(

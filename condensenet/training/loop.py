@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -45,12 +45,12 @@ from condensenet.training.evaluation import (
     to_device,
 )
 from condensenet.training.fingerprint import fingerprint
+from condensenet.training.finite import FiniteWatch
 from condensenet.training.history import EpochResult, TrainingFailed, TrainingPaused
 from condensenet.training.mixing import mix
 from condensenet.training.optimizer import NesterovSGD, cosine_learning_rate, scaled_learning_rate
+from condensenet.training.stopping import StopAgreement
 from condensenet.training.sync_norm import NORMS, plain_norms, synchronise_norms
-
-GPU_STOP_INTERVAL = 16  # steps between checks whether another rank was asked to stop: a check waits for the GPU
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,8 @@ class Trainer:
         model.preprocessing = data.manifest.preprocessing
         self.augment, self.config, self.device = augment, config, device
         self.checkpoints = None if checkpoints is None else as_storage(checkpoints)
-        self.stop, self.loader_threads = stop, loader_threads
+        self.loader_threads = loader_threads
+        self.stop = StopAgreement(stop, device)
         self.fingerprint = fingerprint(model.config, config, augment, data.manifest.fingerprint)
         if config.sync_batch_norm:
             synchronise_norms(model, device)
@@ -132,8 +133,7 @@ class Trainer:
         self.history: list[EpochResult] = []
         self.learning_rate = config.learning_rate
         self.epoch_totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss and error, summed over steps
-        self.first_bad_step = torch.full((), -1, device=device)  # whose loss was not finite; -1 if there is none
-        self.stop_flag = torch.zeros(1, device=device)  # averaged with the gradients: above 0 if any rank asked to stop
+        self.finite = FiniteWatch(device)
         self.reached_stage = -1  # a lower bound of the condensing stage, which spares each step a look at all layers
         self.elapsed_s = 0.0  # of the current epoch, before ``timed_since``
         self.timed_since = time.monotonic()
@@ -145,7 +145,7 @@ class Trainer:
             for images, labels in self.batches():
                 self.condense()
                 self.train_step(images, labels)
-                if self._stop_agreed():
+                if self.stop.reached(self.step):
                     raise StopRequested
                 if self.step % self.config.checkpoint_every_steps == 0 and self.step % self.steps_per_epoch:
                     self.save()
@@ -193,9 +193,10 @@ class Trainer:
             loss_and_error = self.compute_gradients(images, labels)
         else:
             loss_and_error = self.graph_runner(self.compute_gradients, images, labels)
-        distributed.average_([*self.optimizer.gradients, *self.running_statistics, loss_and_error, self.stop_flag])
+        distributed.average_([*self.optimizer.gradients, *self.running_statistics, loss_and_error, self.stop.flag])
         self.optimizer.step(self.learning_rate)
-        self._accumulate(loss_and_error)
+        self.epoch_totals += loss_and_error
+        self.finite.note(self.step, loss_and_error)
         self.step += 1
         if self.average is not None:
             self.average.update(self.step)
@@ -248,7 +249,7 @@ class Trainer:
                 batch_size,
                 self.device,
                 precision=config.precision,
-                stop=self.stop,
+                stop=self.stop.requested,
                 threads=self.loader_threads,
             )
         train_loss, train_error = (self.epoch_totals / self.steps_per_epoch).tolist()
@@ -334,8 +335,8 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state_dict["average"])
         self.timed_since, self.reached_stage = time.monotonic(), -1
-        self.first_bad_step.fill_(-1)
-        self.stop_flag.zero_()
+        self.finite.reset()
+        self.stop.reset()
         if self.graph_runner is not None:
             self.graph_runner.reset()
 
@@ -359,31 +360,14 @@ class Trainer:
         if self.checkpoints is not None and distributed.rank() == 0:
             checkpoint.save(self.checkpoints, self.fingerprint, self.device, self.state_dict())
 
-    def _accumulate(self, loss_and_error: Tensor) -> None:
-        """Sum on the device: reading a value here would make every step wait for the GPU."""
-        self.epoch_totals += loss_and_error
-        bad = ~loss_and_error.isfinite().all() & (self.first_bad_step < 0)
-        self.first_bad_step.masked_fill_(bad, self.step)
-
     def _check_finite(self) -> None:
         tensors = [*self.model.parameters(), *self.running_statistics, *self.optimizer.velocities]
-        became_bad = (self.first_bad_step < 0) & ~_all_finite(tensors)
-        step = int(torch.where(became_bad, self.step, self.first_bad_step))
+        step = self.finite.first_bad_step(self.step, tensors)
         if step >= 0:
             raise TrainingFailed(
                 f"the loss is not finite at step {step} (epoch {step // self.steps_per_epoch + 1}) "
                 f"with learning_rate={self.config.learning_rate}"
             )
-
-    def _stop_agreed(self) -> bool:
-        """Whether to stop after this step; all ranks agree, because the flag was averaged with the gradients."""
-        requested = self.stop is not None and self.stop()
-        if distributed.world_size() == 1:
-            return requested
-        agreed = (self.device.type == "cpu" or self.step % GPU_STOP_INTERVAL == 0) and bool(self.stop_flag > 0)
-        if requested:
-            self.stop_flag.fill_(1)  # reaches the other ranks with the next step
-        return agreed
 
     def _epoch_s(self) -> float:
         return self.elapsed_s + time.monotonic() - self.timed_since
@@ -394,11 +378,6 @@ def kept_pct(model: CondenseNet) -> float:
     layers = list(model.learned_layers())
     kept = sum(layer.full_weight.numel() * (1 - layer.num_dropped / layer.in_channels) for layer in layers)
     return 100 * kept / sum(layer.full_weight.numel() for layer in layers)
-
-
-def _all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Whether every value of every tensor is finite: a boolean scalar on their device."""
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).isfinite().all()
 
 
 def training_split(split: ImageSplit, device: torch.device, augment: AugmentConfig, config: TrainConfig) -> Split:

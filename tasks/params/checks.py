@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from condensenet.config import ModelConfig, check_type, require
+from condensenet.config import ModelConfig
+from condensenet.config.checks import check_type, require
 from tasks.params.sections import ENCODED
 from tasks.params.study import Params
 

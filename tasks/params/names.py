@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from condensenet.config import require
+from condensenet.config.checks import require
 from tasks.plain_yaml import MAX_NAME
 
 # Names become parts of file names, which may have 255 characters, and stand in YAML files without quotes: a YAML parser

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from condensenet.config import require
+from condensenet.config.checks import require
 from condensenet.models.presets import presets
 from condensenet.text import shown
 from tasks import paths, plain_yaml

@@ -8,7 +8,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from condensenet.config import MAX_BATCH, AugmentConfig, require
+from condensenet.config import AugmentConfig
+from condensenet.config.bounds import MAX_BATCH
+from condensenet.config.checks import require
 from condensenet.deploy.latency.measure import MAX_RUNS, MAX_THREADS, MIN_RUNS, WARMUP
 from condensenet.deploy.opset import DEFAULT_OPSET, check_opset
 from condensenet.text import shown

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from condensenet.config import ModelConfig, TrainConfig, require
+from condensenet.config import ModelConfig, TrainConfig
+from condensenet.config.checks import require
 from tasks import paths
 from tasks.errors import UserError
 from tasks.params.names import Name, check_name

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from condensenet import files, load_model
-from condensenet.config import MAX_WEIGHTS
+from condensenet.config.bounds import MAX_WEIGHTS
 from condensenet.data.manifest import Manifest
 from condensenet.data.preprocess import load_images
 from condensenet.deploy.lowering.plan import Plan

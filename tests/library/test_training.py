@@ -275,7 +275,7 @@ def test_the_code_that_counts_is_all_that_trains_and_nothing_that_deploys(checko
         "models/kernels/rows.h",
         "simd/vectors.h",
         "data/augment.py",
-        "config.py",
+        "config/model.py",
     }
 
 
