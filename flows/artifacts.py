@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -17,7 +19,7 @@ def publish(params: Params) -> None:
     if table.is_file():
         create_table_artifact(
             key=artifact_key(params.study, "table"),
-            table=[dict(row) for row in read_table(table)],
+            table=[legible(row) for row in read_table(table)],
             description=f"The settings of the study {params.study}: {table}",
         )
     if report.is_file():
@@ -26,6 +28,11 @@ def publish(params: Params) -> None:
             markdown=report.read_text(encoding="utf-8"),
             description=f"The report of the study {params.study}: {report}",
         )
+
+
+def legible(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with fractions to four digits: Prefect's page shows all that it gets. The files keep every digit."""
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
 def artifact_key(study: str, kind: str) -> str:

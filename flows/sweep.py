@@ -13,7 +13,7 @@ from pydantic import Field
 
 from flows import grid as grids
 from flows import study as studies
-from flows.artifacts import artifact_key
+from flows.artifacts import artifact_key, legible
 from flows.graph import BENCHMARK, REPORT, TABLES, setting_of
 from flows.parameters import Grid, Overrides, Setting, Study, sweep_name
 from flows.pipeline import THREAD_PER_STAGE, run_pipeline
@@ -134,8 +134,9 @@ def publish(loaded: params.Params, rows: list[Row], impossible: Mapping[str, str
     if not rows:
         return
     outputs.write_csv(loaded.paths.root / paths.SWEEP, rows)
+    refused = [{"setting": name, "impossible": why} for name, why in impossible.items()]
     create_table_artifact(
         key=artifact_key(loaded.study, "pareto"),
-        table=[dict(row) for row in rows] + [{"setting": name, "impossible": why} for name, why in impossible.items()],
+        table=[legible(row) for row in rows] + refused,
         description="Points of the sweep; pareto = 1: no other has both a lower error and fewer MACs.",
     )

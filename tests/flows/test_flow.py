@@ -18,7 +18,7 @@ from processes import command_line
 from workspaces import Workspace, ask, serve_prefect, wait_until
 
 from flows import study as studies
-from flows.artifacts import artifact_key
+from flows.artifacts import artifact_key, legible
 from flows.concurrency import POLL_S, StageSlots, own_ray, trainings_at_once
 from flows.graph import keep_settings, read_graph, without
 from flows.reproduce import dvc_commands
@@ -454,6 +454,11 @@ def test_a_stage_stops_waiting_for_a_slot_when_the_flow_is_stopped() -> None:
 
 def test_artifact_keys_are_what_prefect_allows() -> None:
     assert artifact_key("My_Study", "table") == "reproduce-my-study-table"
+
+
+def test_a_table_in_prefect_shows_four_digits_of_fractions_and_all_of_counts() -> None:
+    row = {"setting": "g4-c4", "macs": 477440, "test_error_pct": 0.8333333333333334, "latency_ms": None}
+    assert legible(row) == row | {"test_error_pct": 0.8333}
 
 
 def test_the_command_needs_no_server_to_refuse(stub: Workspace) -> None:
