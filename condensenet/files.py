@@ -15,7 +15,7 @@ from typing import Protocol
 
 from condensenet.temporary import temporary_file
 
-MAX_BYTES = 2**35  # of a file in a storage: the largest checkpoint of condensenet.config.MAX_WEIGHTS
+MAX_BYTES = 2**35  # of a file in a storage: the largest checkpoint of condensenet.config.bounds.MAX_WEIGHTS
 PERMANENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 REMOVED = {errno.ENOENT, errno.ESTALE}  # by another machine, on a file system whose locks it does not see
 ATTEMPTS = 3

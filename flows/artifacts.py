@@ -31,7 +31,7 @@ def publish(params: Params) -> None:
 
 
 def legible(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with fractions to four digits: Prefect's page shows all that it gets. The files keep every digit."""
+    """The row with fractions to four significant digits: Prefect's page shows all it gets. The files keep all."""
     return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in row.items()}
 
 

@@ -116,7 +116,7 @@ class ModelConfig:
 
     @property
     def stem_reduction(self) -> int:
-        """By what the stem divides height and width, rounded up."""
+        """The stem divides height and width by this, and rounds up."""
         return {"cifar": 1, "imagenet": 2, "densenet": 4}[self.stem]
 
     @property
@@ -143,7 +143,7 @@ class ModelConfig:
     @property
     def min_image_size(self) -> int:
         """The least height and width in pixels of an image: every transition halves them, and a pixel must be left."""
-        return self.stem_reduction * (2 ** (len(self.block_depths) - 1) - 1) + 1
+        return self.stem_reduction * (2 ** (len(self.block_depths) - 1) - 1) + 1  # the stem rounds up
 
     def block_channels(self) -> list[tuple[int, int]]:
         """(input, output) channels of every block, before the transition that follows it."""

@@ -195,7 +195,7 @@ class Trainer:
             loss_and_error = self.graph_runner(self.compute_gradients, images, labels)
         distributed.average_([*self.optimizer.gradients, *self.running_statistics, loss_and_error, self.stop.flag])
         self.optimizer.step(self.learning_rate)
-        self.epoch_totals += loss_and_error
+        self.epoch_totals += loss_and_error  # on the device: to read it would make each step wait for a GPU
         self.finite.note(self.step, loss_and_error)
         self.step += 1
         if self.average is not None:
@@ -249,7 +249,7 @@ class Trainer:
                 batch_size,
                 self.device,
                 precision=config.precision,
-                stop=self.stop.requested,
+                stop=self.stop.ask,
                 threads=self.loader_threads,
             )
         train_loss, train_error = (self.epoch_totals / self.steps_per_epoch).tolist()

@@ -12,15 +12,15 @@ GPU_STOP_INTERVAL = 16  # steps between checks whether another rank was asked to
 
 
 class StopAgreement:
-    """``flag`` is averaged over the ranks with each step's gradients: above 0 if any rank was asked to stop."""
+    """The trainer averages ``flag`` over the ranks with each step's gradients: above 0 if any was asked to stop."""
 
-    def __init__(self, requested: Callable[[], bool] | None, device: torch.device) -> None:
-        self.requested = requested
+    def __init__(self, ask: Callable[[], bool] | None, device: torch.device) -> None:
+        self.ask = ask
         self.flag = torch.zeros(1, device=device)
 
     def reached(self, step: int) -> bool:
         """Whether to stop after this step, the same on all ranks. Ask after every step."""
-        requested = self.requested is not None and self.requested()
+        requested = self.ask is not None and self.ask()
         if distributed.world_size() == 1:
             return requested
         agreed = (self.flag.device.type == "cpu" or step % GPU_STOP_INTERVAL == 0) and bool(self.flag > 0)

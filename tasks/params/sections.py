@@ -19,7 +19,7 @@ from tasks.storage import check_address
 
 ENCODED = ("imagefolder", "imagenet", "parquet")  # sources whose images are kept as they are
 
-# Upper bounds, as in condensenet.config: far above what is used, low enough that nothing hangs.
+# Upper bounds, as in condensenet.config.bounds: far above what is used, low enough that nothing hangs.
 MAX_PIXELS = 4_096  # of an image's side: 64 MiB in float32, of three channels 192
 MAX_IMAGES = 10**9
 MAX_WORKERS = 10_000
