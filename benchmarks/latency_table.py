@@ -26,6 +26,7 @@ from benchmarks import STARTED, peak
 from benchmarks.latency_plans import Plans
 from benchmarks.peak import Runner
 from benchmarks.reporting import parser, start, table, write_rows
+from benchmarks.rounds import in_time
 from condensenet.deploy.latency.measure import MIN_RUNS, input_shape, summarise
 from condensenet.deploy.runtime import open_session, versions
 from condensenet.machine import hardware, usable_cores
@@ -156,19 +157,14 @@ def in_rounds(
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """Seconds of ``product`` and of each of ``pairs`` in every round, run one after the other after a warm-up.
 
-    Stops early when another round would not finish before ``until``, but never before the first.
+    ``until``: see ``in_time``.
     """
     times: list[list[float]] = []
-    longest_s = 0.0
-    for number in range(-WARM_UP, rounds):
-        started = time.monotonic()
-        if number > 0 and started + longest_s > until:
-            break
+    for number in in_time(range(-WARM_UP, rounds), until):
         seconds = [_time(product)]
         for mobilenet, network in pairs:
             network()  # untimed, so that neither of the two comes after a third
             seconds += [_time(mobilenet), _time(network)]
-        longest_s = max(longest_s, time.monotonic() - started)
         if number >= 0:
             times.append(seconds)
     product_s, *pair_s = np.array(times).T

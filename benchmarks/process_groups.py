@@ -20,6 +20,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.rounds import in_time
 from benchmarks.side_by_side import OurTraining, new_model
 from condensenet.data import PreparedData
 from condensenet.files import write_atomically
@@ -64,23 +65,14 @@ def take_turns(folder: Path, group: str, step: Step, steps: int) -> None:
 def lead(
     folder: Path, groups: Sequence[str], rounds: int, until: float, alive: Callable[[], bool]
 ) -> list[StepSeconds]:
-    """Give every group a turn in each round; every other round goes backwards.
-
-    Stops early when another round would not finish before ``until`` (a time of ``time.monotonic``), but never before
-    the first.
-    """
+    """Give every group a turn in each round; every other round goes backwards. ``until``: see ``in_time``."""
     times: list[StepSeconds] = []
-    longest_s = 0.0
-    for number in range(rounds):
-        started = time.monotonic()
-        if number > 0 and started + longest_s > until:
-            break
+    for number in in_time(range(rounds), until):
         seconds = {}
         for group in groups if number % 2 == 0 else reversed(groups):
             _write(folder / f"go-{group}-{number}", number)
             seconds[group] = json.loads(wait_for(folder / f"done-{group}-{number}", alive=alive).read_text())
         times.append(seconds)
-        longest_s = max(longest_s, time.monotonic() - started)
     return times
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks import authors_training
 from benchmarks.reporting import synchronise
+from benchmarks.rounds import in_time
 from condensenet import AugmentConfig, CondenseNet, ModelConfig, TrainConfig
 from condensenet.data import PreparedData, write_prepared
 from condensenet.interop import authors_state_dict
@@ -149,19 +150,13 @@ def time_alternately(
 ) -> list[list[StepTime]]:
     """For each training its step time in every round, in which all of them run; every other round goes backwards.
 
-    Stops early when another round would not finish before ``until`` (a time of ``time.monotonic``), but never before
-    the first.
+    ``until``: see ``in_time``.
     """
     times: list[list[StepTime]] = [[] for _ in trainings]
-    longest_s = 0.0
-    for number in range(rounds):
-        started = time.monotonic()
-        if number > 0 and started + longest_s > until:
-            break
+    for number in in_time(range(rounds), until):
         order = range(len(trainings)) if number % 2 == 0 else reversed(range(len(trainings)))
         for index in order:
             times[index].append(time_steps(trainings[index], steps, settle, device))
-        longest_s = max(longest_s, time.monotonic() - started)
     return times
 
 
