@@ -22,7 +22,7 @@ from condensenet.machine import hardware
 from tasks.errors import UserError
 
 Row = Mapping[str, Any]
-MAX_BYTES = 2**26  # of a file of rows; the largest has 64 kB
+MAX_BYTES = 2**26  # of a file of rows; the largest has 130 kB
 
 
 @dataclass(frozen=True)
